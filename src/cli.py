@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+from src.config import Config, load_config
 from src.errors import UserError
 
 
@@ -27,3 +31,68 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True) -> None:
+    """Add what the three entry scripts share to ``parser``."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="YAML file; the shipped ones are in configs/, with every key explained",
+    )
+    if multi_prompt:
+        parser.add_argument(
+            "--multi_prompt",
+            action="store_true",
+            help="ask with the related words of every class too, not with its name only; "
+            "result files then end in _multi",
+        )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        action="extend",
+        help="replace single keys of the configuration, for example --set crf.iters=0 model.layers='[0, 3]'",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA when there is one, else the CPU), cuda, cuda:N or cpu (default: auto)",
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="use only the first N images of the list"
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder for all result files, instead of the configuration's",
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of an error that is yours to mend"
+    )
+
+
+def positive_int(text: str) -> int:
+    """A command line value that must be a whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return number
+
+
+def load(args: argparse.Namespace) -> Config:
+    """The configuration that the common arguments ask for, overrides applied; says what was overridden.
+
+    Raises:
+        UserError: see :func:`src.config.load_config`.
+    """
+    config = load_config(args.config, args.set)
+    for override in args.set:
+        print(f"set {override}")
+    if args.limit is not None:
+        limits = [n for n in (args.limit, config.max_images) if n is not None]
+        config = dataclasses.replace(config, max_images=min(limits))
+    return config

@@ -1,0 +1,227 @@
+"""BLIP's text encoder with its cross-attention in the open, over HuggingFace's own weights.
+
+HuggingFace's ``BlipTextModel`` returns no cross-attention and keeps no logits. The published code had users copy a
+patched file over the one in site-packages. Here :class:`CrossAttentionTextEncoder` takes the submodules of a loaded
+``BlipTextModel`` and runs them itself; :func:`expose_cross_attention` puts it in the place of ``model.text_encoder``.
+Parameters and their names stay the same, nothing outside the given model changes.
+
+It also does less work than a call per image and prompt, with the same result:
+
+* what a prompt is before it first meets an image (embeddings, first self-attention) is computed once per job;
+* keys and values of an image are computed once, and all tokens of all prompts attend to them as one long query
+  sequence: cross-attention never mixes prompts;
+* logits are formed in the chosen layers only, reduced at once by the caller's function, and freed. Prompts go through
+  in chunks, so that the logits of one layer never take more than :data:`LOGITS_BUDGET_BYTES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+TRANSFORMERS_VERSION = "5.17.0"
+LOGITS_BUDGET_BYTES = 256 * 2**20
+
+# What is used of each part of HuggingFace's BlipTextModel; anything missing means another release.
+_NEEDED = {
+    "embeddings": ("word_embeddings", "position_embeddings", "LayerNorm"),
+    "encoder.layer.0": ("attention", "crossattention", "feed_forward_chunk"),
+    "encoder.layer.0.attention": ("self", "output"),
+    "encoder.layer.0.attention.self": ("query", "key", "value", "num_attention_heads"),
+    "encoder.layer.0.crossattention": ("self", "output"),
+    "encoder.layer.0.crossattention.self": ("query", "key", "value", "num_attention_heads"),
+}
+
+LogitsReducer = Callable[[Tensor, Tensor], Tensor]
+"""``(logits [B, P, H, T, 1 + patches], attention_mask [P, T]) -> [B, P, ...]``"""
+
+
+class UnsupportedTransformersError(RuntimeError):
+    """The installed transformers lacks a part of BLIP's text encoder that is used here."""
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """Prompts as they are before they meet an image.
+
+    Attributes:
+        hidden: [P, T, D] states after the embeddings and the first layer's self-attention.
+        attention_mask: [P, T] 1 for tokens, 0 for padding.
+    """
+
+    hidden: Tensor
+    attention_mask: Tensor
+
+
+@dataclass(frozen=True)
+class TextOutput:
+    """What the text encoder says of B images and P prompts.
+
+    Attributes:
+        last_hidden_state: [B, P, T, D].
+        reduced_logits: for each chosen layer what the reducer made of its cross-attention logits, [B, P, ...].
+    """
+
+    last_hidden_state: Tensor
+    reduced_logits: dict[int, Tensor]
+
+
+class CrossAttentionTextEncoder(nn.Module):
+    """The submodules of a HuggingFace ``BlipTextModel``, run prompt-parallel, with cross-attention logits exposed.
+
+    Args:
+        text_model: whose submodules to take over.
+        fused: form softmax(q k^T) v of cross-attention with PyTorch's fused kernel where no logits are wanted. Faster,
+            but rounds differently; without it every number is bit-equal to HuggingFace's own.
+
+    Raises:
+        UnsupportedTransformersError: a submodule is not where transformers 5.17 has it.
+    """
+
+    def __init__(self, text_model: nn.Module, fused: bool = True) -> None:
+        super().__init__()
+        self.fused = fused
+        for path, names in _NEEDED.items():
+            part = _submodule(text_model, path)
+            missing = [name for name in names if not hasattr(part, name)]
+            if part is None or missing:
+                raise UnsupportedTransformersError(
+                    f"transformers {transformers.__version__}: BLIP's text encoder has no "
+                    f"{path}{'.' + missing[0] if part is not None else ''}; "
+                    f"install the release that this code was written for: pip install transformers=={TRANSFORMERS_VERSION}"
+                )
+        self.config = text_model.config
+        self.embeddings = text_model.embeddings
+        self.encoder = text_model.encoder
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.encoder.layer)
+
+    def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor) -> PromptStates:
+        """Embeddings and first self-attention of prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T]."""
+        hidden = self.embeddings(input_ids=input_ids)
+        return PromptStates(_self_attention(self.encoder.layer[0], hidden, attention_mask), attention_mask)
+
+    def forward(
+        self,
+        prompts: PromptStates,
+        image_embeds: Tensor,
+        layers: Sequence[int],
+        reduce: LogitsReducer,
+    ) -> TextOutput:
+        """Match every image with every prompt.
+
+        Args:
+            prompts: P prompts, from :meth:`encode_prompts`.
+            image_embeds: [B, 1 + patches, D_vision], the vision encoder's last hidden state.
+            layers: layers whose cross-attention logits are wanted: q k^T / sqrt(head_dim), before softmax, float32.
+            reduce: makes of a layer's logits what is kept of them; called once per layer and chunk of prompts.
+        """
+        # [B, H, 1 + patches, head_dim] per layer, shared by all prompts
+        image_keys_values = [
+            _keys_values(layer.crossattention.self, image_embeds) for layer in self.encoder.layer
+        ]
+        states, reduced = [], {layer: [] for layer in layers}
+        for chunk in self._chunks(prompts, image_embeds):
+            hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
+            for index, layer in enumerate(self.encoder.layer):
+                if index > 0:
+                    hidden = _self_attention(layer, hidden, chunk.attention_mask)
+                form_logits = index in reduced or not self.fused
+                hidden, logits = _cross_attention(
+                    layer.crossattention, hidden, *image_keys_values[index], form_logits
+                )
+                if index in reduced:
+                    reduced[index].append(reduce(logits, chunk.attention_mask))
+                del logits  # the next layer's must not stand beside these
+                hidden = layer.feed_forward_chunk(hidden)
+            states.append(hidden)
+        return TextOutput(
+            torch.cat(states, 1), {layer: torch.cat(parts, 1) for layer, parts in reduced.items()}
+        )
+
+    def _chunks(self, prompts: PromptStates, image_embeds: Tensor) -> list[PromptStates]:
+        batch, positions = image_embeds.shape[:2]
+        heads = self.encoder.layer[0].crossattention.self.num_attention_heads
+        bytes_per_prompt = batch * heads * prompts.hidden.shape[1] * positions * 4
+        size = max(1, LOGITS_BUDGET_BYTES // bytes_per_prompt)
+        return [
+            PromptStates(*parts)
+            for parts in zip(prompts.hidden.split(size), prompts.attention_mask.split(size), strict=True)
+        ]
+
+
+def expose_cross_attention(model: nn.Module, fused: bool = True) -> CrossAttentionTextEncoder:
+    """Put a :class:`CrossAttentionTextEncoder` in the place of ``model.text_encoder`` and return it.
+
+    ``model`` is a HuggingFace ``BlipForImageTextRetrieval``. On a model that has one already only ``fused`` is set.
+
+    Raises:
+        UnsupportedTransformersError: see :class:`CrossAttentionTextEncoder`.
+    """
+    if not isinstance(model.text_encoder, CrossAttentionTextEncoder):
+        model.text_encoder = CrossAttentionTextEncoder(model.text_encoder)
+    model.text_encoder.fused = fused
+    return model.text_encoder
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except (AttributeError, IndexError):
+        return None
+
+
+def _heads(projected: Tensor, heads: int) -> Tensor:
+    return projected.unflatten(-1, (heads, -1)).transpose(-2, -3)  # [..., n, D] -> [..., H, n, head_dim]
+
+
+def _keys_values(attention: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
+    heads = attention.num_attention_heads
+    return _heads(attention.key(states), heads), _heads(attention.value(states), heads)
+
+
+def _self_attention(layer: nn.Module, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Self-attention block of ``layer`` on ``hidden`` [..., P, T, D]; padding is never attended to."""
+    attention = layer.attention.self
+    query = _heads(attention.query(hidden), attention.num_attention_heads)  # [..., P, H, T, head_dim]
+    key, value = _keys_values(attention, hidden)
+    # explicit, because T x T is tiny: the fused kernel would gain nothing and round differently
+    logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [..., P, H, T, T]
+    padding = attention_mask[:, None, None, :] == 0
+    context = logits.masked_fill(padding, -torch.inf).softmax(-1).to(value.dtype) @ value
+    return layer.attention.output(context.transpose(-2, -3).flatten(-2), hidden)
+
+
+def _cross_attention(
+    block: nn.Module, hidden: Tensor, key: Tensor, value: Tensor, form_logits: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Cross-attention block on ``hidden`` [B, P, T, D] with an image's ``key`` and ``value`` [B, H, n, head_dim].
+
+    Returns the new hidden states and, if they are formed, the logits [B, P, H, T, n].
+    """
+    attention = block.self
+    prompts, tokens = hidden.shape[1:3]
+    query = _heads(
+        attention.query(hidden).flatten(1, 2), attention.num_attention_heads
+    )  # [B, H, P * T, head_dim]
+    logits = None
+    if form_logits:
+        # float32 also under autocast: the method sums these logits over tokens and exponentiates the sum
+        with torch.autocast(query.device.type, enabled=False):
+            logits = (
+                query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
+            )  # [B, H, P * T, n]
+        context = logits.softmax(-1).to(value.dtype) @ value
+        logits = logits.unflatten(2, (prompts, tokens)).transpose(1, 2)
+    else:
+        context = F.scaled_dot_product_attention(query, key, value)
+    context = context.transpose(1, 2).flatten(2).unflatten(1, (prompts, tokens))
+    return block.output(context, hidden), logits

@@ -1,0 +1,95 @@
+"""From cross-attention logits to class probabilities: steps 3 and 4 of the method, one function each.
+
+B images, P prompts, H heads, T tokens per padded prompt, N = g * g patches, C classes (0 = background), S image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sum_over_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """Reduce a layer's cross-attention logits to one map per prompt.
+
+    Max over heads, CLS patch dropped, padded tokens zeroed, sum over tokens.
+
+    Args:
+        logits: [B, P, H, T, 1 + N], before softmax.
+        attention_mask: [P, T], 1 for tokens and 0 for padding.
+
+    Returns:
+        [B, P, N].
+    """
+    per_token = logits.amax(2)[..., 1:]  # [B, P, T, N]
+    return (per_token * attention_mask[..., None]).sum(2)
+
+
+def itm_scores(itm_logits: Tensor) -> Tensor:
+    """Image-text matching score of every prompt: the best over all its token positions, padding included.
+
+    Args:
+        itm_logits: [B, P, T, 2], the matching head on every position of the last hidden state.
+
+    Returns:
+        [B, P] in 0..1.
+    """
+    return itm_logits.float().softmax(-1)[..., 1].amax(-1)
+
+
+def prompt_maps(token_logits: Tensor, itm: Tensor) -> Tensor:
+    """Compete the prompts at each patch and weigh them by their matching scores.
+
+    Args:
+        token_logits: [B, P, N], from :func:`sum_over_tokens`.
+        itm: [B, P], from :func:`itm_scores`.
+
+    Returns:
+        [B, P, N]: softmax over prompts, times itm.
+    """
+    return token_logits.softmax(1) * itm[..., None]
+
+
+def class_maps(maps: Tensor, prompts_per_class: Sequence[int]) -> Tensor:
+    """Reduce the prompts of each class: sum for the background, max for every other class.
+
+    Args:
+        maps: [B, P, N], prompts class by class in label order.
+        prompts_per_class: C counts that add up to P.
+
+    Returns:
+        [B, C, N].
+    """
+    background, *others = maps.split(list(prompts_per_class), dim=1)
+    return torch.stack([background.sum(1), *(prompts.amax(1) for prompts in others)], dim=1)
+
+
+def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:
+    """Mean over layers, upsampled to the image and normalised over classes: the ``unary``.
+
+    The mean is taken before upsampling: both are linear, so the order does not change the result.
+
+    Args:
+        maps: one [B, C, N] per chosen layer, from :func:`class_maps`.
+        image_size: S.
+
+    Returns:
+        [B, C, S, S], summing to 1 over classes.
+    """
+    return normalise(upsample(torch.stack(list(maps)).mean(0), image_size))
+
+
+def upsample(maps: Tensor, image_size: int) -> Tensor:
+    """Bilinear upsampling with aligned corners of square patch maps [B, K, g * g] to [B, K, S, S]."""
+    grid = round(maps.shape[-1] ** 0.5)
+    return F.interpolate(
+        maps.unflatten(-1, (grid, grid)), size=(image_size, image_size), mode="bilinear", align_corners=True
+    )
+
+
+def normalise(maps: Tensor) -> Tensor:
+    """Divide maps [B, C, ...] by their sum over classes, clamped at 1e-12."""
+    return maps / maps.sum(1, keepdim=True).clamp(min=1e-12)

@@ -1,0 +1,331 @@
+"""Configuration files as typed dataclasses: every key, its type, its default and what it refuses.
+
+A configuration is a YAML file with the keys below; the files in ``configs/`` comment each of them. Paths are relative
+to the root of the repository. Anything that cannot mean what its author meant (an unknown key, a wrong type, a value
+out of range) is refused with the file, the key, the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from src.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 lines of its list
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How images are normalised and how labels are numbered."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    num_classes: int = 21
+    ignore_label: int = 255
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which BLIP image-text-matching model, at which image side, with which text layers' attention."""
+
+    name: str = "Salesforce/blip-itm-large-coco"
+    image_size: int = 512
+    layers: tuple[int, ...] | Literal["auto"] = (0, 3)
+    top_k: int = 2
+
+
+@dataclass(frozen=True)
+class DataloaderConfig:
+    """How images are read."""
+
+    batch_size: int = 1
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class CrfConfig:
+    """ConvCRF refinement; 0 iterations switch it off."""
+
+    iters: int = 20
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The frame in which labels are compared."""
+
+    resolution: Literal["letterbox", "original"] = "letterbox"
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where the encoded images of one-shot tuning are kept between runs."""
+
+    image_embeddings: Literal["auto", "none", "memory", "disk"] = "auto"
+    dir: str = "results/cache"
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Seed, number format and attention kernels."""
+
+    seed: int = 0
+    amp: bool | Literal["bf16"] = True
+    attention: Literal["fused", "exact"] = "fused"
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where result files go."""
+
+    csv: str = "results/training_free.csv"
+    infoscore_csv: str | None = None
+    classwise_csv: str = "results/one_shot_classwise.csv"
+    summary_csv: str = "results/one_shot_summary.csv"
+
+
+@dataclass(frozen=True)
+class OneShotConfig:
+    """The one-shot protocol: where supports and queries come from and how weights are tuned."""
+
+    train_list: str | None = None
+    test_list: str | None = None
+    shot: int = 1
+    split: int | str | None = None
+    support_only_one_novel: bool = True
+    use_training_images_for_supports: bool = False
+    num_iterations: int = 5
+    lr: float = 2e-4
+    weight_decay: float = 0.05
+    total_runs: int = 5
+    batch_gradient_accumulation: int = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a command needs to know. ``source`` is the file it came from, for messages."""
+
+    data_set: Literal["pascal", "coco"]
+    data_root: str
+    class_name_dir: str
+    val_list: str | None = None
+    max_images: int | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataloader: DataloaderConfig = field(default_factory=DataloaderConfig)
+    crf: CrfConfig = field(default_factory=CrfConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    oneshot: OneShotConfig | None = None
+    source: str = field(default="configuration", metadata={"yaml": False})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved configuration as plain values, for result files."""
+        values = dataclasses.asdict(self)
+        del values["source"]
+        return values
+
+    def refuse(self, key: str, value: object, expected: str) -> UserError:
+        """An error about one key of this configuration."""
+        return _refusal(self.source, key, value, expected)
+
+
+def resolve(path: str) -> Path:
+    """An absolute path as it is, any other relative to the root of the repository."""
+    return REPOSITORY / Path(path).expanduser()
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file into a :class:`Config`.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key.sub=value`` strings that replace single keys; values are read as YAML.
+
+    Raises:
+        UserError: the file is missing or no YAML mapping, or a key or value is refused.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"config {path} does not exist; the shipped ones are in {REPOSITORY / 'configs'}"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {path}: expected a mapping of keys to values, got {type(values).__name__}")
+    source = str(path)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {override}: expected key.sub=value, such as --set crf.iters=0")
+        source = f"{path} with --set {key}" if source == str(path) else f"{source}, {key}"
+        _set_key(values, key.strip(), text)
+    if values.get("data_set") == "coco":
+        values.setdefault("max_images", COCO_EVALUATION_IMAGES)
+    config = _build(Config, values, source, "")
+    config = dataclasses.replace(config, source=source)
+    _check_ranges(config)
+    return config
+
+
+def _set_key(values: dict[str, Any], key: str, text: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise UserError(f"--set {key}={text}: {section} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--set {key}={text}: the value is not YAML: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
+    """Make dataclass ``cls`` of ``values``, refusing unknown keys, wrong types and missing required keys."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("yaml", True)}
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            raise UserError(f"{source}: unknown key {prefix}{key}{hint} (known: {', '.join(fields)})")
+        arguments[key] = _convert(hints[key], value, source, prefix + str(key))
+    for name, f in fields.items():
+        if name not in arguments and f.default is f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{source}: key {prefix}{name} is missing; expected {_describe(hints[name])}")
+    return cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
+    """``value`` as the type ``hint`` says, or a refusal."""
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for member in members:
+        if dataclasses.is_dataclass(member):
+            if isinstance(value, dict):
+                return _build(member, value, source, f"{key}.")
+            if value is None and len(members) == 1:
+                return member()
+        elif _fits(member, value):
+            if member is float:
+                return float(value)
+            return (
+                tuple(float(v) if isinstance(v, float) else v for v in value)
+                if isinstance(value, list)
+                else value
+            )
+    raise _refusal(source, key, value, _describe(hint))
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return type(value) is str and value in arguments
+    if origin is tuple:
+        if not isinstance(value, list):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_fits(arguments[0], item) for item in value)
+        return len(value) == len(arguments) and all(map(_fits, arguments, value))
+    if hint is float:
+        # YAML 1.1 reads 2e-4 (no dot) as a string; published files write it so
+        return type(value) in (int, float) or (isinstance(value, str) and _is_number(value))
+    return type(value) is hint  # so that true is no int
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(member) for member in arguments)
+    if origin is Literal:
+        return " or ".join(arguments)
+    if origin is tuple:
+        return f"a list of {'' if arguments[-1] is Ellipsis else f'{len(arguments)} '}{_plural(arguments[0])}"
+    if dataclasses.is_dataclass(hint):
+        return "a section with keys " + ", ".join(f.name for f in dataclasses.fields(hint))
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return names[hint]
+
+
+def _plural(hint: Any) -> str:
+    return {int: "whole numbers", float: "numbers"}[hint]
+
+
+def _refusal(source: str, key: str, value: object, expected: str) -> UserError:
+    return UserError(f"{source}: {key}: {value!r} is not valid; expected {expected}")
+
+
+def _check_ranges(config: Config) -> None:
+    """Refuse numbers that no run could use. Layers are checked against the model when it is loaded."""
+
+    def check(key: str, value: Any, holds: bool, expected: str) -> None:
+        if not holds:
+            raise config.refuse(key, list(value) if isinstance(value, tuple) else value, expected)
+
+    model, loader, dataset, shots = config.model, config.dataloader, config.dataset, config.oneshot
+    check(
+        "dataset.num_classes",
+        dataset.num_classes,
+        2 <= dataset.num_classes <= 255,
+        "2 to 255, background included",
+    )
+    check(
+        "dataset.ignore_label",
+        dataset.ignore_label,
+        dataset.num_classes <= dataset.ignore_label <= 255,
+        f"a value that is no class: {dataset.num_classes} to 255",
+    )
+    check("dataset.std", dataset.std, all(s > 0 for s in dataset.std), "numbers above 0")
+    size = model.image_size
+    check("model.image_size", size, size >= 16 and size % 8 == 0, "a multiple of 8 (letterbox), 16 or more")
+    if model.layers != "auto":
+        unique = len(set(model.layers)) == len(model.layers)
+        positive = all(layer >= 0 for layer in model.layers)
+        expected = "a list of different layer numbers, counted from 0, at least one"
+        check("model.layers", model.layers, bool(model.layers) and unique and positive, expected)
+    check("model.top_k", model.top_k, model.top_k >= 1, "1 or more")
+    check("dataloader.batch_size", loader.batch_size, loader.batch_size >= 1, "1 or more")
+    check("dataloader.num_workers", loader.num_workers, loader.num_workers >= 0, "0 or more")
+    check("crf.iters", config.crf.iters, config.crf.iters >= 0, "0 (no CRF) or more")
+    check(
+        "max_images",
+        config.max_images,
+        config.max_images is None or config.max_images >= 1,
+        "1 or more, or null",
+    )
+    check("runtime.seed", config.runtime.seed, config.runtime.seed >= 0, "0 or more")
+    if shots is not None:
+        for key in ("shot", "num_iterations", "total_runs", "batch_gradient_accumulation"):
+            check(f"oneshot.{key}", getattr(shots, key), getattr(shots, key) >= 1, "1 or more")
+        check("oneshot.lr", shots.lr, shots.lr > 0, "a number above 0")
+        check("oneshot.weight_decay", shots.weight_decay, shots.weight_decay >= 0, "0 or more")

@@ -1,0 +1,45 @@
+"""Intersection over union from a confusion matrix, summed over all images of an evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of pixels by true and predicted class; pixels with the ignored label are left out.
+
+    ``counts`` [C, C] int64: row = label, column = prediction.
+    """
+
+    def __init__(self, num_classes: int, ignore_label: int, device: torch.device | str = "cpu") -> None:
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, prediction: Tensor, labels: Tensor) -> None:
+        """Count the pixels of ``prediction`` and ``labels``, integers of equal shape."""
+        labels = labels.to(self.counts.device).flatten()
+        pairs = labels.long() * self.num_classes + prediction.to(self.counts.device).flatten()
+        pairs = pairs[labels != self.ignore_label]
+        self.counts += torch.bincount(pairs, minlength=self.counts.numel()).view_as(self.counts)
+
+    @property
+    def intersection(self) -> Tensor:
+        """[C] pixels on which label and prediction agree."""
+        return self.counts.diagonal()
+
+    @property
+    def union(self) -> Tensor:
+        """[C] pixels on which label or prediction is the class."""
+        return self.counts.sum(0) + self.counts.sum(1) - self.intersection
+
+    @property
+    def iou(self) -> Tensor:
+        """[C] float64 intersection over union; a class with an empty union has 0, as published."""
+        return self.intersection.double() / self.union.clamp(min=1)
+
+    @property
+    def miou(self) -> float:
+        """Mean of :attr:`iou` over all C classes, background included."""
+        return float(self.iou.mean())

@@ -1,0 +1,78 @@
+"""Open-vocabulary segmentation from BLIP's cross-attention, without training.
+
+Runs over the images of a configuration's list and prints and writes mIoU and IoU per class:
+
+    python training_free_blip.py --config configs/pascal_blip.yaml
+    python training_free_blip.py --config configs/pascal_blip.yaml --multi_prompt
+    python training_free_blip.py --config configs/coco_blip.yaml --device cuda:1 --set dataloader.batch_size=8
+    python training_free_blip.py --config configs/pascal_blip.yaml --limit 20 --output-dir /tmp/try
+
+Results: output.csv (class, IoU) and beside it a JSON with scores, settings, prompts and versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from src import cli, results
+from src.blip import check_fit, choose_device, load_blip
+from src.config import resolve
+from src.data import SegmentationDataset, evaluation_entries
+from src.evaluate import evaluate
+from src.prompts import build_prompts, read_class_file
+from src.segmenter import Segmenter
+
+
+def main(arguments: list[str]) -> None:
+    """Run the experiment that ``arguments`` describe."""
+    args = _parser().parse_args(arguments)
+    config = cli.load(args)
+    device = choose_device(args.device)
+    classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
+    prompts = build_prompts(classes, args.multi_prompt)
+    entries = evaluation_entries(config, config.val_list, "val_list")
+    blip = load_blip(config.model.name, device, config.runtime.attention == "fused")
+    check_fit(config, blip)
+
+    segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
+    print(
+        f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(segmenter.layers)}, {len(entries)} images"
+    )
+    dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
+    evaluation = evaluate(segmenter, dataset, config)
+
+    outputs = results.Outputs(args.output_dir, args.multi_prompt)
+    csv = outputs.path(config.output.csv)
+    iou = evaluation.confusion.iou.tolist()
+    results.write_result(
+        csv, results.csv_text(("Class Name", "IoU"), zip(prompts.class_names, iou, strict=True))
+    )
+    results.write_result(
+        csv.with_suffix(".json"),
+        results.json_text(
+            {
+                "experiment": "training-free",
+                "multi_prompt": args.multi_prompt,
+                **results.iou_values(evaluation.confusion, prompts.class_names),
+                **evaluation.timing(),
+                **results.provenance(config, prompts, segmenter.layers, device),
+            }
+        ),
+    )
+    print(results.iou_table(evaluation.confusion, prompts.class_names))
+    print(f"wrote {csv} and {csv.with_suffix('.json').name}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="training_free_blip.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cli.common_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
