@@ -36,18 +36,14 @@ def main(arguments: list[str]) -> None:
     check_fit(config, blip)
 
     segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
-    print(
-        f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(segmenter.layers)}, {len(entries)} images"
-    )
+    print(f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(segmenter.layers)}, {len(entries)} images")
     dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
     evaluation = evaluate(segmenter, dataset, config)
 
     outputs = results.Outputs(args.output_dir, args.multi_prompt)
     csv = outputs.path(config.output.csv)
     iou = evaluation.confusion.iou.tolist()
-    results.write_result(
-        csv, results.csv_text(("Class Name", "IoU"), zip(prompts.class_names, iou, strict=True))
-    )
+    results.write_result(csv, results.csv_text(("Class Name", "IoU"), zip(prompts.class_names, iou, strict=True)))
     results.write_result(
         csv.with_suffix(".json"),
         results.json_text(

@@ -125,9 +125,7 @@ class CrossAttentionTextEncoder(nn.Module):
             reduce: makes of a layer's logits what is kept of them; called once per layer and chunk of prompts.
         """
         # [B, H, 1 + patches, head_dim] per layer, shared by all prompts
-        image_keys_values = [
-            _keys_values(layer.crossattention.self, image_embeds) for layer in self.encoder.layer
-        ]
+        image_keys_values = [_keys_values(layer.crossattention.self, image_embeds) for layer in self.encoder.layer]
         states, reduced = [], {layer: [] for layer in layers}
         for chunk in self._chunks(prompts, image_embeds):
             hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
@@ -135,17 +133,13 @@ class CrossAttentionTextEncoder(nn.Module):
                 if index > 0:
                     hidden = _self_attention(layer, hidden, chunk.attention_mask)
                 form_logits = index in reduced or not self.fused
-                hidden, logits = _cross_attention(
-                    layer.crossattention, hidden, *image_keys_values[index], form_logits
-                )
+                hidden, logits = _cross_attention(layer.crossattention, hidden, *image_keys_values[index], form_logits)
                 if index in reduced:
                     reduced[index].append(reduce(logits, chunk.attention_mask))
                 del logits  # the next layer's must not stand beside these
                 hidden = layer.feed_forward_chunk(hidden)
             states.append(hidden)
-        return TextOutput(
-            torch.cat(states, 1), {layer: torch.cat(parts, 1) for layer, parts in reduced.items()}
-        )
+        return TextOutput(torch.cat(states, 1), {layer: torch.cat(parts, 1) for layer, parts in reduced.items()})
 
     def _chunks(self, prompts: PromptStates, image_embeds: Tensor) -> list[PromptStates]:
         batch, positions = image_embeds.shape[:2]
@@ -209,16 +203,12 @@ def _cross_attention(
     """
     attention = block.self
     prompts, tokens = hidden.shape[1:3]
-    query = _heads(
-        attention.query(hidden).flatten(1, 2), attention.num_attention_heads
-    )  # [B, H, P * T, head_dim]
+    query = _heads(attention.query(hidden).flatten(1, 2), attention.num_attention_heads)  # [B, H, P * T, head_dim]
     logits = None
     if form_logits:
         # float32 also under autocast: the method sums these logits over tokens and exponentiates the sum
         with torch.autocast(query.device.type, enabled=False):
-            logits = (
-                query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
-            )  # [B, H, P * T, n]
+            logits = query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])  # [B, H, P * T, n]
         context = logits.softmax(-1).to(value.dtype) @ value
         logits = logits.unflatten(2, (prompts, tokens)).transpose(1, 2)
     else:

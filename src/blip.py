@@ -54,9 +54,7 @@ class Blip:
         longest = self.model.config.text_config.max_position_embeddings
         if encoded.input_ids.shape[1] > longest:
             prompt = prompts[int(encoded.attention_mask.sum(1).argmax())]
-            raise UserError(
-                f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read"
-            )
+            raise UserError(f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read")
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
     def unknown_words(self, words: list[str]) -> list[str]:
@@ -81,9 +79,7 @@ def choose_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError(f"--device {name}: PyTorch sees no CUDA device here; use --device cpu, or auto")
     if int(number or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0"
-        )
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     return torch.device("cuda", int(number or 0))
 
 
@@ -106,9 +102,7 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
     transformers_logging.set_verbosity_error()  # its report on unexpected keys: what matters of it is checked below
     try:
         _check_config(source, name)
-        model, report = BlipForImageTextRetrieval.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
+        model, report = BlipForImageTextRetrieval.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except UserError:
         raise
@@ -159,9 +153,7 @@ def check_fit(config: Config, blip: Blip) -> None:
             expected = f"layers 0 to {blip.num_layers - 1}: that is what the text encoder of {blip.name} has"
             raise config.refuse("model.layers", list(config.model.layers), expected)
     if config.model.top_k > blip.num_layers:
-        raise config.refuse(
-            "model.top_k", config.model.top_k, f"at most {blip.num_layers}, the layers of {blip.name}"
-        )
+        raise config.refuse("model.top_k", config.model.top_k, f"at most {blip.num_layers}, the layers of {blip.name}")
     if config.model.image_size % blip.patch_size:
         expected = f"a multiple of {blip.patch_size}, the patch size of {blip.name}"
         raise config.refuse("model.image_size", config.model.image_size, expected)

@@ -61,18 +61,14 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True)
         default="auto",
         help="auto (CUDA when there is one, else the CPU), cuda, cuda:N or cpu (default: auto)",
     )
-    parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="use only the first N images of the list"
-    )
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N images of the list")
     parser.add_argument(
         "--output-dir",
         type=Path,
         metavar="DIR",
         help="folder for all result files, instead of the configuration's",
     )
-    parser.add_argument(
-        "--debug", action="store_true", help="show the traceback of an error that is yours to mend"
-    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
 
 
 def positive_int(text: str) -> int:

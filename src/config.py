@@ -158,9 +158,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"config {path} does not exist; the shipped ones are in {REPOSITORY / 'configs'}"
-        ) from None
+        raise UserError(f"config {path} does not exist; the shipped ones are in {REPOSITORY / 'configs'}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"config {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -191,9 +189,7 @@ def _set_key(values: dict[str, Any], key: str, text: str) -> None:
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(
-            f"--set {key}={text}: the value is not YAML: {' '.join(str(error).split())}"
-        ) from error
+        raise UserError(f"--set {key}={text}: the value is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
@@ -225,11 +221,7 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         elif _fits(member, value):
             if member is float:
                 return float(value)
-            return (
-                tuple(float(v) if isinstance(v, float) else v for v in value)
-                if isinstance(value, list)
-                else value
-            )
+            return tuple(float(v) if isinstance(v, float) else v for v in value) if isinstance(value, list) else value
     raise _refusal(source, key, value, _describe(hint))
 
 

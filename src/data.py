@@ -62,12 +62,8 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
         if not fields:
             continue
         if len(fields) > 2 or (masks and len(fields) < 2):
-            expected = (
-                "image path, space, mask path" if masks else "image path, or image path, space, mask path"
-            )
-            raise UserError(
-                f"{path}, line {number}: expected {expected} (paths without spaces), got {line.strip()!r}"
-            )
+            expected = "image path, space, mask path" if masks else "image path, or image path, space, mask path"
+            raise UserError(f"{path}, line {number}: expected {expected} (paths without spaces), got {line.strip()!r}")
         entries.append(ListEntry(root / fields[0], root / fields[1] if len(fields) == 2 else None))
         if len(entries) == limit:
             break
@@ -95,9 +91,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; check data_root and the image list") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"image {path} cannot be read ({error}); it may be truncated: fetch it again"
-        ) from error
+        raise UserError(f"image {path} cannot be read ({error}); it may be truncated: fetch it again") from error
 
 
 def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
@@ -112,13 +106,9 @@ def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist; check data_root and the image list") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"mask {path} cannot be read ({error}); it may be truncated: fetch it again"
-        ) from error
+        raise UserError(f"mask {path} cannot be read ({error}); it may be truncated: fetch it again") from error
     if mode not in ("P", "L", "1", "I", "I;16"):
-        raise UserError(
-            f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels"
-        )
+        raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
     present = np.unique(labels)
     wrong = [int(v) for v in present if not 0 <= v < num_classes and v != ignore_label]
     if wrong:
@@ -186,9 +176,7 @@ class SegmentationDataset(Dataset):
         return item
 
 
-def preprocess(
-    pixels: np.ndarray, letterbox: Letterbox, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Tensor:
+def preprocess(pixels: np.ndarray, letterbox: Letterbox, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Letterbox and normalise RGB uint8 [h, w, 3] to float32 [3, S, S]: (x / 255 - mean) / std, padding included."""
     frame = letterbox.image(pixels.astype(np.float32))
     normalised = (frame / np.float32(255) - np.float32(mean)) / np.float32(std)
@@ -237,9 +225,7 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def evaluation_entries(
-    config: Config, list_path: str | None, key: str, masks: bool = True
-) -> list[ListEntry]:
+def evaluation_entries(config: Config, list_path: str | None, key: str, masks: bool = True) -> list[ListEntry]:
     """The images of a configuration's list named by ``key``, cut to ``max_images``."""
     if list_path is None:
         raise UserError(f"{config.source}: key {key} is missing; expected the path of an image list")

@@ -82,10 +82,7 @@ def predict(
         labels = None if original else scores.argmax(1).to(torch.uint8)
         for position, index in enumerate(batch["index"]):
             letterbox = Letterbox(batch["height"][position], batch["width"][position], segmenter.image_size)
-            if original:
-                own = letterbox.undo(scores[position]).argmax(0).to(torch.uint8)
-            else:
-                own = labels[position]
+            own = letterbox.undo(scores[position]).argmax(0).to(torch.uint8) if original else labels[position]
             yield Prediction(index, scores[position], own, batch["labels"][position], letterbox)
 
 

@@ -32,8 +32,7 @@ class Letterbox:
         ratio = self.size / longer
         # the longer side is the frame's by definition: 389 * (128 / 389) is 127.99... in floating point
         height, width = (
-            (self.size if side == longer else int(side * ratio)) // CELL * CELL
-            for side in (self.height, self.width)
+            (self.size if side == longer else int(side * ratio)) // CELL * CELL for side in (self.height, self.width)
         )
         # an image more than size / 8 times longer than wide would vanish; it keeps one cell instead
         return max(height, CELL), max(width, CELL)

@@ -100,9 +100,7 @@ def iou_values(confusion: ConfusionMatrix, names: Sequence[str]) -> dict[str, An
     }
 
 
-def provenance(
-    config: Config, prompts: PromptSet, layers: Sequence[int], device: torch.device
-) -> dict[str, Any]:
+def provenance(config: Config, prompts: PromptSet, layers: Sequence[int], device: torch.device) -> dict[str, Any]:
     """Where numbers come from: command, settings, prompts, software, hardware, commit."""
     cuda = device.type == "cuda"
     return {
@@ -138,8 +136,6 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -99,9 +99,7 @@ class Segmenter:
                 self.layers if layers is None else layers,
                 attention.sum_over_tokens,
             )
-            return PatchAttention(
-                attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits
-            )
+            return PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
 
     def layer_class_maps(self, seen: PatchAttention, layer: int) -> Tensor:
         """Class maps [B, C, N] of one layer at the patch grid."""
