@@ -1,0 +1,163 @@
+"""Charts of results: IoU per class, confusion matrix, InfoScore, several results side by side.
+
+Every chart is a ``Figure`` of its own on the Agg canvas: no display is needed, nothing of pyplot's state is touched.
+IoU comes in as a fraction and is shown in percent. Charts replace earlier ones: they are made again from the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from src.files import replacing
+
+BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
+# blue, vermilion, green, purple, sky, orange, grey: told apart with any colour vision (after Okabe and Ito 2008)
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#777777")
+MOST_CELLS_WITH_NUMBERS = 25
+
+
+def iou_bars(
+    path: Path,
+    names: Sequence[str],
+    iou: Sequence[float],
+    std: Sequence[float] | None = None,
+    title: str = "",
+) -> None:
+    """IoU of each of C classes as a bar, in label order, the mean over classes as a line; ``std`` draws error bars."""
+    figure, axes = _figure(7.5, 1.1 + 0.24 * len(names))
+    positions = np.arange(len(names))
+    percent = 100 * np.asarray(iou)
+    errors = None if std is None else 100 * np.asarray(std)
+    axes.barh(positions, percent, color=BAR, xerr=errors, ecolor=LINE, capsize=2)
+    for position, value in enumerate(percent):
+        end = value + (errors[position] if errors is not None else 0)
+        axes.annotate(f"{value:.1f}", (end, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(percent.mean(), color=CHOSEN, linewidth=1.2, label=f"mIoU {percent.mean():.2f}")
+    axes.set(yticks=positions, yticklabels=names, xlabel="IoU in percent", ylim=(len(names) - 0.4, -0.6))
+    axes.set_xlim(0, min(108, max(1, 1.12 * float((percent + (0 if errors is None else errors)).max()))))
+    axes.legend(loc="lower right", frameon=False, bbox_to_anchor=(1, 1), borderaxespad=0.1)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    _save(figure, path)
+
+
+def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence[int]], title: str = "") -> None:
+    """Where the pixels of each true class went, in percent of that class.
+
+    Args:
+        path: the PNG to write.
+        names: C class names.
+        counts: [C, C] pixels, row = label, column = prediction. The row of a class without pixels stays empty.
+        title: stands above.
+    """
+    matrix = np.asarray(counts, dtype=float)
+    totals = matrix.sum(1, keepdims=True)
+    percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    side = 2.2 + (0.36 if len(names) <= MOST_CELLS_WITH_NUMBERS else 0.2) * len(names)
+    figure, axes = _figure(side + 0.8, side)
+    picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    ticks = np.arange(len(names))
+    axes.set(xticks=ticks, yticks=ticks, yticklabels=names, xlabel="predicted class", ylabel="true class")
+    axes.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(labelsize=8, length=0)
+    if len(names) <= MOST_CELLS_WITH_NUMBERS:
+        for row, column in np.argwhere(percent >= 0.5):
+            value = percent[row, column]
+            colour = "white" if value > 55 else LINE
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(picture, ax=axes, label="percent of the true class's pixels", fraction=0.03, pad=0.02)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    _save(figure, path)
+
+
+def infoscore_bars(path: Path, infoscore: Sequence[float], chosen: Sequence[int]) -> None:
+    """InfoScore of each of L layers as a bar; the ``chosen`` layers stand out."""
+    figure, axes = _figure(max(4.5, 1.5 + 0.5 * len(infoscore)), 3.4)
+    layers = range(len(infoscore))
+    bars = axes.bar(layers, infoscore, color=[CHOSEN if layer in chosen else BAR for layer in layers])
+    axes.bar_label(bars, fmt="%.3g", fontsize=8, padding=2)
+    axes.set(xlabel="text layer", ylabel="InfoScore", xticks=layers)
+    axes.margins(y=0.12)
+    _two_colours(axes, len(chosen))
+    _save(figure, path)
+
+
+def infoscore_scatter(
+    path: Path, infoscore: Sequence[float], miou: Sequence[float], chosen: Sequence[int], rho: float
+) -> None:
+    """mIoU of each of L layers alone over its InfoScore; ``rho``: their rank correlation."""
+    figure, axes = _figure(5.2, 4.0)
+    for layer, (score, value) in enumerate(zip(infoscore, miou, strict=True)):
+        axes.scatter(score, 100 * value, color=CHOSEN if layer in chosen else BAR, s=42, zorder=3)
+        axes.annotate(str(layer), (score, 100 * value), (5, 4), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="InfoScore", ylabel="mIoU of the layer alone, percent")
+    axes.margins(0.12)
+    axes.set_title(f"Spearman's ρ = {rho:.2f}", loc="left", fontsize=11)
+    _two_colours(axes, len(chosen))
+    _save(figure, path)
+
+
+def grouped_bars(
+    path: Path,
+    rows: Sequence[str],
+    series: Sequence[tuple[str, Sequence[float | None], Sequence[float | None]]],
+) -> None:
+    """Several results side by side.
+
+    Args:
+        path: the PNG to write.
+        rows: what is measured, for example mIoU and class names; one group of bars each.
+        series: per result its title, its values, and their standard deviations; None where there is none.
+    """
+    thickness = 0.8 / len(series)
+    figure, axes = _figure(8, 1.2 + len(rows) * (0.12 + 0.13 * len(series)))
+    for number, (title, values, stds) in enumerate(series):
+        positions = np.arange(len(rows)) - 0.4 + (number + 0.5) * thickness
+        percent = 100 * np.array([np.nan if value is None else value for value in values], dtype=float)
+        errors = 100 * np.array([np.nan if std is None else std for std in stds], dtype=float)
+        axes.barh(
+            positions,
+            percent,
+            thickness,
+            color=SERIES[number % len(SERIES)],
+            xerr=None if np.isnan(errors).all() else errors,
+            error_kw={"ecolor": LINE, "elinewidth": 0.8},
+            label=title,
+        )
+    axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel="IoU in percent", ylim=(len(rows) - 0.4, -0.6))
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside upper left", frameon=False, ncols=2 if len(series) > 1 else 1)
+    _save(figure, path)
+
+
+def _two_colours(axes: Axes, chosen: int) -> None:
+    """A legend for chosen and other layers, above the axes where no point can lie."""
+    handles = [axes.scatter([], [], color=CHOSEN, marker="s"), axes.scatter([], [], color=BAR, marker="s")]
+    labels = [f"chosen (best {chosen})", "other layers"]
+    axes.legend(
+        handles, labels, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.2
+    )
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that many inches with one pair of axes."""
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
