@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from src import cli, results
 from src.blip import check_fit, choose_device, load_blip
@@ -21,7 +22,9 @@ from src.config import resolve
 from src.data import SegmentationDataset, evaluation_entries
 from src.evaluate import evaluate
 from src.prompts import build_prompts, read_class_file
+from src.ranking import choose_layers
 from src.segmenter import Segmenter
+from src.tuned import load_tuned
 
 
 def main(arguments: list[str]) -> None:
@@ -31,32 +34,33 @@ def main(arguments: list[str]) -> None:
     device = choose_device(args.device)
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, args.multi_prompt)
-    entries = evaluation_entries(config, config.val_list, "val_list")
+    entries = evaluation_entries(config)
     blip = load_blip(config.model.name, device, config.runtime.attention == "fused")
     check_fit(config, blip)
 
-    segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
-    print(f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(segmenter.layers)}, {len(entries)} images")
+    outputs = results.Outputs(args.output_dir, args.multi_prompt)
+    csv = outputs.path(config.output.csv)
+    layers = choose_layers(config, blip, classes, entries, cache=csv.parent)
+    segmenter = Segmenter.from_config(config, blip, prompts, layers)
+    if args.tuned:
+        load_tuned(args.tuned, segmenter)
+    print(f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(layers)}, {len(entries)} images")
     dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
     evaluation = evaluate(segmenter, dataset, config)
 
-    outputs = results.Outputs(args.output_dir, args.multi_prompt)
-    csv = outputs.path(config.output.csv)
     iou = evaluation.confusion.iou.tolist()
     results.write_result(csv, results.csv_text(("Class Name", "IoU"), zip(prompts.class_names, iou, strict=True)))
-    results.write_result(
+    results.write_json(
         csv.with_suffix(".json"),
-        results.json_text(
-            {
-                "experiment": "training-free",
-                "multi_prompt": args.multi_prompt,
-                **results.iou_values(evaluation.confusion, prompts.class_names),
-                **evaluation.timing(),
-                **results.provenance(config, prompts, segmenter.layers, device),
-            }
-        ),
+        {
+            "experiment": "training-free",
+            "multi_prompt": args.multi_prompt,
+            **results.iou_values(evaluation.confusion, prompts.class_names),
+            **evaluation.timing(),
+            **results.provenance(config, prompts, layers, device),
+        },
     )
-    print(results.iou_table(evaluation.confusion, prompts.class_names))
+    print(results.score_table(prompts.class_names, iou, f"{100 * evaluation.confusion.miou:.2f}"))
     print(f"wrote {csv} and {csv.with_suffix('.json').name}")
 
 
@@ -67,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     cli.common_arguments(parser)
+    parser.add_argument(
+        "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
+    )
     return parser
 
 

@@ -94,7 +94,7 @@ class CrossAttentionTextEncoder(nn.Module):
                 raise UnsupportedTransformersError(
                     f"transformers {transformers.__version__}: BLIP's text encoder has no "
                     f"{path}{'.' + missing[0] if part is not None else ''}; "
-                    f"install the release that this code was written for: pip install transformers=={TRANSFORMERS_VERSION}"
+                    f"install the release this code was written for: pip install transformers=={TRANSFORMERS_VERSION}"
                 )
         self.config = text_model.config
         self.embeddings = text_model.embeddings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,15 @@ class Blip:
             prompt = prompts[int(encoded.attention_mask.sum(1).argmax())]
             raise UserError(f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read")
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identity of the weights as they were loaded: SHA-256 over names, shapes and values of all of them."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def unknown_words(self, words: list[str]) -> list[str]:
         """Those of ``words`` that the vocabulary can only spell as the unknown token."""
@@ -117,8 +128,8 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
     )
     if missing:
         raise UserError(
-            f"model {name} is no image-text-matching model: its weights lack {missing[0]} (and {len(missing) - 1} more); "
-            "use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
+            f"model {name} is no image-text-matching model: its weights lack {missing[0]} "
+            f"(and {len(missing) - 1} more); use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
         )
     return Blip(prepare(model, fused).to(device), tokenizer, name)
 
@@ -126,8 +137,8 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
 def prepare(model: nn.Module, fused: bool = True) -> nn.Module:
     """Expose the cross-attention of a HuggingFace BLIP and freeze it; returns ``model``.
 
-    With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in the
-    vision tower, equal up to float32 rounding. Without, every number is bit-equal to HuggingFace's own.
+    With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in
+    the vision tower, equal up to float32 rounding. Without, every number is bit-equal to HuggingFace's own.
 
     Raises:
         UserError: the installed transformers is another release than this code was written for.
@@ -189,6 +200,6 @@ def _not_loadable(name: str, folder: Path | None, error: Exception) -> UserError
         )
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
     return UserError(
-        f"model {name} is neither in the HuggingFace cache nor reachable{offline}: {reason}; on a machine with a network "
-        f"run `hf download {name}`, or give model.name the path of a local folder"
+        f"model {name} is neither in the HuggingFace cache nor reachable{offline}: {reason}; on a machine with "
+        f"a network run `hf download {name}`, or give model.name the path of a local folder"
     )

@@ -101,6 +101,7 @@ class OneShotConfig:
     shot: int = 1
     split: int | str | None = None
     support_only_one_novel: bool = True
+    min_support_area: int = 16 * 32 * 32
     use_training_images_for_supports: bool = False
     num_iterations: int = 5
     lr: float = 2e-4
@@ -317,7 +318,7 @@ def _check_ranges(config: Config) -> None:
     )
     check("runtime.seed", config.runtime.seed, config.runtime.seed >= 0, "0 or more")
     if shots is not None:
-        for key in ("shot", "num_iterations", "total_runs", "batch_gradient_accumulation"):
+        for key in ("shot", "min_support_area", "num_iterations", "total_runs", "batch_gradient_accumulation"):
             check(f"oneshot.{key}", getattr(shots, key), getattr(shots, key) >= 1, "1 or more")
         check("oneshot.lr", shots.lr, shots.lr > 0, "a number above 0")
         check("oneshot.weight_decay", shots.weight_decay, shots.weight_decay >= 0, "0 or more")

@@ -40,13 +40,13 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
     Raises:
         UserError: the root or the list is missing, the list is empty, or a line is malformed (with its number).
     """
-    if not root.is_dir():
-        raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
     if not masks and path.is_dir():
         entries = [ListEntry(image, None) for image in images_in(path)]
         if not entries:
             raise UserError(f"folder {path} holds no images ({', '.join(IMAGE_ENDINGS)})")
         return entries[:limit]
+    if not root.is_dir():
+        raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -225,8 +225,13 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def evaluation_entries(config: Config, list_path: str | None, key: str, masks: bool = True) -> list[ListEntry]:
-    """The images of a configuration's list named by ``key``, cut to ``max_images``."""
-    if list_path is None:
-        raise UserError(f"{config.source}: key {key} is missing; expected the path of an image list")
-    return read_list(resolve(list_path), resolve(config.data_root), masks, config.max_images)
+def evaluation_entries(config: Config, masks: bool = True) -> list[ListEntry]:
+    """The images that a configuration evaluates on (``val_list`` or ``oneshot.test_list``), cut to ``max_images``.
+
+    Raises:
+        UserError: the configuration names no such list, or see :func:`read_list`.
+    """
+    path = config.val_list or (config.oneshot and config.oneshot.test_list)
+    if not path:
+        raise UserError(f"{config.source}: key val_list is missing; expected the path of an image list")
+    return read_list(resolve(path), resolve(config.data_root), masks, config.max_images)

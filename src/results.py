@@ -26,6 +26,9 @@ from src.files import write_text
 from src.metrics import ConfusionMatrix
 from src.prompts import PromptSet
 
+VOLATILE = ("date", "seconds", "images_per_second")
+"""Keys of result files whose values differ from run to run of the same command."""
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -46,6 +49,11 @@ class Outputs:
             path = self.directory / path.name
         stem = path.stem + ("_multi" if self.multi_prompt else "")
         return path.with_name(stem + (path.suffix if ending is None else ending))
+
+    def infoscore_csv(self, config: Config) -> Path:
+        """Where InfoScore goes: ``output.infoscore_csv``, by default beside ``output.csv``."""
+        csv = Path(config.output.csv)
+        return self.path(config.output.infoscore_csv or str(csv.with_name(f"{csv.stem}_infoscore{csv.suffix}")))
 
 
 def write_result(path: Path, text: str) -> None:
@@ -77,9 +85,23 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def json_text(values: dict[str, Any]) -> str:
-    """A JSON document as text."""
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a result as JSON; an earlier one that says more than another time or date is moved aside first."""
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    try:
+        same = _lasting(json.loads(path.read_text(encoding="utf-8"))) == _lasting(json.loads(text))
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        keep_earlier(path, text.encode())
+    write_text(path, text)
+
+
+def _lasting(values: Any) -> Any:
+    """``values`` without what differs from run to run of the same command."""
+    if isinstance(values, dict):
+        return {key: _lasting(value) for key, value in values.items() if key not in VOLATILE}
+    return [_lasting(value) for value in values] if isinstance(values, list) else values
 
 
 def iou_values(confusion: ConfusionMatrix, names: Sequence[str]) -> dict[str, Any]:
@@ -119,13 +141,13 @@ def provenance(config: Config, prompts: PromptSet, layers: Sequence[int], device
     }
 
 
-def iou_table(confusion: ConfusionMatrix, names: Sequence[str]) -> str:
-    """Per-class IoU in percent for the screen, two classes a line, mIoU last."""
-    cells = [f"{name:<16}{100 * iou:6.2f}" for name, iou in zip(names, confusion.iou.tolist(), strict=True)]
+def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:
+    """Per-class IoU in percent for the screen, two classes a line, and ``miou`` as the last line."""
+    cells = [f"{name:<16}{100 * value:6.2f}" for name, value in zip(names, iou, strict=True)]
     half = (len(cells) + 1) // 2
     right = cells[half:] + [""] * (2 * half - len(cells))
     lines = [f"  {a}     {b}".rstrip() for a, b in zip(cells[:half], right, strict=True)]
-    return "\n".join([*lines, f"  {'mIoU':<16}{100 * confusion.miou:6.2f}"])
+    return "\n".join([*lines, f"  {'mIoU':<16}{miou:>6}"])
 
 
 def _git_commit() -> str | None:

@@ -150,5 +150,5 @@ def autocast_dtype(amp: bool | Literal["bf16"], device: torch.device) -> torch.d
     if not amp:
         return None
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None

@@ -1,0 +1,115 @@
+"""InfoScore against mIoU: every layer alone, the best by InfoScore, all, and the last, in one pass of the model."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm import tqdm
+
+from src import attention
+from src.config import Config
+from src.data import ListEntry, SegmentationDataset, batches
+from src.infoscore import InfoScore, LayerScores
+from src.letterbox import Letterbox
+from src.metrics import ConfusionMatrix
+from src.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of layers and what it scores."""
+
+    name: str
+    layers: tuple[int, ...]
+    confusion: ConfusionMatrix
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """InfoScore of every layer, and choices of layers with their mIoU: the L single layers first."""
+
+    scores: LayerScores
+    choices: list[Choice]
+
+    @property
+    def single_layer_miou(self) -> list[float]:
+        """[L] mIoU of each layer alone."""
+        return [choice.confusion.miou for choice in self.choices[: len(self.scores.infoscore)]]
+
+    @property
+    def rho(self) -> float:
+        """Spearman's rank correlation between InfoScore and mIoU over the layers."""
+        return float(spearmanr(self.scores.infoscore.numpy(), self.single_layer_miou).statistic)
+
+
+@torch.no_grad()
+def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_k: int, scratch: Path) -> Comparison:
+    """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
+
+    The model runs once over the images. Which layers are InfoScore's best is known only after the last image, so every
+    layer's class maps at the patch grid are kept in a temporary file in the folder ``scratch``; their mean over the best
+    layers is then scored without running the model again.
+
+    Args:
+        segmenter: with the single-prompt set and all layers, from :func:`src.ranking.ranking_segmenter`.
+        entries: images with masks.
+        config: for the data set, the frame of the evaluation and the batches.
+        top_k: how many of InfoScore's layers to evaluate together.
+        scratch: an existing folder with room for images x layers x classes x patches x 4 bytes.
+
+    Raises:
+        UserError: an image or mask could not be read.
+    """
+    layers = segmenter.layers
+    dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
+    infoscore = InfoScore(len(layers), segmenter.image_size)
+    choices = [_choice(f"layer {layer}", (layer,), config, segmenter) for layer in layers]
+    choices += [_choice("all layers", layers, config, segmenter)]
+    patches = (segmenter.image_size // segmenter.blip.patch_size) ** 2
+    shape = (len(entries), len(layers), config.dataset.num_classes, patches)
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
+        kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        with tqdm(total=len(dataset), desc="comparing layers", unit="image", dynamic_ncols=True) as bar:
+            for batch in batches(dataset, config, segmenter.device):
+                seen = segmenter.attend(segmenter.encode_images(batch["pixels"]))
+                for layer in layers:
+                    infoscore.update(layer, seen.prompt_maps(layer))
+                maps = torch.stack([segmenter.layer_class_maps(seen, layer) for layer in layers], 1)  # [B, L, C, N]
+                kept[batch["index"]] = maps.cpu().numpy()
+                for choice in choices:
+                    _score(choice, maps, batch, segmenter, config)
+                bar.update(len(batch["index"]))
+        scores = infoscore.scores()
+        best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), config, segmenter)
+        description = f"scoring layers {list(best.layers)}"
+        with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
+            for batch in batches(dataset, config, segmenter.device):
+                maps = torch.from_numpy(kept[batch["index"]]).to(segmenter.device)
+                _score(best, maps, batch, segmenter, config)
+                bar.update(len(batch["index"]))
+        del kept
+    last = Choice("last layer", (layers[-1],), choices[len(layers) - 1].confusion)
+    return Comparison(scores, [*choices[: len(layers)], best, *choices[len(layers) :], last])
+
+
+def _choice(name: str, layers: tuple[int, ...], config: Config, segmenter: Segmenter) -> Choice:
+    confusion = ConfusionMatrix(config.dataset.num_classes, config.dataset.ignore_label, segmenter.device)
+    return Choice(name, layers, confusion)
+
+
+def _score(choice: Choice, maps: Tensor, batch: dict, segmenter: Segmenter, config: Config) -> None:
+    """Segment a batch from its class maps [B, L, C, N], averaged over the layers of ``choice``, and score it."""
+    chosen = [maps[:, layer] for layer in choice.layers]
+    scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.image_size), batch["pixels"])
+    for position, labels in enumerate(batch["labels"]):
+        image_scores = scores[position]
+        if config.eval.resolution == "original":
+            letterbox = Letterbox(batch["height"][position], batch["width"][position], segmenter.image_size)
+            image_scores = letterbox.undo(image_scores)
+        choice.confusion.update(image_scores.argmax(0), labels)

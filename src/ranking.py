@@ -1,0 +1,105 @@
+"""Ranking a model's text layers by InfoScore over an image list, and choosing layers by it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from src.blip import Blip
+from src.config import Config
+from src.data import ListEntry, SegmentationDataset, batches
+from src.files import write_text
+from src.infoscore import InfoScore, LayerScores
+from src.prompts import ClassEntry, build_prompts
+from src.segmenter import Segmenter
+
+
+def ranking_segmenter(config: Config, blip: Blip, classes: list[ClassEntry]) -> Segmenter:
+    """The segmenter that InfoScore looks through: single-prompt set, all text layers."""
+    return Segmenter.from_config(config, blip, build_prompts(classes, multi_prompt=False), range(blip.num_layers))
+
+
+@torch.no_grad()
+def rank_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> LayerScores:
+    """InfoScore of all layers of ``segmenter`` over the images of ``entries``; masks are not needed.
+
+    Raises:
+        UserError: an image could not be read.
+    """
+    infoscore = InfoScore(len(segmenter.layers), segmenter.image_size)
+    dataset = SegmentationDataset(entries, config, masks=False)
+    with tqdm(total=len(dataset), desc="InfoScore", unit="image", dynamic_ncols=True) as bar:
+        for batch in batches(dataset, config, segmenter.device):
+            seen = segmenter.attend(segmenter.encode_images(batch["pixels"]))
+            for layer in segmenter.layers:
+                infoscore.update(layer, seen.prompt_maps(layer))
+            bar.update(len(batch["index"]))
+            # scoring goes over all images so far: ever more rarely, so that the whole stays linear
+            if infoscore.images & (infoscore.images - 1) == 0 or infoscore.images % 100 == 0:
+                bar.set_postfix(top=infoscore.scores().ranking[: config.model.top_k])
+    return infoscore.scores()
+
+
+def choose_layers(
+    config: Config, blip: Blip, classes: list[ClassEntry], entries: list[ListEntry], cache: Path
+) -> tuple[int, ...]:
+    """The layers that ``model.layers`` names; for ``auto`` the ``model.top_k`` best by InfoScore on ``entries``.
+
+    A ranking is kept as a file in the folder ``cache`` under a digest of all that it depends on: every weight of the
+    model, every byte of every image, the prompts' tokens, image size, normalisation and number format. Whatever
+    changes, the digest does, so that a stale ranking cannot be found.
+
+    Raises:
+        UserError: an image could not be read.
+    """
+    if config.model.layers != "auto":
+        return tuple(config.model.layers)
+    segmenter = ranking_segmenter(config, blip, classes)
+    digest = _digest(segmenter, entries, config)
+    path = cache / f"infoscore_{digest}.json"
+    if path.is_file():
+        ranking = json.loads(path.read_text())["ranking"]
+        origin = f"kept in {path}"
+    else:
+        ranking = rank_layers(segmenter, entries, config).ranking
+        write_text(path, json.dumps({"ranking": ranking, "digest": digest}) + "\n")
+        origin = f"computed on {len(entries)} images"
+    layers = tuple(sorted(ranking[: config.model.top_k]))
+    print(f"layers: {list(layers)}  # top {config.model.top_k} by InfoScore, {origin}")
+    return layers
+
+
+def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> str:
+    digest = hashlib.sha256()
+    settings: dict[str, Any] = {
+        "image_size": config.model.image_size,
+        "mean": config.dataset.mean,
+        "std": config.dataset.std,
+        "dtype": str(segmenter.dtype),
+        "attention": config.runtime.attention,
+        "patch_size": segmenter.blip.patch_size,
+        "tokens": segmenter.input_ids.tolist(),
+        "padding": segmenter.attention_mask.tolist(),
+        "torch": torch.__version__,
+        "weights": segmenter.blip.digest,
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for contents in _contents(entries):
+        digest.update(len(contents).to_bytes(8, "little"))
+        digest.update(contents)
+    return digest.hexdigest()[:32]
+
+
+def _contents(entries: list[ListEntry]) -> Iterable[bytes]:
+    """Bytes of every image file; a file that cannot be read counts as empty here and is reported when it is decoded."""
+    for entry in entries:
+        try:
+            yield entry.image.read_bytes()
+        except OSError:
+            yield b""

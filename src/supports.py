@@ -1,0 +1,120 @@
+"""Supports and queries of one-shot tuning, drawn as the published code draws them (section 8 of the method)."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from src.config import Config, OneShotConfig
+from src.data import ListEntry, read_mask
+from src.errors import UserError
+
+SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
+
+
+@dataclass(frozen=True)
+class Support:
+    """A support image.
+
+    Attributes:
+        index: its place in the support list.
+        label: the class it stands for.
+        isolated: whether its other classes are to be set to background, because no candidate holds this class alone.
+    """
+
+    index: int
+    label: int
+    isolated: bool = False
+
+
+def class_areas(entries: Sequence[ListEntry], config: Config, description: str) -> np.ndarray:
+    """Pixels of every class in every mask at native size, int64 [images, C]; reads all masks, with a progress bar.
+
+    Raises:
+        UserError: a mask is missing, unreadable or holds a wrong label.
+    """
+    num_classes, ignore = config.dataset.num_classes, config.dataset.ignore_label
+
+    def areas(entry: ListEntry) -> np.ndarray:
+        assert entry.mask is not None
+        return np.bincount(read_mask(entry.mask, num_classes, ignore).ravel(), minlength=256)[:num_classes]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(areas, entries)
+        return np.stack(list(tqdm(found, total=len(entries), desc=description, unit="mask", dynamic_ncols=True)))
+
+
+def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequence[str]) -> list[list[int]]:
+    """For each foreground class the images, in list order, that it covers enough of to be a support.
+
+    Args:
+        areas: [images, C], from :func:`class_areas`.
+        oneshot: gives ``min_support_area`` and ``shot``.
+        class_names: for messages.
+
+    Returns:
+        C - 1 lists of indices; the first is for class 1.
+
+    Raises:
+        UserError: a class has fewer candidates than shots.
+    """
+    candidates = [np.flatnonzero(column >= oneshot.min_support_area).tolist() for column in areas.T[1:]]
+    for label, indices in enumerate(candidates, 1):
+        if len(indices) < oneshot.shot:
+            raise UserError(
+                f"class {label} ({class_names[label]}) covers oneshot.min_support_area = {oneshot.min_support_area} "
+                f"pixels in {len(indices)} images of the support list, fewer than oneshot.shot = {oneshot.shot}; use a "
+                "longer list, or lower one of the two"
+            )
+    return candidates
+
+
+def find_queries(areas: np.ndarray) -> list[int]:
+    """Images that hold at least one foreground class, of any area, in list order."""
+    return np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist()
+
+
+def choose_supports(
+    candidates: Sequence[Sequence[int]],
+    shot: int,
+    qualifies: Callable[[int, int], bool],
+    rng: random.Random,
+) -> list[Support]:
+    """Draw the supports of one run, class by class.
+
+    The candidates of a class are shuffled and the first ``shot`` that qualify are taken. Where too few qualify, the
+    rest are drawn at random from all candidates, with their other classes set to background.
+
+    Args:
+        candidates: from :func:`find_candidates`.
+        shot: supports per class.
+        qualifies: called with (index, label); asked in the order in which the published code reads the images.
+        rng: carries on from run to run.
+    """
+    supports = []
+    for label, indices in enumerate(candidates, 1):
+        order = list(range(len(indices)))
+        rng.shuffle(order)
+        taken: list[Support] = []
+        for place in order:
+            if qualifies(indices[place], label):
+                taken.append(Support(indices[place], label))
+                if len(taken) == shot:
+                    break
+        while len(taken) < shot:
+            index = indices[math.floor(rng.random() * len(indices))]
+            taken.append(Support(index, label, isolated=True))
+        supports += taken
+    return supports
+
+
+def only_class(areas: np.ndarray, index: int, label: int) -> bool:
+    """Whether ``label`` is the only foreground class in image ``index``."""
+    return bool(areas[index, label] > 0) and not (np.delete(areas[index, 1:], label - 1) > 0).any()

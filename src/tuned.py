@@ -1,0 +1,66 @@
+"""Tuned weights as files: a safetensors file with what changed, and a JSON that says where it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from src.errors import UserError
+from src.files import replacing
+from src.oneshot import Tunable
+from src.results import keep_earlier, write_json
+from src.segmenter import Segmenter
+
+
+def save_tuned(path: Path, tunable: Tunable, origin: dict[str, Any]) -> None:
+    """Write the present values of ``tunable`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
+    segmenter = tunable.segmenter
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tunable.state().items()}
+    tensors["token_ids"] = tunable.token_ids.cpu()
+    content = save(tensors, metadata={"made_for": json.dumps(_made_for(segmenter))})
+    keep_earlier(path, content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    write_json(path.with_suffix(".json"), {**_made_for(segmenter), **origin})
+
+
+def load_tuned(path: Path, segmenter: Segmenter) -> None:
+    """Put the tuned weights of ``path`` into ``segmenter``'s model.
+
+    Raises:
+        UserError: the file is missing or not such a file, or was made for another model, prompt set or layers.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_for = json.loads((file.metadata() or {})["made_for"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+    except FileNotFoundError:
+        raise UserError(f"--tuned {path} does not exist; one_shot_blip.py writes such files") from None
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        raise UserError(
+            f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({error})"
+        ) from error
+    present = _made_for(segmenter)
+    remedies = {
+        "weights": f"was made for other weights: {made_for['model']} (SHA-256 {made_for['weights'][:12]}), but "
+        f"{present['model']} is SHA-256 {present['weights'][:12]}",
+        "prompts": "was made for another prompt set; the class file and --multi_prompt must be as when it was tuned",
+        "layers": f"was made for layers {made_for['layers']}, not {present['layers']}; set model.layers to these",
+    }
+    for key, text in remedies.items():
+        if made_for[key] != present[key]:
+            raise UserError(f"--tuned {path} {text}")
+    Tunable(segmenter).load({name: tensor for name, tensor in tensors.items() if name != "token_ids"})
+
+
+def _made_for(segmenter: Segmenter) -> dict[str, Any]:
+    return {
+        "model": segmenter.blip.name,
+        "weights": segmenter.blip.digest,
+        "prompts": segmenter.prompts.prompts,
+        "layers": list(segmenter.layers),
+    }
