@@ -1,0 +1,82 @@
+"""Fetching the official archives, through torchvision."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import zipfile
+from pathlib import Path
+
+from src.errors import UserError
+
+COCO_URLS = {
+    "annotations_trainval2014.zip": "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+    "train2014.zip": "http://images.cocodataset.org/zips/train2014.zip",
+    "val2014.zip": "http://images.cocodataset.org/zips/val2014.zip",
+}
+
+# what goes wrong on the way: no network, a broken connection (both kinds of OSError or HTTPException), and a file
+# whose checksum differs (torchvision's RuntimeError)
+_FAILURES = (OSError, http.client.HTTPException, RuntimeError)
+
+
+def download_voc(root: Path) -> None:
+    """Fetch VOC 2012 trainval to ``root``: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012.
+
+    Raises:
+        UserError: the download failed.
+    """
+    # here and below: torchvision takes seconds to import, and only downloads need it
+    from torchvision.datasets import VOCSegmentation
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        VOCSegmentation(str(root), year="2012", image_set="train", download=True)
+    except _FAILURES as error:
+        raise UserError(
+            f"downloading VOC 2012 to {root} failed ({error}); start again, or fetch VOCtrainval_11-May-2012.tar "
+            "elsewhere and name it with --voc"
+        ) from error
+
+
+def download_sbd(folder: Path) -> None:
+    """Fetch SBD to ``folder``: cls/, img/ and inst/.
+
+    Raises:
+        UserError: the download failed.
+    """
+    from torchvision.datasets import SBDataset
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        SBDataset(str(folder), image_set="train", mode="segmentation", download=True)
+    except _FAILURES as error:
+        raise UserError(
+            f"downloading SBD to {folder} failed ({error}); start again, or fetch and unpack benchmark.tgz elsewhere "
+            "and name the folder benchmark_RELEASE with --sbd"
+        ) from error
+
+
+def download_coco(name: str, root: Path) -> None:
+    """Fetch one of the archives of :data:`COCO_URLS` to ``root``.
+
+    The archive gets its name only when it is whole: torchvision takes any file of that name for the archive.
+
+    Raises:
+        UserError: the download failed.
+    """
+    from torchvision.datasets.utils import download_url
+
+    unfinished = root / ".download" / name
+    try:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        download_url(COCO_URLS[name], str(unfinished.parent), name)
+        if not zipfile.is_zipfile(unfinished):
+            raise RuntimeError("the connection ended early")
+        os.replace(unfinished, root / name)
+        unfinished.parent.rmdir()
+    except _FAILURES as error:
+        raise UserError(
+            f"downloading {COCO_URLS[name]} failed ({error}); start again, or fetch it elsewhere and put it in {root}"
+        ) from error
