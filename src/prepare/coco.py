@@ -1,0 +1,165 @@
+"""COCO 2014: masks from the instance annotations, and their lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from src.errors import UserError
+from src.files import write_text
+from src.prepare.archives import extract
+from src.prepare.coco_masks import Instances, MaskJob, draw_and_save, read_instances
+from src.prepare.download import download_coco
+from src.prepare.lists import check_list, say_count, write_list
+from src.prepare.masks import MASK_BYTES, names_in
+from src.prepare.parallel import for_each
+from src.prepare.space import GB, require_space
+
+EXPECTED_LINES = {"train": 82_081, "val": 40_137}
+EXPECTED_CATEGORIES = 80
+ANNOTATIONS_ARCHIVE = "annotations_trainval2014.zip"
+
+# archive and what is unpacked from it, rounded up
+ARCHIVE_BYTES = {ANNOTATIONS_ARCHIVE: 2 * GB, "train2014.zip": 28 * GB, "val2014.zip": 14 * GB}
+
+# says, in the folder of the masks, how they were drawn
+RECORD = "masks.json"
+
+
+def prepare_coco(
+    root: Path,
+    lists: Path,
+    splits: tuple[str, ...] = ("train", "val"),
+    crowd: str = "include",
+    download: bool = False,
+    force: bool = False,
+    workers: int = 1,
+) -> None:
+    """Draw ``root``/{train,val}/*.png from the annotations and write ``lists``/{train,val}.txt; say what was done.
+
+    Masks that are there already are kept, unless they are known to be drawn from other annotations or with another
+    ``crowd``: then ``force`` is needed.
+
+    Args:
+        root: the data root.
+        lists: folder of the lists.
+        splits: "train", "val" or both.
+        crowd: "include" or "exclude" crowd regions.
+        download: fetch what is not found.
+        force: replace lists and masks that differ.
+        workers: processes that draw masks.
+
+    Raises:
+        UserError: a source is missing or damaged, a list or the masks differ, or the disk has no room.
+    """
+    _fetch(root, splits, download)
+    for split in splits:
+        _prepare_split(root, lists / f"{split}.txt", split, crowd, force, workers)
+
+
+def _fetch(root: Path, splits: tuple[str, ...], download: bool) -> None:
+    """Download what is missing, unpack the archives in ``root``, and make sure that all sources are there."""
+    folders = {f"{split}2014.zip": root / f"{split}2014" for split in splits}
+    files = {split: _annotations(root, split) for split in splits}
+    if download:
+        complete = {name: folder.is_dir() for name, folder in folders.items()}
+        complete[ANNOTATIONS_ARCHIVE] = all(path.is_file() for path in files.values())
+        missing = [name for name, done in complete.items() if not done and not (root / name).is_file()]
+        require_space(root, sum(ARCHIVE_BYTES[name] for name in missing), "downloading and unpacking")
+        for name in missing:
+            download_coco(name, root)
+    wanted = {f"annotations/{path.name}" for path in files.values()}
+    if (root / ANNOTATIONS_ARCHIVE).is_file():
+        extract(root / ANNOTATIONS_ARCHIVE, root, lambda path: str(path) in wanted)
+    for name, folder in folders.items():
+        if (root / name).is_file():
+            extract(root / name, root, lambda path, top=folder.name: path.parts[0] == top)
+    for split in splits:
+        folder = folders[f"{split}2014.zip"]
+        for path, there, archive in (
+            (files[split], files[split].is_file(), ANNOTATIONS_ARCHIVE),
+            (folder, folder.is_dir(), f"{split}2014.zip"),
+        ):
+            if not there:
+                raise UserError(
+                    f"{path} does not exist: put {archive} from cocodataset.org in {root}, add --download, "
+                    "or leave out a split with --splits"
+                )
+
+
+def _annotations(root: Path, split: str) -> Path:
+    return root / "annotations" / f"instances_{split}2014.json"
+
+
+def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: bool, workers: int) -> None:
+    print(f"reading {_annotations(root, split)}")
+    instances = read_instances(_annotations(root, split), crowd == "include")
+    if len(instances.labels) != EXPECTED_CATEGORIES:
+        print(f"{split} categories: {len(instances.labels)}, but {EXPECTED_CATEGORIES} expected; are these COCO's own?")
+    images, folder = root / f"{split}2014", root / split
+    annotated = sorted(name for name, image in instances.images.items() if image["id"] in instances.annotations)
+    with_image = names_in(images, ".jpg")
+    listed = [name for name in annotated if name in with_image]
+    lines = [f"{split}2014/{name}.jpg {split}/{name}.png" for name in listed]
+    check_list(list_path, lines, force)
+
+    _match_record(folder, {"annotations": _fingerprint(root, split), "crowd": crowd}, force)
+    there = names_in(folder, ".png")
+    missing = [name for name in annotated if name not in there]
+    require_space(root, len(missing) * MASK_BYTES, f"writing masks of {split}")
+    for_each(draw_and_save, _jobs(instances, folder, missing), len(missing), workers, f"masks of {split}")
+    kept = len(annotated) - len(missing)
+    print(f"{folder}: {len(missing):,} masks written, {kept:,} already there")
+    if len(listed) < len(annotated):
+        lost = next(name for name in annotated if name not in with_image)
+        print(f"{len(annotated) - len(listed):,} masks have no image in {images}, e.g. {lost}: left out of the list")
+    write_list(list_path, lines)
+    say_count(f"{split} images", len(lines), EXPECTED_LINES[split], "are annotations and images whole?")
+
+
+def _jobs(instances: Instances, folder: Path, names: list[str]) -> Iterator[MaskJob]:
+    for name in names:
+        image = instances.images[name]
+        yield MaskJob(
+            folder / f"{name}.png",
+            image["height"],
+            image["width"],
+            instances.annotations[image["id"]],
+            instances.labels,
+        )
+
+
+def _fingerprint(root: Path, split: str) -> dict[str, str | int]:
+    path = _annotations(root, split)
+    return {"name": path.name, "bytes": path.stat().st_size}
+
+
+def _match_record(folder: Path, settings: dict[str, object], force: bool) -> None:
+    """Compare ``settings`` with the record of the masks in ``folder``; start a record where there are no masks.
+
+    Raises:
+        UserError: the masks were drawn with other settings and ``force`` is not given.
+    """
+    record = folder / RECORD
+    masks = names_in(folder, ".png")
+    if record.is_file():
+        try:
+            same = json.loads(record.read_text(encoding="utf-8")) == settings
+        except ValueError:
+            same = False
+        if same:
+            return
+        if masks and not force:
+            raise UserError(
+                f"the masks in {folder} were drawn with other settings ({record}: annotations or --crowd differ); "
+                "--force draws them anew"
+            )
+    elif masks and not force:
+        print(f"{folder}: {len(masks):,} masks of unknown origin are kept; --force draws them anew")
+        return
+    # without the old record first: an interruption in between must not leave masks under a wrong one
+    record.unlink(missing_ok=True)
+    for name in masks:
+        (folder / f"{name}.png").unlink()
+    write_text(record, json.dumps(settings, indent=2) + "\n")
