@@ -1,0 +1,140 @@
+"""``python -m src.prepare pascal|coco``: lay out a data set and write its image lists."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from src.cli import run
+from src.config import REPOSITORY
+from src.errors import UserError
+
+OVERVIEW = """\
+Lay out a data set and write its image lists.
+
+  python -m src.prepare pascal --help    PASCAL VOC 2012 with the masks of SBD
+  python -m src.prepare coco --help      COCO 2014
+
+A list holds one line per image, "image mask", both relative to the data root:
+  src/lists/pascal/{train,val}.txt    JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png
+  src/lists/coco/{train,val}.txt      val2014/COCO_val2014_000000000042.jpg val/COCO_val2014_000000000042.png
+"""
+
+ENDING = """
+Start it again after an interruption: it goes on where it stopped. Every file appears whole or not at all, files that
+are there are kept, and a list that differs from the one made is replaced only with --force.
+"""
+
+PASCAL = (
+    """\
+PASCAL VOC 2012 (Everingham et al.) with the masks of SBD (Hariharan et al.).
+
+Put one of each below --root, or name it, or let --download fetch it (about 8 GB with all that is unpacked):
+  VOC 2012   VOCtrainval_11-May-2012.tar      the archive (host.robots.ox.ac.uk/pascal/VOC/voc2012)
+             VOCdevkit/VOC2012/               or unpacked: ImageSets, JPEGImages, SegmentationClass
+  SBD        benchmark_RELEASE/dataset/cls/   benchmark.tgz unpacked: a .mat file per image
+             SegmentationClassAug/            or, instead of SBD, masks in the layout below: only lists are made
+
+What is made:
+  data/pascal/
+    JPEGImages/             images that have a mask; hard links to the devkit's, copies where these are impossible
+    SegmentationClassAug/   grey PNGs: 0 background, 1..20 classes, 255 void; VOC's own mask where it exists,
+                            SBD's (which have no void) elsewhere; 12,031 in all
+  src/lists/pascal/
+    val.txt     ImageSets/Segmentation/val in its order: 1,449 images
+    train.txt   images with a mask in ImageSets/Main/train or ImageSets/Segmentation/train, by name: 5,953 images
+"""
+    + ENDING
+)
+
+COCO = (
+    """\
+COCO 2014 (Lin et al.): one mask per image from the instance annotations.
+
+Put this below --root, or let --download fetch what is missing (about 44 GB with all that is unpacked; --splits val
+alone: 16 GB). Archives in --root are unpacked there:
+  annotations/instances_{train,val}2014.json   or annotations_trainval2014.zip
+  train2014/, val2014/                         or train2014.zip, val2014.zip
+
+What is made:
+  data/coco/
+    train/, val/    grey PNGs: 0 background, 1..80 the categories in the order of their ids. All parts of an object
+                    are drawn; larger objects first, so that smaller ones stay visible on top of them
+  src/lists/coco/
+    train.txt   images with at least one annotation, by file name (which is the order of image ids): 82,081
+    val.txt     likewise: 40,137; evaluation takes the first 10,000
+"""
+    + ENDING
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line; its help is the manual of data preparation."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="python -m src.prepare", description=OVERVIEW, formatter_class=raw)
+    commands = top.add_subparsers(dest="dataset", required=True, metavar="pascal|coco")
+    pascal = commands.add_parser("pascal", help="PASCAL VOC 2012 with SBD", description=PASCAL, formatter_class=raw)
+    coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
+    for name, command in (("pascal", pascal), ("coco", coco)):
+        command.add_argument(
+            "--root", type=Path, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
+        )
+        command.add_argument(
+            "--lists",
+            type=Path,
+            default=REPOSITORY / "src" / "lists" / name,
+            help=f"folder the lists are written to (default: src/lists/{name})",
+        )
+        command.add_argument("--download", action="store_true", help="fetch official archives that are not found")
+        command.add_argument(
+            "--workers",
+            type=int,
+            default=min(8, os.cpu_count() or 1),
+            help="processes that write masks (default: one per core, up to 8)",
+        )
+        command.add_argument("--debug", action="store_true", help="show where an error came from")
+    pascal.add_argument("--force", action="store_true", help="replace lists that differ")
+    pascal.add_argument("--voc", type=Path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
+    pascal.add_argument("--sbd", type=Path, metavar="PATH", help="folder benchmark_RELEASE elsewhere")
+    coco.add_argument("--force", action="store_true", help="replace lists that differ, draw masks anew if these do")
+    coco.add_argument(
+        "--splits", nargs="+", choices=("train", "val"), default=("train", "val"), help="default: train val"
+    )
+    coco.add_argument(
+        "--crowd",
+        choices=("include", "exclude"),
+        default="include",
+        help="crowd regions (many objects of a class under one outline): include (default) draws them as their class, "
+        "since their pixels do show it and the counts above are of images with any annotation; "
+        "exclude leaves them background",
+    )
+    return top
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command line.
+
+    Raises:
+        UserError: see :func:`src.prepare.pascal.prepare_pascal` and :func:`src.prepare.coco.prepare_coco`.
+    """
+    options = vars(parser().parse_args(arguments))
+    dataset = options.pop("dataset")
+    del options["debug"]
+    if options["workers"] < 1:
+        raise UserError(f"--workers {options['workers']}: expected 1 or more")
+    # imported where it is used, so that each data set needs only its own packages and --help none
+    if dataset == "pascal":
+        from src.prepare.pascal import prepare_pascal
+
+        prepare_pascal(**options)
+    else:
+        from src.prepare.coco import prepare_coco
+
+        options["splits"] = tuple(dict.fromkeys(options["splits"]))
+        prepare_coco(**options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
