@@ -14,7 +14,7 @@ def plain_crf(unary: Tensor, image: Tensor, iterations: int) -> Tensor:
     unary: [B, C, H, W] probabilities; image: [B, 3, H, W] normalised; H and W multiples of 4.
     Returns [B, C, H, W], the last iteration not softmaxed.
     """
-    batch, _, height, width = unary.shape
+    height, width = unary.shape[2:]
     kernel = pairwise_kernel(image)
     log_unary = unary.log_softmax(dim=1)
     q = log_unary

@@ -1,0 +1,82 @@
+"""The update of the ConvCRF between two message passings, as one Triton kernel for CUDA.
+
+Upsampling, unary, softmax and pooling in registers: q at full size never reaches memory. The kernel also runs on
+the CPU in Triton's interpreter (TRITON_INTERPRET=1 before the first import), where the tests hold it to the formula.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _update(
+    u, messages, pooled, height, width,
+    u_image, u_class,
+    m_image, m_class, m_row,
+    p_image, p_class, p_row,
+    CLASSES: tl.constexpr, PADDED_CLASSES: tl.constexpr, POOLING: tl.constexpr, CELLS: tl.constexpr,
+):  # fmt: skip
+    """One program per block of cells (axis 0) and image (axis 1); tiles are [PADDED_CLASSES, CELLS]."""
+    image = tl.program_id(1).to(tl.int64)
+    cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+    stored = cell < height * width
+    cell = tl.minimum(cell, height * width - 1)  # the surplus of the last block repeats a cell and is not stored
+    row, column = cell // width, cell % width
+    c = tl.arange(0, PADDED_CLASSES)[:, None]
+    real = c < CLASSES
+
+    # Messages have their border repeated: cell (i, j) and its neighbours are rows i .. i + 2, columns j .. j + 2.
+    m = messages + image * m_image + c * m_class + (row * m_row + column)[None, :]
+    u += image * u_image + c * u_class + cell[None, :]
+    total = tl.zeros([PADDED_CLASSES, CELLS], dtype=tl.float32)
+    for a in tl.static_range(POOLING):
+        # Pixel a of a cell lies at (2 a + 1 + POOLING) / (2 POOLING) on the axis of the repeated border.
+        above = m + ((2 * a + 1 + POOLING) // (2 * POOLING)) * m_row
+        below_weight = ((2 * a + 1 + POOLING) % (2 * POOLING)) / (2 * POOLING)
+        left = _between_rows(above, m_row, below_weight, real)
+        centre = _between_rows(above + 1, m_row, below_weight, real)
+        right = _between_rows(above + 2, m_row, below_weight, real)
+        for b in tl.static_range(POOLING):
+            right_weight = ((2 * b + 1 + POOLING) % (2 * POOLING)) / (2 * POOLING)
+            if 2 * b + 1 < POOLING:
+                message = left + right_weight * (centre - left)
+            else:
+                message = centre + right_weight * (right - centre)
+            q = message + tl.load(u + (a * POOLING + b) * CLASSES * u_class, mask=real, other=float("-inf"))
+            q = tl.exp(q - tl.max(q, axis=0)[None, :])
+            total += q / tl.sum(q, axis=0)[None, :]
+    p = pooled + image * p_image + c * p_class + (row * p_row + column)[None, :]
+    tl.store(p, total, mask=real & stored[None, :])
+
+
+@triton.jit
+def _between_rows(above, row_stride, below_weight, real):
+    upper = tl.load(above, mask=real, other=0.0)
+    lower = tl.load(above + row_stride, mask=real, other=0.0)
+    return upper + below_weight * (lower - upper)
+
+
+def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
+    """Write the sum of softmax(u + upsampled messages) over the pixels of each cell to ``pooled``.
+
+    Args:
+        u: [B, f, f, C, h, w] contiguous, the weighted unary split into phases.
+        messages: [B, C, h + 2, w + 2], the border repeated once around; contiguous along the last axis.
+        pooled: [B, C, h, w], contiguous along the last axis.
+    """
+    batch, pooling, _, classes, height, width = u.shape
+    padded_classes = triton.next_power_of_2(classes)
+    # Eight values of a tile in each thread: with sixteen the registers spill (by the report of ptxas for sm_90).
+    warps = 4 if padded_classes <= 128 else 8 if padded_classes <= 256 else 16
+    cells = min(64, max(4, 8 * 32 * warps // padded_classes))
+    _update[(triton.cdiv(height * width, cells), batch)](
+        u, messages, pooled, height, width,
+        u.stride(0), u.stride(3),
+        *messages.stride()[:3],
+        *pooled.stride()[:3],
+        CLASSES=classes, PADDED_CLASSES=padded_classes, POOLING=pooling, CELLS=cells,
+        num_warps=warps,
+    )  # fmt: skip
