@@ -70,7 +70,7 @@ def class_maps(maps: Tensor, prompts_per_class: Sequence[int]) -> Tensor:
 def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:
     """Mean over layers, upsampled to the image and normalised over classes: the ``unary``.
 
-    The mean is taken before upsampling: both are linear, so the order does not change the result.
+    Upsampling is linear, so the mean over layers and the sum over classes are taken before it, where maps are small.
 
     Args:
         maps: one [B, C, N] per chosen layer, from :func:`class_maps`.
@@ -79,7 +79,8 @@ def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:
     Returns:
         [B, C, S, S], summing to 1 over classes.
     """
-    return normalise(upsample(torch.stack(list(maps)).mean(0), image_size))
+    mean = torch.stack(list(maps)).mean(0)
+    return normalise(upsample(mean, image_size), upsample(mean.sum(1, keepdim=True), image_size))
 
 
 def upsample(maps: Tensor, image_size: int) -> Tensor:
@@ -90,6 +91,10 @@ def upsample(maps: Tensor, image_size: int) -> Tensor:
     )
 
 
-def normalise(maps: Tensor) -> Tensor:
-    """Divide maps [B, C, ...] by their sum over classes, clamped at 1e-12."""
-    return maps / maps.sum(1, keepdim=True).clamp(min=1e-12)
+def normalise(maps: Tensor, total: Tensor) -> Tensor:
+    """Divide maps [B, C, S, S] by their sum over classes ``total`` [B, 1, S, S], clamped at 1e-12.
+
+    Without gradients in place: for 81 classes at 512 px the maps take 85 MB.
+    """
+    total = total.clamp(min=1e-12)
+    return maps / total if maps.requires_grad else maps.div_(total)

@@ -19,10 +19,13 @@ class ConfusionMatrix:
 
     def update(self, prediction: Tensor, labels: Tensor) -> None:
         """Count the pixels of ``prediction`` and ``labels``, integers of equal shape."""
-        labels = labels.to(self.counts.device).flatten()
-        pairs = labels.long() * self.num_classes + prediction.to(self.counts.device).flatten()
-        pairs = pairs[labels != self.ignore_label]
-        self.counts += torch.bincount(pairs, minlength=self.counts.numel()).view_as(self.counts)
+        labels = labels.to(self.counts.device, non_blocking=True)
+        pairs = labels.long() * self.num_classes + prediction.to(self.counts.device)
+        cells = self.counts.numel()
+        # ignored pixels go to a cell of their own, and nothing here needs to know a value: CUDA is never waited for
+        pairs = pairs.masked_fill(labels == self.ignore_label, cells).flatten()
+        counted = self.counts.new_zeros(cells + 1).scatter_add_(0, pairs, torch.ones_like(pairs))
+        self.counts += counted[:cells].view_as(self.counts)
 
     @property
     def intersection(self) -> Tensor:
