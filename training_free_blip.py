@@ -7,7 +7,14 @@ Runs over the images of a configuration's list and prints and writes mIoU and Io
     python training_free_blip.py --config configs/coco_blip.yaml --device cuda:1 --set dataloader.batch_size=8
     python training_free_blip.py --config configs/pascal_blip.yaml --limit 20 --output-dir /tmp/try
 
-Results: output.csv (class, IoU) and beside it a JSON with scores, settings, prompts and versions.
+Results: output.csv (class, IoU) and beside it a JSON with scores, settings, prompts and versions, and charts of the IoU
+per class and of the confusion matrix; label maps and overlays on demand.
+
+With --images it segments photos of your own instead, at their own size, with classes in your own words; pictures go to
+results/photos:
+
+    python training_free_blip.py --config configs/pascal_blip.yaml --images photo.jpg folder/ \\
+        --classes "cat; dog = puppy, hound; my red mug"
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from src import cli, results
+from src import cli, evaluation_pictures, photos, results
 from src.blip import check_fit, choose_device, load_blip
 from src.config import resolve
 from src.data import SegmentationDataset, evaluation_entries
@@ -30,7 +37,11 @@ from src.tuned import load_tuned
 def main(arguments: list[str]) -> None:
     """Run the experiment that ``arguments`` describe."""
     args = _parser().parse_args(arguments)
+    photos.check_arguments(args)
     config = cli.load(args)
+    if args.images:
+        photos.segment_photos(args, config)
+        return
     device = choose_device(args.device)
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, args.multi_prompt)
@@ -46,7 +57,10 @@ def main(arguments: list[str]) -> None:
         load_tuned(args.tuned, segmenter)
     print(f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(layers)}, {len(entries)} images")
     dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
-    evaluation = evaluate(segmenter, dataset, config)
+    pictures = evaluation_pictures.EvaluationPictures(
+        csv, dataset, prompts.class_names, args.save_predictions, args.save_overlays
+    )
+    evaluation = evaluate(segmenter, dataset, config, pictures.observers)
 
     iou = evaluation.confusion.iou.tolist()
     results.write_result(csv, results.csv_text(("Class Name", "IoU"), zip(prompts.class_names, iou, strict=True)))
@@ -61,7 +75,8 @@ def main(arguments: list[str]) -> None:
         },
     )
     print(results.score_table(prompts.class_names, iou, f"{100 * evaluation.confusion.miou:.2f}"))
-    print(f"wrote {csv} and {csv.with_suffix('.json').name}")
+    drawn = pictures.write(evaluation.confusion)
+    print("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
     )
+    evaluation_pictures.add_arguments(parser)
+    photos.add_arguments(parser)
     return parser
 
 
