@@ -1,0 +1,128 @@
+"""One-shot tuning as its description says, on HuggingFace's own model, differentiated through as a whole.
+
+Every image is encoded anew at every step, with all prompts, together with the other images of its step; the whole word
+embedding is trained.
+"""
+
+import math
+import random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def plain_unary(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    prompts_per_class: tuple[int, ...],
+    pixels: Tensor,
+    layers: tuple[int, ...],
+) -> Tensor:
+    """Class probabilities [C, S, S] of one image [3, S, S], from a HuggingFace ``BlipForImageTextRetrieval``."""
+    prompts, size = len(input_ids), pixels.shape[-1]
+    kept: dict[tuple[int, str], Tensor] = {}
+    hooks = []
+    for layer in layers:
+        attention = model.text_encoder.encoder.layer[layer].crossattention.self
+        for name in ("query", "key"):
+
+            def keep(_module: nn.Module, _inputs: object, output: Tensor, key: tuple[int, str] = (layer, name)) -> None:
+                kept[key] = output
+
+            hooks.append(getattr(attention, name).register_forward_hook(keep))
+    embeds = model.vision_model(pixel_values=pixels[None], interpolate_pos_encoding=True).last_hidden_state
+    embeds = embeds.expand(prompts, -1, -1)
+    hidden = model.text_encoder(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        encoder_hidden_states=embeds,
+        encoder_attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+    ).last_hidden_state
+    for hook in hooks:
+        hook.remove()
+    itm = model.itm_head(hidden).softmax(dim=-1)[..., 1].max(dim=1).values  # [P]
+
+    heads = model.text_encoder.config.num_attention_heads
+    class_maps = []
+    for layer in layers:
+        query, key = (_split_heads(kept[layer, name], heads) for name in ("query", "key"))  # [P, H, tokens, d]
+        logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [P, H, T, 1 + N]
+        logits = logits.max(dim=1).values[:, :, 1:] * attention_mask[:, :, None]
+        maps = logits.sum(dim=1).softmax(dim=0) * itm[:, None]  # [P, N]
+        background, *others = maps.split(list(prompts_per_class))
+        by_class = torch.stack([background.sum(dim=0), *(other.max(dim=0).values for other in others)])  # [C, N]
+        grid = int(by_class.shape[1] ** 0.5)
+        square = by_class.reshape(1, -1, grid, grid)
+        class_maps.append(F.interpolate(square, size=(size, size), mode="bilinear", align_corners=True)[0])
+    mean = torch.stack(class_maps).mean(dim=0)
+    return mean / mean.sum(dim=0, keepdim=True).clamp(min=1e-12)
+
+
+def plain_tune(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    prompts_per_class: tuple[int, ...],
+    supports: list[tuple[Tensor, Tensor]],
+    layers: tuple[int, ...],
+    passes: int,
+    accumulation: int,
+    lr: float,
+    weight_decay: float,
+) -> list[float]:
+    """Tune ``model`` in place on supports (pixels [3, S, S], labels [S, S]); returns the loss of every step."""
+    model.requires_grad_(False)
+    trained = [model.text_encoder.embeddings.word_embeddings.weight]
+    for layer in layers:
+        trained += model.text_encoder.encoder.layer[layer].crossattention.parameters()
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
+    class_weights = torch.ones(len(prompts_per_class))
+    class_weights[0] = 0.5
+    criterion = nn.NLLLoss(weight=class_weights, ignore_index=255)
+    losses = []
+    for _ in range(passes):
+        for first in range(0, len(supports), accumulation):
+            step = supports[first : first + accumulation]
+            unaries = [
+                plain_unary(model, input_ids, attention_mask, prompts_per_class, pixels, layers) for pixels, _ in step
+            ]
+            log_probabilities = torch.stack(unaries).clamp(min=1e-12).log()
+            loss = criterion(log_probabilities, torch.stack([labels for _, labels in step]).long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+def plain_draw(
+    masks: list[np.ndarray], num_classes: int, shot: int, min_area: int, only_one: bool, rng: random.Random
+) -> tuple[list[tuple[int, int, bool]], list[int]]:
+    """Supports of one run as (image, class, other classes removed), and the images that were looked at, in order."""
+    drawn, looked_at = [], []
+    for label in range(1, num_classes):
+        candidates = [number for number, mask in enumerate(masks) if (mask == label).sum() >= min_area]
+        order = list(range(len(candidates)))
+        rng.shuffle(order)
+        of_class = []
+        for place in order:
+            if len(of_class) == shot:
+                break
+            image = candidates[place]
+            looked_at.append(image)
+            if not only_one or set(np.unique(masks[image])) - {0, 255} == {label}:
+                of_class.append((image, label, False))
+        for _ in range(shot - len(of_class)):
+            of_class.append((candidates[math.floor(rng.random() * len(candidates))], label, True))
+        drawn += of_class
+    return drawn, looked_at
+
+
+def _split_heads(projected: Tensor, heads: int) -> Tensor:
+    prompts, length, width = projected.shape
+    return projected.reshape(prompts, length, heads, width // heads).transpose(1, 2)
