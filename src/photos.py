@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,8 +103,10 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
             continue
         answer = segment_photo(segmenter, image, config)
         print(f"\n{path}  {image.shape[1]} x {image.shape[0]}\n{answer.text(prompts.class_names)}")
-        for file in write_pictures(output / name, image, answer, prompts.class_names, args.save_heatmaps):
-            print(f"  wrote {file}")
+        labels, overlay, *heat_maps = write_pictures(
+            output / name, image, answer, prompts.class_names, args.save_heatmaps
+        )
+        print(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
     if unreadable:
         names = ", ".join(map(str, unreadable))
         raise UserError(f"{len(unreadable)} of {len(photos)} images could not be read: {names}")
@@ -310,10 +312,8 @@ def labels_at_own_size(scores: Tensor, letterbox: Letterbox) -> np.ndarray:
     return labels.numpy()
 
 
-def write_pictures(
-    stem: Path, image: np.ndarray, answer: Answer, names: Sequence[str], heat_maps: bool
-) -> Iterator[Path]:
-    """Write ``<stem>_labels.png``, ``<stem>_overlay.png`` and heat maps, yielding each path as it is written.
+def write_pictures(stem: Path, image: np.ndarray, answer: Answer, names: Sequence[str], heat_maps: bool) -> list[Path]:
+    """Write ``<stem>_labels.png``, ``<stem>_overlay.png`` and one heat map per class; returns the paths in this order.
 
     Earlier files of these names with other content are kept under a name with their date.
     """
@@ -322,14 +322,15 @@ def write_pictures(
         pictures.LegendEntry(entry.label, f"{entry.text} {_percent(shares[entry.label])}")
         for entry in pictures.legend_of([answer.labels], names)
     ]
-    yield _write(stem, "labels", pictures.label_png(answer.labels))
-    yield _write(stem, "overlay", pictures.png(pictures.overlay_with_legend(image, answer.labels, legend)))
-    if not heat_maps:
-        return
-    for label, name in enumerate(names):
+    written = [
+        _write(stem, "labels", pictures.label_png(answer.labels)),
+        _write(stem, "overlay", pictures.png(pictures.overlay_with_legend(image, answer.labels, legend))),
+    ]
+    for label, name in enumerate(names if heat_maps else ()):
         strength = answer.letterbox.undo(answer.unary[label : label + 1])[0].numpy()
         ending = f"heatmap_{label:02d}_{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')[:40]}"
-        yield _write(stem, ending, pictures.png(pictures.heat_map(image, strength, name)))
+        written.append(_write(stem, ending, pictures.png(pictures.heat_map(image, strength, name))))
+    return written
 
 
 def _write(stem: Path, ending: str, content: bytes) -> Path:

@@ -19,6 +19,7 @@ from src.files import replacing
 
 BACKGROUND, IGNORED = 0, 255
 OPACITY = 0.6
+LEAST_HEAT = 0.05
 INK, PAPER, FRAME = (32, 32, 32), (255, 255, 255), (150, 150, 150)
 
 
@@ -103,11 +104,12 @@ def heat_map(image: np.ndarray, strength: np.ndarray, title: str) -> Image.Image
 
     Args:
         image: RGB uint8 [height, width, 3].
-        strength: float32 [height, width], 0 or more. The colours span 0 to its maximum, which the bar names.
+        strength: float32 [height, width], a probability. The colours span 0 to its maximum, which the bar names, but
+            never less than :data:`LEAST_HEAT`: what is nowhere must not look as if it were somewhere.
         title: stands before the colour bar.
     """
-    top = float(strength.max())
-    scaled = (strength * (255 / top if top > 0 else 0)).astype(np.uint8)
+    top = max(float(strength.max()), LEAST_HEAT)
+    scaled = (strength * (255 / top)).astype(np.uint8)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     blended = cv2.addWeighted(grey, 0.35, _heat_colours(scaled), 0.65, 0)
     return _below(blended, lambda width: _colour_bar(title, top, width))
