@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -28,10 +31,13 @@ from torch import Tensor
 
 from src.errors import UserError
 
-# Cells of a block, rows x columns. Larger blocks multiply more zeros, smaller ones gather more neighbours.
-BLOCK = 4, 16
-# Bytes of q that an update works on at a time on the CPU: about the second-level cache of a core.
-STRIP_BYTES = 2_000_000
+Run = Callable[..., list]
+
+# Blocks are so many cells high and wide. Larger ones multiply more zeros, smaller ones gather more neighbours.
+BLOCK = 8
+# Bytes of q that a thread works on at a time on the CPU: a few operations are to find them in its cache, and the
+# interpreter is to be entered seldom.
+STRIP_BYTES = 4_000_000
 # Bytes of the unaries that go through together on CUDA; the work needs about four times as much.
 GROUP_BYTES = 1 << 30
 # q below this counts as 0, and a Gaussian falls no lower than exp(-FARTHEST): far below the rounding of the sums
@@ -67,7 +73,6 @@ class ConvCRF:
         if self.window % 2 == 0:
             raise ValueError(f"window is {self.window}, expected an odd number of cells")
 
-    @torch.no_grad()
     def __call__(self, unary: Tensor, image: Tensor) -> Tensor:
         """Run the mean-field iterations.
 
@@ -82,19 +87,15 @@ class ConvCRF:
             ValueError: the shapes do not fit each other, or H or W is not a multiple of the pooling.
             UserError: the Triton backend is asked for and Triton is not installed.
         """
-        batch, classes, height, width = unary.shape
+        batch, _, height, width = unary.shape
         if image.shape != (batch, 3, height, width):
             raise ValueError(f"image is {tuple(image.shape)}, expected {(batch, 3, height, width)}")
         if height % self.pooling or width % self.pooling:
             raise ValueError(f"unary is {height} x {width}, expected multiples of {self.pooling}")
-        triton = self._triton(unary.device)
-        output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
-        # On the CPU one image fills the cache; on CUDA a group of images shares the cost of the launches.
-        group = 1 if unary.device.type == "cpu" else max(1, GROUP_BYTES // (4 * classes * height * width))
-        with torch.autocast(unary.device.type, enabled=False):
-            for chunk in zip(unary.split(group), image.split(group), output.split(group), strict=True):
-                self._infer(chunk[0].float(), chunk[1].float(), chunk[2], triton)
-        return output
+        device = unary.device
+        # The modes of torch are those of one thread: leave them here, so that all threads of the work run alike.
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            return self._infer(unary.detach(), image.detach(), self._triton(device))
 
     def _triton(self, device: torch.device) -> ModuleType | None:
         """The module of the Triton kernel if it is to run on this device."""
@@ -109,37 +110,49 @@ class ConvCRF:
             warnings.warn(f"CRF in plain torch, slower with the same result: {error}", stacklevel=3)
             return None
 
-    def _infer(self, unary: Tensor, image: Tensor, output: Tensor, triton: ModuleType | None) -> None:
-        if not self.iterations:
-            torch.log_softmax(unary, dim=1, out=output)
-            return
+    def _infer(self, unary: Tensor, image: Tensor, triton: ModuleType | None) -> Tensor:
+        output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
+        # On the CPU one image fills the cache; on CUDA a group of images shares the cost of the launches.
+        group = 1 if unary.device.type == "cpu" else max(1, GROUP_BYTES // (4 * unary[0].numel()))
+        with _parallel(unary.device) as run:
+            for u, i, out in zip(unary.split(group), image.split(group), output.split(group), strict=True):
+                if self.iterations:
+                    self._infer_group(u.float(), i.float(), out, triton, run)
+                else:
+                    torch.log_softmax(u.float(), dim=1, out=out)
+        return output
+
+    def _infer_group(self, unary: Tensor, image: Tensor, output: Tensor, triton: ModuleType | None, run: Run) -> None:
         _, classes, height, width = unary.shape
-        messages = _Messages(self, image, classes)
+        messages = _Messages(self, image, classes, run)
         cells = strip = height // self.pooling
         if unary.device.type == "cpu" and triton is None:
             strip = min(strip, max(1, STRIP_BYTES // (4 * self.pooling * classes * width)))
         strips = [range(cells)[first : first + strip] for first in range(0, cells, strip)]
-        pixels = unary.split(strip * self.pooling, dim=2)
-        phases = [self._split(rows.log_softmax(dim=1)).contiguous() for rows in pixels]
 
-        for rows, u in zip(strips, phases, strict=True):
+        def pixels(tensor: Tensor, rows: range) -> Tensor:
+            return self._split(tensor[:, :, rows.start * self.pooling : rows.stop * self.pooling])
+
+        def prepare(rows: range) -> Tensor:
+            u = pixels(unary, rows).log_softmax(dim=3).contiguous()  # [B, f, f, C, len(rows), w]
             messages.pooled(rows).copy_(u.sum((1, 2)))  # q starts as u, not softmaxed
-            u.mul_(self.unary_weight)
+            return u.mul_(self.unary_weight)
+
+        def update(rows: range, u: Tensor) -> None:
+            if triton:
+                triton.update(u, padded, messages.pooled(rows))
+                return
+            q = self._upsample(padded[:, :, rows.start : rows.stop + 2]).add_(u)
+            torch.sum(torch.softmax(q, dim=3, out=q), dim=(1, 2), out=messages.pooled(rows))
+            F.threshold_(messages.pooled(rows), NEGLIGIBLE, 0)
+
+        def finish(rows: range, u: Tensor) -> None:
+            pixels(output, rows).copy_(self._upsample(padded[:, :, rows.start : rows.stop + 2]).add_(u))
+
+        phases = run(prepare, strips)
         for iteration in range(self.iterations):
             padded = messages.pass_on()  # [B, C, h + 2, w + 2]
-            last = iteration == self.iterations - 1
-            if triton and not last:
-                triton.update(phases[0], padded, messages.pooled(strips[0]))
-                continue
-            for rows, u in zip(strips, phases, strict=True):
-                q = self._upsample(padded[:, :, rows.start : rows.stop + 2]).add_(u)
-                if last:
-                    pixels = output[:, :, rows.start * self.pooling : rows.stop * self.pooling]
-                    self._split(pixels).copy_(q)
-                else:
-                    pooled = messages.pooled(rows)
-                    torch.sum(torch.softmax(q, dim=3, out=q), dim=(1, 2), out=pooled)
-                    F.threshold_(pooled, NEGLIGIBLE, 0)
+            run(update if iteration < self.iterations - 1 else finish, strips, phases)
 
     def _split(self, pixels: Tensor) -> Tensor:
         """Pixels by their phases: a view of [B, C, H, W] as [B, f, f, C, h, w]."""
@@ -161,6 +174,25 @@ class ConvCRF:
         return upsampled
 
 
+@contextmanager
+def _parallel(device: torch.device) -> Iterator[Run]:
+    """A ``map`` over strips that returns a list: on the CPU in as many threads as torch has, each for itself.
+
+    Torch's own threads would wait for each other thousands of times an image, at each operation of each strip, which
+    takes many times longer as soon as another process (the workers that read the images, say) wants a core.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield lambda function, *arguments: list(map(function, *arguments))
+        return
+    # The number of threads is the calling thread's own, and the default of threads to come: put that back.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield lambda function, *arguments: list(pool.map(function, *arguments))
+        finally:
+            torch.set_num_threads(threads)
+
+
 def phase_taps(pooling: int) -> list[tuple[int, float]]:
     """Bilinear upsampling (align_corners=False) along one axis, phase by phase.
 
@@ -174,19 +206,20 @@ def phase_taps(pooling: int) -> list[tuple[int, float]]:
 class _Messages:
     """The kernel of a group of images as block matrices, and the buffers of the message passing."""
 
-    def __init__(self, crf: ConvCRF, image: Tensor, classes: int) -> None:
+    def __init__(self, crf: ConvCRF, image: Tensor, classes: int, run: Run) -> None:
         """image: [B, 3, H, W]."""
         batch, _, height, width = image.shape
+        self._run = run
         self.cells = height // crf.pooling, width // crf.pooling
         self.radius = crf.window // 2
-        self.blocks = -(-self.cells[0] // BLOCK[0]), -(-self.cells[1] // BLOCK[1])
-        self.around = BLOCK[0] + 2 * self.radius, BLOCK[1] + 2 * self.radius
-        self.kernel = self._block_kernel(crf, image)  # [B n, cells around, cells of the block]
-        grid = self.blocks[0] * BLOCK[0], self.blocks[1] * BLOCK[1]
-        self._q = image.new_zeros(batch, classes, grid[0] + 2 * self.radius, grid[1] + 2 * self.radius)
-        self._neighbours = image.new_empty(self._neighbourhoods(self._q).shape)
-        self._sums = image.new_empty(self.kernel.shape[0], classes, BLOCK[0] * BLOCK[1])
-        self._grid = image.new_empty(batch, classes, grid[0] + 2, grid[1] + 2)
+        self.blocks = -(-self.cells[0] // BLOCK), -(-self.cells[1] // BLOCK)
+        # On the CPU a row of blocks at a time, to stay in the cache.
+        step = 1 if image.device.type == "cpu" else self.blocks[0]
+        self._steps = [slice(first, first + step) for first in range(0, self.blocks[0], step)]
+        self._kernels = self._block_kernels(crf, image)  # one a step: [B n, cells around, cells of the block]
+        h, w = self.blocks[0] * BLOCK, self.blocks[1] * BLOCK
+        self._q = image.new_zeros(batch, classes, h + 2 * self.radius, w + 2 * self.radius)
+        self._grid = image.new_empty(batch, classes, h + 2, w + 2)
 
     def pooled(self, rows: range) -> Tensor:
         """Where the sum of q over the pixels of each cell belongs: a view of [B, C, len(rows), w]."""
@@ -196,23 +229,27 @@ class _Messages:
     def pass_on(self) -> Tensor:
         """The kernel-weighted sum of q around each cell: [B, C, h + 2, w + 2], the border repeated once around."""
         h, w = self.cells
-        classes = self._q.shape[1]
-        self._neighbours.copy_(self._neighbourhoods(self._q))
-        torch.bmm(self._neighbours.view(-1, classes, self.kernel.shape[1]), self.kernel, out=self._sums)
-        sums = self._sums.view(-1, *self.blocks, classes, *BLOCK).permute(0, 3, 1, 4, 2, 5)
-        inner = self._grid[:, :, 1:-1, 1:-1]
-        inner.unflatten(3, (-1, BLOCK[1])).unflatten(2, (-1, BLOCK[0])).copy_(sums)
+        batch, classes = self._q.shape[:2]
+        neighbourhoods = self._neighbourhoods(self._q)
+        inner = self._grid[:, :, 1:-1, 1:-1].unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
+
+        def weigh(step: slice, kernel: Tensor) -> None:
+            q = neighbourhoods[:, step].reshape(-1, classes, kernel.shape[1])
+            sums = torch.bmm(q, kernel).view(batch, -1, self.blocks[1], classes, BLOCK, BLOCK)
+            inner[:, :, step].copy_(sums.permute(0, 3, 1, 4, 2, 5))
+
+        self._run(weigh, self._steps, self._kernels)
         grid = self._grid[:, :, : h + 2, : w + 2]
         grid[:, :, 0], grid[:, :, -1] = grid[:, :, 1], grid[:, :, -2]
         grid[..., 0], grid[..., -1] = grid[..., 1], grid[..., -2]
         return grid
 
     def _neighbourhoods(self, cells: Tensor) -> Tensor:
-        """Padded cells around each block: a view of [B, n rows, n columns, channels, *around]."""
-        rows = cells.unfold(2, self.around[0], BLOCK[0])
-        return rows.unfold(3, self.around[1], BLOCK[1]).permute(0, 2, 3, 1, 4, 5)
+        """Padded cells around each block: a view of [B, n rows, n columns, channels, side, side]."""
+        side = BLOCK + 2 * self.radius
+        return cells.unfold(2, side, BLOCK).unfold(3, side, BLOCK).permute(0, 2, 3, 1, 4, 5)
 
-    def _block_kernel(self, crf: ConvCRF, image: Tensor) -> Tensor:
+    def _block_kernels(self, crf: ConvCRF, image: Tensor) -> list[Tensor]:
         """The kernel, times the weight of the messages and the 1/f^2 of the pooling."""
         spatial, window = self._spatial_kernel(crf, image.device)
         window *= crf.message_weight / crf.pooling**2
@@ -221,28 +258,27 @@ class _Messages:
         # Beyond the image any colour will do: q is 0 there.
         colours = F.avg_pool2d(image, crf.pooling).mul_(0.5**0.5 / crf.colour_bandwidth)
         r = self.radius
-        below, right = (-cells % block for cells, block in zip(self.cells, BLOCK, strict=True))
-        neighbours = self._neighbourhoods(F.pad(colours, (r, r + right, r, r + below)))
-        centres = neighbours[..., r : r + BLOCK[0], r : r + BLOCK[1]].reshape(-1, 3, 1, BLOCK[0] * BLOCK[1])
-        neighbours = neighbours.reshape(-1, 3, self.around[0] * self.around[1], 1)
-        kernel = image.new_empty(len(centres), *window.shape)
-        # Few blocks at a time on the CPU, for the cache. Differences, where a matrix product of colours would cancel.
-        step = 2 if image.device.type == "cpu" else 1024
-        for out, j, i in zip(kernel.split(step), neighbours.split(step), centres.split(step), strict=True):
-            torch.sub(j[:, 0], i[:, 0], out=out).square_()
+        below, right = (-cells % BLOCK for cells in self.cells)
+        neighbourhoods = self._neighbourhoods(F.pad(colours, (r, r + right, r, r + below)))
+
+        def kernel(step: slice) -> Tensor:
+            around = neighbourhoods[:, step]
+            centres = around[..., r : r + BLOCK, r : r + BLOCK].reshape(-1, 3, 1, window.shape[1])
+            around = around.reshape(-1, 3, window.shape[0], 1)
+            # Differences, where a matrix product of colours would cancel.
+            out = (around[:, 0] - centres[:, 0]).square_()
             for channel in (1, 2):
-                out += (j[:, channel] - i[:, channel]).square_()
-            out.clamp_(max=FARTHEST).neg_().exp_().mul_(window).add_(spatial)
-        return kernel
+                out += (around[:, channel] - centres[:, channel]).square_()
+            return out.clamp_(max=FARTHEST).neg_().exp_().mul_(window).add_(spatial)
+
+        return self._run(kernel, self._steps)
 
     def _spatial_kernel(self, crf: ConvCRF, device: torch.device) -> tuple[Tensor, Tensor]:
         """The spatial Gaussian and the window (0 or 1): [cells around, cells of the block] each."""
-        apart = []  # rows, then columns, between the cells around and those of the block
-        for around, block in zip(self.around, BLOCK, strict=True):
-            first = torch.arange(around, device=device) - self.radius
-            apart.append(first[:, None] - torch.arange(block, device=device))
-        rows, columns = apart[0][:, None, :, None], apart[1][None, :, None, :]
-        shape = self.around[0] * self.around[1], BLOCK[0] * BLOCK[1]
+        around = torch.arange(BLOCK + 2 * self.radius, device=device) - self.radius
+        apart = around[:, None] - torch.arange(BLOCK, device=device)
+        rows, columns = apart[:, None, :, None], apart[None, :, None, :]
+        shape = len(around) ** 2, BLOCK**2
         window = (rows.abs() <= self.radius) & (columns.abs() <= self.radius)
         exponent = (rows.square() + columns.square()) * (0.5 * (crf.pooling / crf.spatial_bandwidth) ** 2)
         return torch.exp(-exponent.clamp(max=FARTHEST)).view(shape), window.float().view(shape)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,42 @@ def test_float32_under_autocast_and_from_half_precision() -> None:
     half = ConvCRF(iterations=2)(unary.bfloat16(), image)
     assert half.dtype == torch.float32
     assert torch.equal(half, ConvCRF(iterations=2)(unary.bfloat16().float(), image))
+
+
+def test_leaves_the_threads_of_torch_alone() -> None:
+    unary, image = scene(1, 3, 64, 64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        ConvCRF(iterations=1)(unary, image)
+        here = torch.get_num_threads()
+        with ThreadPoolExecutor(1) as pool:
+            in_a_new_thread = pool.submit(torch.get_num_threads).result()
+    finally:
+        torch.set_num_threads(before)
+    assert (here, in_a_new_thread) == (3, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_do_not_change_the_result(threads: int) -> None:
+    unary, image = scene(1, 21, 128, 128)
+    expected = ConvCRF(iterations=3)(unary, image)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(ConvCRF(iterations=3)(unary, image), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_runs_alike_in_every_mode_of_torch() -> None:
+    unary, image = scene(1, 3, 32, 32)
+    expected = ConvCRF(iterations=2)(unary, image)
+    with torch.inference_mode():
+        assert torch.equal(ConvCRF(iterations=2)(unary + 0, image + 0), expected)
+    with_gradient = ConvCRF(iterations=2)(unary.requires_grad_(), image)
+    assert torch.equal(with_gradient, expected)
+    assert not with_gradient.requires_grad
 
 
 def test_settings_matter() -> None:
