@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     if supports_from is not queries_from:
         support_areas = class_areas(supports_from, config, "reading train masks")
     candidates = find_candidates(support_areas, oneshot, prompts.class_names)
-    all_queries = find_queries(query_areas)
+    in_total = len(find_queries(query_areas))
 
     blip = load_blip(config.model.name, device, config.runtime.attention == "fused")
     check_fit(config, blip)
@@ -60,9 +60,7 @@ def main(arguments: list[str]) -> None:
     segmenter = Segmenter.from_config(config, blip, prompts, layers)
     tunable = Tunable(segmenter)
     untuned = tunable.state()
-    print(
-        f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(layers)}, {len(all_queries)} images"
-    )
+    print(f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(layers)}, {in_total} images")
 
     rng, runs = random.Random(SEED), []
     with EmbeddingCache.for_runs(config, segmenter, len(queries_from)) as cache:
@@ -76,8 +74,7 @@ def main(arguments: list[str]) -> None:
             )
             # without a training list, supports stand in the query list and must not be scored
             shared = supports_from is queries_from
-            own = {support.index for support in supports} if shared else set()
-            queries = [index for index in all_queries if index not in own]
+            queries = find_queries(query_areas, supports if shared else ())
             encode = cache.get if shared else (lambda _, pixels: segmenter.encode_images(pixels))
             images = read_supports(supports, supports_from, config, device, encode)
             losses = tune(tunable, images, oneshot, config.dataset.ignore_label, f"{name}: tuning")

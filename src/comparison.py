@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,11 @@ from tqdm import tqdm
 from src import attention
 from src.config import Config
 from src.data import ListEntry, SegmentationDataset, batches
+from src.errors import UserError
 from src.infoscore import InfoScore, LayerScores
 from src.letterbox import Letterbox
 from src.metrics import ConfusionMatrix
+from src.ranking import check_images
 from src.segmenter import Segmenter
 
 
@@ -53,8 +57,8 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
 
     The model runs once over the images. Which layers are InfoScore's best is known only after the last image, so every
-    layer's class maps at the patch grid are kept in a temporary file in the folder ``scratch``; their mean over the best
-    layers is then scored without running the model again.
+    layer's class maps at the patch grid are kept in a temporary file in the folder ``scratch``; their mean over the
+    best layers is then scored without running the model again.
 
     Args:
         segmenter: with the single-prompt set and all layers, from :func:`src.ranking.ranking_segmenter`.
@@ -64,8 +68,9 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
         scratch: an existing folder with room for images x layers x classes x patches x 4 bytes.
 
     Raises:
-        UserError: an image or mask could not be read.
+        UserError: there is but one image, one or its mask could not be read, or ``scratch`` has too little room.
     """
+    check_images(entries)
     layers = segmenter.layers
     dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
     infoscore = InfoScore(len(layers), segmenter.image_size)
@@ -73,6 +78,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     choices += [_choice("all layers", layers, config, segmenter)]
     patches = (segmenter.image_size // segmenter.blip.patch_size) ** 2
     shape = (len(entries), len(layers), config.dataset.num_classes, patches)
+    _check_room(scratch, 4 * math.prod(shape))
     with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
         kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
         with tqdm(total=len(dataset), desc="comparing layers", unit="image", dynamic_ncols=True) as bar:
@@ -96,6 +102,16 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
         del kept
     last = Choice("last layer", (layers[-1],), choices[len(layers) - 1].confusion)
     return Comparison(scores, [*choices[: len(layers)], best, *choices[len(layers) :], last])
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    # a memory map that outgrows its disk ends the process without a word
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"--compare keeps {needed / 1e9:.1f} GB of class maps in {folder}, where {free / 1e9:.1f} GB are free; use "
+            "--limit, or --output-dir on another disk"
+        )
 
 
 def _choice(name: str, layers: tuple[int, ...], config: Config, segmenter: Segmenter) -> Choice:

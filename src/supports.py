@@ -76,9 +76,20 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
     return candidates
 
 
-def find_queries(areas: np.ndarray) -> list[int]:
-    """Images that hold at least one foreground class, of any area, in list order."""
-    return np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist()
+def find_queries(areas: np.ndarray, supports: Sequence[Support] = ()) -> list[int]:
+    """Images that hold at least one foreground class, of any area, in list order; ``supports`` are left out.
+
+    Raises:
+        UserError: no image is left.
+    """
+    taken = {support.index for support in supports}
+    queries = [index for index in np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist() if index not in taken]
+    if not queries:
+        raise UserError(
+            f"none of the {len(areas)} images of the evaluation list is left to score: each is a support or holds no "
+            "class; use a longer list, or oneshot.use_training_images_for_supports"
+        )
+    return queries
 
 
 def choose_supports(
