@@ -14,6 +14,7 @@ from tqdm import tqdm
 from src.blip import Blip
 from src.config import Config
 from src.data import ListEntry, SegmentationDataset, batches
+from src.errors import UserError
 from src.files import write_text
 from src.infoscore import InfoScore, LayerScores
 from src.prompts import ClassEntry, build_prompts
@@ -30,8 +31,9 @@ def rank_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config) 
     """InfoScore of all layers of ``segmenter`` over the images of ``entries``; masks are not needed.
 
     Raises:
-        UserError: an image could not be read.
+        UserError: there is but one image, or one could not be read.
     """
+    check_images(entries)
     infoscore = InfoScore(len(segmenter.layers), segmenter.image_size)
     dataset = SegmentationDataset(entries, config, masks=False)
     with tqdm(total=len(dataset), desc="InfoScore", unit="image", dynamic_ncols=True) as bar:
@@ -46,17 +48,27 @@ def rank_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config) 
     return infoscore.scores()
 
 
+def check_images(entries: list[ListEntry]) -> None:
+    """Refuse to rank layers on a single image: nothing varies between images then, and every InfoScore is 0.
+
+    Raises:
+        UserError: ``entries`` has fewer than two images.
+    """
+    if len(entries) < 2:
+        raise UserError(f"InfoScore of {len(entries)} image says nothing about layers: give a list of 2 or more")
+
+
 def choose_layers(
     config: Config, blip: Blip, classes: list[ClassEntry], entries: list[ListEntry], cache: Path
 ) -> tuple[int, ...]:
     """The layers that ``model.layers`` names; for ``auto`` the ``model.top_k`` best by InfoScore on ``entries``.
 
     A ranking is kept as a file in the folder ``cache`` under a digest of all that it depends on: every weight of the
-    model, every byte of every image, the prompts' tokens, image size, normalisation and number format. Whatever
-    changes, the digest does, so that a stale ranking cannot be found.
+    model and its architecture, every byte of every image, the prompts' tokens, image size, normalisation and number
+    format. Whatever changes, the digest does, so that a stale ranking cannot be found.
 
     Raises:
-        UserError: an image could not be read.
+        UserError: see :func:`rank_layers`.
     """
     if config.model.layers != "auto":
         return tuple(config.model.layers)
@@ -83,7 +95,9 @@ def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> s
         "std": config.dataset.std,
         "dtype": str(segmenter.dtype),
         "attention": config.runtime.attention,
-        "patch_size": segmenter.blip.patch_size,
+        # what weights do not tell: heads, activation, epsilon, patch size
+        "text_config": segmenter.blip.model.config.text_config.to_dict(),
+        "vision_config": segmenter.blip.model.config.vision_config.to_dict(),
         "tokens": segmenter.input_ids.tolist(),
         "padding": segmenter.attention_mask.tolist(),
         "torch": torch.__version__,
