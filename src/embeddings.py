@@ -110,6 +110,8 @@ def choose_place(wanted: Literal["auto"] | Place, needed: int, passes: int, fold
         f"image embeddings: {needed / 1e9:.2f} GB ({memory / 1e9:.1f} GB of memory and {disk / 1e9:.1f} GB of disk are "
         f"free), kept: {place}"
     )
+    if place == "memory" and needed > memory:
+        raise UserError(f"cache.image_embeddings: memory needs {needed / 1e9:.1f} GB of memory; use disk, or none")
     if place == "disk" and needed > disk:
         raise UserError(
             f"cache.image_embeddings: disk needs {needed / 1e9:.1f} GB in {folder}; use none, or another cache.dir"
