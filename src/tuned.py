@@ -54,7 +54,10 @@ def load_tuned(path: Path, segmenter: Segmenter) -> None:
     for key, text in remedies.items():
         if made_for[key] != present[key]:
             raise UserError(f"--tuned {path} {text}")
-    Tunable(segmenter).load({name: tensor for name, tensor in tensors.items() if name != "token_ids"})
+    tunable = Tunable(segmenter)
+    if tensors.pop("token_ids").tolist() != tunable.token_ids.tolist():
+        raise UserError(f"--tuned {path} was made with another vocabulary than {present['model']} has now")
+    tunable.load(tensors)
 
 
 def _made_for(segmenter: Segmenter) -> dict[str, Any]:
