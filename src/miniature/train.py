@@ -1,0 +1,344 @@
+"""Train the tiny BLIP from pictures with captions, never from masks or boxes: python -m src.miniature.train
+
+    python -m src.miniature.train                                  the shipped recipe, 32 minutes on two cores
+    python -m src.miniature.train --minutes 4 --output /tmp/blip   a trial
+    python -m src.miniature.train --steps 20 --scenes 20 --output /tmp/blip
+
+1. Draw pictures with captions (src/miniature/captions.py) into --cache, unless they are there.
+2. Train the teacher, a small convolutional network, from them (teacher.py), and write down its patch labels.
+3. Train the tiny BLIP (student.py): its vision tower with a throw-away linear head on the patch labels; after a while also
+   image-text matching, and the patch labels on the cross-attention logits of the text layers --layers.
+
+The output folder is in HuggingFace's format, float16, with training.json beside: command, times, losses, versions. It is
+rewritten while training goes on. Each process runs on one core; together they make batches of 32 pictures each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+import transformers
+from torch import Tensor, nn
+
+from src import cli
+from src.files import write_text
+from src.miniature import student, teacher
+from src.miniature.batches import PictureSampler, PromptSampler, normalise
+from src.miniature.captions import read_pairs, write_pairs
+from src.miniature.model import GRID, WIDTH, build_model, encode_images, match
+from src.miniature.optimizer import FlatAdamW
+from src.miniature.vocabulary import build_tokenizer, save_tokenizer
+
+BATCH = 32  # pictures per process and step
+TEACHER_SHARE = 0.14  # of the minutes
+VISION_ONLY = 0.3  # part of the student's training before matching and attention join
+TEACHER_RATE = 4e-3
+STUDENT_RATE = 1.5e-3
+WARM_UP = 100  # steps
+CHECKPOINT_SECONDS = 240
+LOG_EVERY = 100  # steps
+TRAINED = ("vision_model", "text_encoder", "itm_head")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says; see ``--help``."""
+
+    minutes: float
+    steps: tuple[int, int] | None
+    scenes: int
+    seed: int
+    layers: tuple[int, ...]
+    processes: int
+    output: Path
+    cache: Path
+
+
+class Schedule:
+    """How far a phase is, from 0 to 1: by steps if they are given, else by the clock of the first process."""
+
+    def __init__(self, seconds: float, steps: int | None) -> None:
+        self.start = time.monotonic()
+        self.seconds = seconds
+        self.steps = steps
+        self.step = -1
+
+    def advance(self) -> float:
+        """Begin a step; the same answer in all processes."""
+        self.step += 1
+        if self.steps is not None:
+            return self.step / self.steps
+        fraction = torch.tensor((time.monotonic() - self.start) / self.seconds)
+        if dist.is_initialized():
+            dist.broadcast(fraction, src=0)
+        return float(fraction)
+
+    def rate(self, peak: float, fraction: float) -> float:
+        """Learning rate: a linear warm-up, then a cosine down to a hundredth of ``peak``."""
+        return peak * min(1, (self.step + 1) / WARM_UP) * (0.01 + 0.5 * (1 + np.cos(np.pi * fraction)))
+
+
+@dataclass
+class Log:
+    """Means of losses and measures over stretches of steps; prints them in the first process."""
+
+    phase: str
+    started: float
+    entries: list[dict]
+    values: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, step: int, values: dict[str, Tensor]) -> None:
+        self.values.append({name: float(value.detach()) for name, value in values.items()})
+        if (step + 1) % LOG_EVERY == 0:
+            self.flush(step + 1)
+
+    def flush(self, step: int) -> None:
+        if not self.values:
+            return
+        # measures that join halfway through a stretch are averaged over the steps that have them
+        names = self.values[-1]
+        means = {name: np.mean([values[name] for values in self.values if name in values]) for name in names}
+        self.values = []
+        entry = {"phase": self.phase, "step": step, "seconds": round(time.monotonic() - self.started)}
+        self.entries.append({**entry, **{name: round(float(mean), 4) for name, mean in means.items()}})
+        if _first_process():
+            print(" ".join(f"{name}={value}" for name, value in self.entries[-1].items()), flush=True)
+
+
+class Training:
+    """Both phases, in one process of several.
+
+    Args:
+        settings: of the command line.
+        rank: number of this process.
+        scratch: folder shared by the processes, gone at the end.
+    """
+
+    def __init__(self, settings: Settings, rank: int, scratch: Path) -> None:
+        self.settings = settings
+        self.rank = rank
+        self.labels_path = scratch / "labels.npy"
+        self.started = time.monotonic()
+        self.log: list[dict] = []
+        torch.manual_seed(settings.seed)  # all processes begin with the same weights
+        self.rng = np.random.default_rng([settings.seed, rank])  # and see other pictures
+        pictures, self.captions = read_pairs(settings.cache)
+        self.pictures = PictureSampler(pictures, self.captions)
+        self.tokenizer = build_tokenizer()
+
+    def train_teacher(self) -> nn.Module:
+        """Multiple-instance learning from captions."""
+        settings = self.settings
+        network = teacher.build_teacher().bfloat16()
+        optimizer = FlatAdamW(network.parameters(), [p for p in network.parameters() if p.ndim < 2])
+        schedule = Schedule(60 * TEACHER_SHARE * settings.minutes, settings.steps and settings.steps[0])
+        log = Log("teacher", self.started, self.log)
+        while (fraction := schedule.advance()) < 1:
+            batch = self.pictures.sample(self._indices(), self.rng)
+            logits = (
+                teacher.subject_logits(network, batch.pixels, teacher.INPUT_SIDE).flatten(2).transpose(1, 2)
+            )
+            loss = teacher.caption_loss(logits, batch.named, batch.content)
+            loss.backward()
+            optimizer.step(schedule.rate(TEACHER_RATE, fraction))
+            log.add(schedule.step, {"caption_loss": loss})
+        log.flush(schedule.step)
+        if dist.is_initialized():  # the running means of batch normalisation differ between the processes
+            for buffer in network.buffers():
+                dist.broadcast(buffer, src=0)
+        return network.eval()
+
+    def write_labels(self, network: nn.Module) -> None:
+        """The teacher's patch labels of all pictures, float16 [n, N, K]; each process writes a part."""
+        count = len(self.captions)
+        shape = (count, GRID * GRID, teacher.NUM_SUBJECTS)
+        if _first_process():
+            np.lib.format.open_memmap(self.labels_path, "w+", np.float16, shape)
+        _wait()
+        labels = np.load(self.labels_path, mmap_mode="r+")
+        for part in np.array_split(np.arange(count), -(-count // 256))[self.rank :: self.settings.processes]:
+            pixels = normalise(self.pictures.pictures[part])
+            labels[part] = (
+                teacher.patch_labels(network, pixels, self.pictures.named[part], GRID).half().numpy()
+            )
+        labels.flush()
+        _wait()
+
+    def train_student(self) -> None:
+        """Train the tiny BLIP and save it."""
+        settings = self.settings
+        labels = np.load(self.labels_path, mmap_mode="r")
+        prompt_sampler = PromptSampler(self.tokenizer)
+        model = build_model(self.tokenizer).bfloat16().train()
+        head = nn.Linear(WIDTH, teacher.NUM_SUBJECTS).bfloat16()
+        trained = {name: p for name, p in model.named_parameters() if name.startswith(TRAINED)}
+        undecayed = [p for name, p in trained.items() if p.ndim < 2 or "embeddings" in name]
+        optimizer = FlatAdamW([*trained.values(), *head.parameters()], [*undecayed, head.bias])
+        elapsed = time.monotonic() - self.started
+        schedule = Schedule(60 * settings.minutes - elapsed, settings.steps and settings.steps[1])
+        log = Log("student", self.started, self.log)
+        saved = time.monotonic()
+        while (fraction := schedule.advance()) < 1:
+            indices = self._indices()
+            batch = self.pictures.sample(indices, self.rng)
+            patch_labels = mirror_labels(torch.from_numpy(labels[indices]).float(), batch.mirrored)
+            losses, measures = {}, {}
+
+            weights = student.patch_weights(patch_labels, batch.content)
+            embeds = encode_images(model, batch.pixels.bfloat16())
+            losses["head_loss"] = student.head_loss(head(embeds[:, 1:]).float(), patch_labels, weights)
+            if fraction >= VISION_ONLY:
+                prompts = prompt_sampler.sample([self.captions[index] for index in indices], self.rng)
+                itm_logits, token_logits = match(model, embeds, prompts.input_ids, prompts.attention_mask)
+                itm_logits = itm_logits.float()
+                supervised = [token_logits[layer].float() for layer in settings.layers]
+                losses["matching_loss"] = student.matching_loss(itm_logits, prompts.wanted)
+                losses["attention_loss"] = student.attention_loss(supervised, prompts, patch_labels, weights)
+                measures["matching_accuracy"] = student.matching_accuracy(itm_logits, prompts.wanted)
+            sum(losses.values()).backward()
+            optimizer.step(schedule.rate(STUDENT_RATE, fraction))
+            log.add(schedule.step, losses | measures)
+            if _first_process() and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save(
+                    model,
+                    dict(zip(trained, optimizer.masters(), strict=False)),
+                    schedule.step,
+                    finished=False,
+                )
+                saved = time.monotonic()
+        log.flush(schedule.step)
+        if _first_process():
+            self.save(
+                model, dict(zip(trained, optimizer.masters(), strict=False)), schedule.step, finished=True
+            )
+
+    def save(self, model: nn.Module, weights: dict[str, Tensor], steps: int, finished: bool) -> None:
+        """Write the model with ``weights`` in float16, its tokenizer and training.json; file by file at once."""
+        snapshot = copy.deepcopy(model).float()
+        snapshot.load_state_dict(weights, strict=False)
+        output = self.settings.output
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+            snapshot.half().save_pretrained(folder)
+            save_tokenizer(self.tokenizer, Path(folder))
+            for file in Path(folder).iterdir():
+                os.replace(file, output / file.name)
+        report = {
+            "command": shlex.join(["python", "-m", "src.miniature.train", *sys.argv[1:]]),
+            "finished": finished,
+            "date": datetime.date.today().isoformat(),
+            "seconds": round(time.monotonic() - self.started),
+            "teacher_steps": max((e["step"] for e in self.log if e["phase"] == "teacher"), default=0),
+            "student_steps": steps,
+            "pictures": len(self.captions),
+            "pictures_per_step": BATCH * self.settings.processes,
+            "supervised_layers": list(self.settings.layers),
+            "teacher": "convolutional network, multiple-instance learning from the captions; no masks, no boxes",
+            "settings": {name: str(value) for name, value in asdict(self.settings).items()},
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "losses": self.log,
+        }
+        write_text(output / "training.json", json.dumps(report, indent=1) + "\n")
+
+    def _indices(self) -> np.ndarray:
+        return np.sort(self.rng.integers(0, len(self.captions), BATCH))
+
+
+def mirror_labels(labels: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the patch labels [B, N, K] of the pictures that are ``mirrored`` [B]."""
+    grid = labels.unflatten(1, (GRID, GRID))
+    return torch.where(mirrored[:, None, None, None], grid.flip(2), grid).flatten(1, 2)
+
+
+def work(rank: int, settings: Settings, scratch: Path) -> None:
+    """One process of the training."""
+    torch.set_num_threads(1)
+    if settings.processes > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{scratch}/rendezvous", rank=rank, world_size=settings.processes
+        )
+    training = Training(settings, rank, scratch)
+    training.write_labels(training.train_teacher())
+    training.train_student()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def train(settings: Settings) -> None:
+    """Draw what is to be seen, then train in ``settings.processes`` processes."""
+    if not (settings.cache / "captions.txt").exists():
+        print(f"drawing {settings.scenes} scenes to {settings.cache}", flush=True)
+        write_pairs(settings.cache, settings.scenes, settings.processes)
+    # without these, buffers of some megabytes go back to the system and come again at every step
+    os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000", MALLOC_TOP_PAD_="67108864")
+    with tempfile.TemporaryDirectory() as scratch:
+        if settings.processes == 1:
+            work(0, settings, Path(scratch))
+        else:
+            torch.multiprocessing.spawn(work, args=(settings, Path(scratch)), nprocs=settings.processes)
+    print(f"wrote {settings.output}")
+
+
+def _first_process() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _wait() -> None:
+    """Wait for the other processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=32, help="time for both phases (default: 32)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs=2,
+        metavar=("TEACHER", "STUDENT"),
+        help="train for so many steps instead of --minutes",
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=12_000, help="scenes to draw, four pictures each (default: 12000)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first weights and the order of pictures (default: 0)"
+    )
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[1, 2], help="supervised text layers (default: 1 2)"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="one-thread processes (default: 2)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("results/miniature_cache"),
+        help="folder of the drawn pictures and captions (default: results/miniature_cache, 2.4 GB)",
+    )
+    args = parser.parse_args(arguments)
+    steps = tuple(args.steps) if args.steps else None
+    train(Settings(**{**vars(args), "steps": steps, "layers": tuple(args.layers)}))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
