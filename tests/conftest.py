@@ -1,0 +1,58 @@
+"""What many tests share: no network, a tiny model on disk and in memory, a tiny data set, a configuration for both."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client: no test may need a network
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.blip import Blip, load_blip
+from src.config import Config, load_config
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BLIP in HuggingFace format."""
+    return tiny.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def exact(model_folder: Path) -> Blip:
+    """The tiny BLIP, loaded with ``runtime.attention: exact``."""
+    return load_blip(str(model_folder), torch.device("cpu"), fused=False)
+
+
+@pytest.fixture(scope="session")
+def fused(model_folder: Path) -> Blip:
+    """The tiny BLIP, loaded with ``runtime.attention: fused``."""
+    return load_blip(str(model_folder), torch.device("cpu"), fused=True)
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A tiny data set: three images of different shapes, masks as palette and as grey PNG."""
+    return tiny.make_data(tmp_path / "data")
+
+
+@pytest.fixture
+def config_file(data_root: Path, model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes a YAML file for the tiny data set and model; keyword arguments are merged into its sections."""
+
+    def make(**sections: Any) -> Path:
+        return tiny.write_config(tmp_path / "config.yaml", tiny.config_values(data_root, model_folder, **sections))
+
+    return make
+
+
+@pytest.fixture
+def make_config(config_file: Callable[..., Path]) -> Callable[..., Config]:
+    """Makes a loaded configuration for the tiny data set and model."""
+    return lambda **sections: load_config(config_file(**sections))

@@ -1,0 +1,116 @@
+"""The method from letterbox to score, as its description says, on HuggingFace's untouched BLIP: loops, full-size maps.
+
+The ConvCRF, InfoScore and tuning have oracles of their own beside this one.
+"""
+
+import math
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def plain_letterbox(pixels: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """RGB [h, w, 3] and labels [h, w] in the frame: float32 [S, S, 3] padded with 0, uint8 [S, S] padded with 255."""
+    longer = max(labels.shape)
+    height, width = (side * size // longer // 8 * 8 for side in labels.shape)  # exact: the longer side gives S
+    image = np.zeros((size, size, 3), dtype=np.float32)
+    target = np.full((size, size), 255, dtype=np.uint8)
+    image[:height, :width] = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    target[:height, :width] = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+    return image, target
+
+
+def plain_forward(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor, layers: tuple[int, ...]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Match one image [3, S, S] with all P prompts, each prompt with its own copy of the image.
+
+    Returns the last hidden state [P, T, D] and the logits [P, H, T, 1 + N] of ``layers``.
+    """
+    kept: dict[tuple[int, str], Tensor] = {}
+
+    def keeper(layer: int, name: str):
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            kept[layer, name] = output
+
+        return keep
+
+    hooks = [
+        getattr(model.text_encoder.encoder.layer[layer].crossattention.self, name).register_forward_hook(
+            keeper(layer, name)
+        )
+        for layer in layers
+        for name in ("query", "key")
+    ]
+    with torch.no_grad():
+        embeds = model.vision_model(pixel_values=pixels[None], interpolate_pos_encoding=True).last_hidden_state
+        embeds = embeds.expand(len(input_ids), -1, -1)
+        hidden = model.text_encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+        ).last_hidden_state
+    for hook in hooks:
+        hook.remove()
+    heads = model.config.text_config.num_attention_heads
+    logits = {}
+    for layer in layers:
+        query, key = kept[layer, "query"], kept[layer, "key"]  # [P, T, D], [P, 1 + N, D]
+        size = query.shape[-1] // heads
+        per_head = [
+            query[..., h * size : (h + 1) * size] @ key[..., h * size : (h + 1) * size].transpose(1, 2)
+            for h in range(heads)
+        ]
+        logits[layer] = torch.stack(per_head, dim=1) / math.sqrt(size)
+    return hidden, logits
+
+
+def plain_itm(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Matching score [P] of hidden states [P, T, D]: the largest over all tokens."""
+    with torch.no_grad():
+        return torch.stack([model.itm_head(prompt).softmax(dim=-1)[:, 1].max() for prompt in hidden])
+
+
+def plain_token_logits(logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """Logits [P, H, T, 1 + N] reduced over heads and tokens: [P, N]."""
+    prompts, _, tokens, positions = logits.shape
+    summed = torch.zeros(prompts, positions - 1)
+    for prompt in range(prompts):
+        for token in range(tokens):
+            if attention_mask[prompt, token]:
+                summed[prompt] += logits[prompt, :, token, 1:].max(dim=0).values
+    return summed
+
+
+def plain_unary(token_logits: list[Tensor], itm: Tensor, prompts_per_class: tuple[int, ...], size: int) -> Tensor:
+    """Class probabilities [C, S, S] from each layer's [P, N]; every layer is upsampled for itself."""
+    layers = []
+    for layer in token_logits:
+        maps = layer.softmax(dim=0) * itm[:, None]
+        classes, first = [], 0
+        for label, count in enumerate(prompts_per_class):
+            own = maps[first : first + count]
+            classes.append(own.sum(dim=0) if label == 0 else own.max(dim=0).values)
+            first += count
+        grid = math.isqrt(maps.shape[1])
+        square = torch.stack(classes).reshape(1, -1, grid, grid)
+        layers.append(F.interpolate(square, size=(size, size), mode="bilinear", align_corners=True)[0])
+    mean = sum(layers) / len(layers)
+    return mean / mean.sum(dim=0).clamp(min=1e-12)
+
+
+def plain_iou(predictions: list[np.ndarray], targets: list[np.ndarray], num_classes: int) -> list[tuple[int, int]]:
+    """(intersection, union) per class, summed over images, pixels with target 255 left out."""
+    scores = []
+    for label in range(num_classes):
+        intersection = union = 0
+        for prediction, target in zip(predictions, targets, strict=True):
+            predicted, true = ((array == label) & (target != 255) for array in (prediction, target))
+            intersection += int((predicted & true).sum())
+            union += int((predicted | true).sum())
+        scores.append((intersection, union))
+    return scores
