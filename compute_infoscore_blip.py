@@ -19,7 +19,7 @@ import sys
 from typing import Any
 
 from src import charts, cli, results
-from src.blip import check_fit, choose_device, load_blip
+from src.blip import choose_device, load_configured
 from src.comparison import Comparison, compare
 from src.config import resolve
 from src.data import evaluation_entries
@@ -37,8 +37,7 @@ def main(arguments: list[str]) -> None:
     device = choose_device(args.device)
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     entries = evaluation_entries(config, masks=args.compare)
-    blip = load_blip(config.model.name, device, config.runtime.attention == "fused")
-    check_fit(config, blip)
+    blip = load_configured(config, device)
     segmenter = ranking_segmenter(config, blip, classes)
     print(f"{blip.name} on {device}: {len(segmenter.prompts)} prompts, {blip.num_layers} layers, {len(entries)} images")
 

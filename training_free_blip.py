@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 from src import cli, evaluation_pictures, photos, results
-from src.blip import check_fit, choose_device, load_blip
+from src.blip import choose_device, load_configured
 from src.config import resolve
 from src.data import SegmentationDataset, evaluation_entries
 from src.evaluate import evaluate
@@ -46,8 +46,7 @@ def main(arguments: list[str]) -> None:
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, args.multi_prompt)
     entries = evaluation_entries(config)
-    blip = load_blip(config.model.name, device, config.runtime.attention == "fused")
-    check_fit(config, blip)
+    blip = load_configured(config, device)
 
     outputs = results.Outputs(args.output_dir, args.multi_prompt)
     csv = outputs.path(config.output.csv)

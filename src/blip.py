@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +124,9 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
         transformers_logging.set_verbosity(level)
         if progress_bar:
             transformers_logging.enable_progress_bar()
+    if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:
+        # transformers makes up a vocabulary of special tokens where a folder has none
+        raise UserError(f"model {name} has no vocabulary: vocab.txt or tokenizer.json must lie beside its weights")
     missing = sorted(
         key for key in report["missing_keys"] if key.startswith(("itm_head", "text_encoder", "vision_model"))
     )
@@ -152,12 +156,13 @@ def prepare(model: nn.Module, fused: bool = True) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def check_fit(config: Config, blip: Blip) -> None:
-    """Refuse a configuration whose layers or image size the model does not have.
+def load_configured(config: Config, device: torch.device) -> Blip:
+    """Load the model that a configuration names and check that the configuration fits it.
 
     Raises:
-        UserError: naming the key and what the model has.
+        UserError: see :func:`load_blip`; or the model lacks the layers, or cannot divide the image size into patches.
     """
+    blip = load_blip(config.model.name, device, fused=config.runtime.attention == "fused")
     if config.model.layers != "auto":
         wrong = [layer for layer in config.model.layers if layer >= blip.num_layers]
         if wrong:
@@ -168,6 +173,7 @@ def check_fit(config: Config, blip: Blip) -> None:
     if config.model.image_size % blip.patch_size:
         expected = f"a multiple of {blip.patch_size}, the patch size of {blip.name}"
         raise config.refuse("model.image_size", config.model.image_size, expected)
+    return blip
 
 
 def _local_folder(name: str) -> Path | None:
@@ -192,7 +198,7 @@ def _check_config(source: str, name: str) -> None:
 
 
 def _not_loadable(name: str, folder: Path | None, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
+    reason = textwrap.shorten(str(error), 200, placeholder=" ...")
     if folder:
         return UserError(
             f"model folder {folder} cannot be loaded: {reason}; it must hold config.json, model.safetensors and the "

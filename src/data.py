@@ -131,8 +131,8 @@ class SegmentationDataset(Dataset):
         self,
         entries: list[ListEntry],
         config: Config,
-        masks: bool = True,
         original_labels: bool = False,
+        masks: bool = True,
         indices: list[int] | None = None,
     ) -> None:
         self.entries = entries

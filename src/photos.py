@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from src import pictures, results
-from src.blip import check_fit, choose_device, load_blip
+from src.blip import choose_device, load_configured
 from src.config import Config, resolve
 from src.data import IMAGE_ENDINGS, images_in, preprocess
 from src.errors import UserError
@@ -81,8 +81,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
         expected = "layer numbers with --images; compute_infoscore_blip.py ranks them"
         raise config.refuse("model.layers", "auto", expected)
     device = choose_device(args.device)
-    blip = load_blip(config.model.name, device, config.runtime.attention == "fused")
-    check_fit(config, blip)
+    blip = load_configured(config, device)
     segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
     if args.tuned:
         load_tuned(args.tuned, segmenter)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from src.config import Config, OneShotConfig
-from src.data import ListEntry, read_mask
+from src.config import Config, OneShotConfig, resolve
+from src.data import ListEntry, read_list, read_mask
 from src.errors import UserError
 
 SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
@@ -32,6 +32,14 @@ class Support:
     index: int
     label: int
     isolated: bool = False
+
+    def describe(self, entries: Sequence[ListEntry], class_names: Sequence[str]) -> dict[str, str | bool]:
+        """What result files say of it."""
+        return {
+            "image": str(entries[self.index].image),
+            "class": class_names[self.label],
+            "other_classes_removed": self.isolated,
+        }
 
 
 def class_areas(entries: Sequence[ListEntry], config: Config, description: str) -> np.ndarray:
@@ -129,3 +137,47 @@ def choose_supports(
 def only_class(areas: np.ndarray, index: int, label: int) -> bool:
     """Whether ``label`` is the only foreground class in image ``index``."""
     return bool(areas[index, label] > 0) and not (np.delete(areas[index, 1:], label - 1) > 0).any()
+
+
+class Draws:
+    """Supports and queries of one run after the other, as a configuration asks for them.
+
+    Args:
+        config: with a section ``oneshot``.
+        evaluation: the images to score.
+        class_names: for messages.
+
+    Attributes:
+        entries: the list that supports index.
+        from_evaluation: whether that is the evaluation list; a run's supports are then taken out of its queries.
+
+    Raises:
+        UserError: a list or mask cannot be read, or a class has too few candidates.
+    """
+
+    def __init__(self, config: Config, evaluation: list[ListEntry], class_names: Sequence[str]) -> None:
+        assert config.oneshot is not None
+        self._oneshot = config.oneshot
+        self._rng = random.Random(SEED)
+        self.entries = evaluation
+        self.from_evaluation = not self._oneshot.use_training_images_for_supports
+        if not self.from_evaluation:
+            if self._oneshot.train_list is None:
+                raise config.refuse("oneshot.train_list", None, "an image list, because supports are to come from it")
+            self.entries = read_list(resolve(self._oneshot.train_list), resolve(config.data_root))
+        self._query_areas = self._support_areas = class_areas(evaluation, config, "reading masks")
+        if not self.from_evaluation:
+            self._support_areas = class_areas(self.entries, config, "reading train masks")
+        self._candidates = find_candidates(self._support_areas, self._oneshot, class_names)
+
+    def next(self) -> tuple[list[Support], list[int]]:
+        """Supports of the next run in class order, and its queries in list order.
+
+        Raises:
+            UserError: every image with a class is a support.
+        """
+        supports = choose_supports(self._candidates, self._oneshot.shot, self._qualifies, self._rng)
+        return supports, find_queries(self._query_areas, supports if self.from_evaluation else ())
+
+    def _qualifies(self, index: int, label: int) -> bool:
+        return not self._oneshot.support_only_one_novel or only_class(self._support_areas, index, label)
