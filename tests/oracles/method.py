@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 def plain_letterbox(pixels: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """RGB [h, w, 3] and labels [h, w] in the frame: float32 [S, S, 3] padded with 0, uint8 [S, S] padded with 255."""
-    longer = max(labels.shape)
-    height, width = (side * size // longer // 8 * 8 for side in labels.shape)  # exact: the longer side gives S
+    ratio = size / max(labels.shape)
+    height, width = ((size if side == max(labels.shape) else int(side * ratio)) // 8 * 8 for side in labels.shape)
     image = np.zeros((size, size, 3), dtype=np.float32)
     target = np.full((size, size), 255, dtype=np.uint8)
     image[:height, :width] = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
