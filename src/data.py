@@ -18,6 +18,8 @@ from src.errors import UserError
 from src.letterbox import Letterbox
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises on files that are damaged or no pictures."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"image {path} does not exist; check data_root and the image list") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); it may be truncated: fetch it again") from error
 
 
@@ -105,7 +107,7 @@ def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
             mode, labels = mask.mode, np.asarray(mask)
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist; check data_root and the image list") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"mask {path} cannot be read ({error}); it may be truncated: fetch it again") from error
     if mode not in ("P", "L", "1", "I", "I;16"):
         raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
