@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -222,7 +223,9 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         elif _fits(member, value):
             if member is float:
                 return float(value)
-            return tuple(float(v) if isinstance(v, float) else v for v in value) if isinstance(value, list) else value
+            if isinstance(value, list):
+                return tuple(float(item) if typing.get_args(member)[0] is float else item for item in value)
+            return value
     raise _refusal(source, key, value, _describe(hint))
 
 
@@ -238,16 +241,15 @@ def _fits(hint: Any, value: Any) -> bool:
         return len(value) == len(arguments) and all(map(_fits, arguments, value))
     if hint is float:
         # YAML 1.1 reads 2e-4 (no dot) as a string; published files write it so
-        return type(value) in (int, float) or (isinstance(value, str) and _is_number(value))
+        return type(value) in (int, float, str) and _is_number(value)
     return type(value) is hint  # so that true is no int
 
 
-def _is_number(text: str) -> bool:
+def _is_number(value: int | float | str) -> bool:
     try:
-        float(text)
-    except ValueError:
+        return math.isfinite(float(value))
+    except (ValueError, OverflowError):
         return False
-    return True
 
 
 def _describe(hint: Any) -> str:
