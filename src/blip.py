@@ -51,13 +51,21 @@ class Blip:
         """Token ids and attention mask of ``prompts``, both [P, T], padded to the longest.
 
         Raises:
-            UserError: a prompt is longer than the model's text encoder can read.
+            UserError: a prompt is longer than the model's text encoder can read, or has tokens that it does not know.
         """
         encoded = self.tokenizer(prompts, padding=True, return_tensors="pt")
         longest = self.model.config.text_config.max_position_embeddings
         if encoded.input_ids.shape[1] > longest:
             prompt = prompts[int(encoded.attention_mask.sum(1).argmax())]
             raise UserError(f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read")
+        known = self.model.config.text_config.vocab_size
+        beyond = (encoded.input_ids >= known).any(1)
+        if beyond.any():
+            prompt = prompts[int(beyond.int().argmax())]
+            raise UserError(
+                f"the tokenizer of {self.name} does not fit its weights: prompt {prompt!r} has token numbers beyond "
+                f"the {known} that the text encoder knows; put the model's own tokenizer files beside it"
+            )
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
     @functools.cached_property
@@ -189,6 +197,8 @@ def _local_folder(name: str) -> Path | None:
 def _check_config(source: str, name: str) -> None:
     config = BlipConfig.get_config_dict(source)[0]
     kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if kind is None:
+        raise ValueError("there is no config.json, or none of a transformers model")
     if kind != "blip" or (architectures and "BlipForImageTextRetrieval" not in architectures):
         found = architectures[0] if architectures else kind
         raise UserError(

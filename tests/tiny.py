@@ -121,7 +121,7 @@ def make_data(root: Path, sizes: Sequence[tuple[int, int]] = ((90, 120), (120, 7
     return root
 
 
-def config_values(root: Path, model: Path, **sections: Any) -> dict[str, Any]:
+def config_values(root: Path, folder: Path, /, **sections: Any) -> dict[str, Any]:
     """Keys and values of a configuration for :func:`make_data` and :func:`save_model`; ``sections`` are merged in."""
     values: dict[str, Any] = {
         "data_set": "pascal",
@@ -129,7 +129,7 @@ def config_values(root: Path, model: Path, **sections: Any) -> dict[str, Any]:
         "val_list": str(root / "val.txt"),
         "class_name_dir": str(root / "classes.json"),
         "dataset": {"num_classes": len(CLASSES)},
-        "model": {"name": str(model), "image_size": SIZE, "layers": [0, 2]},
+        "model": {"name": str(folder), "image_size": SIZE, "layers": [0, 2]},
         "crf": {"iters": 2},
         "runtime": {"amp": False},
         "output": {"csv": str(root / "results" / "iou.csv")},
