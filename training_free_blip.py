@@ -28,6 +28,7 @@ from src.blip import choose_device, load_configured
 from src.config import resolve
 from src.data import SegmentationDataset, evaluation_entries
 from src.evaluate import evaluate
+from src.files import check_writable
 from src.prompts import build_prompts, read_class_file
 from src.ranking import choose_layers
 from src.segmenter import Segmenter
@@ -46,10 +47,10 @@ def main(arguments: list[str]) -> None:
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, args.multi_prompt)
     entries = evaluation_entries(config)
-    blip = load_configured(config, device)
+    csv = results.Outputs(args.output_dir, args.multi_prompt).path(config.output.csv)
+    check_writable(csv)
 
-    outputs = results.Outputs(args.output_dir, args.multi_prompt)
-    csv = outputs.path(config.output.csv)
+    blip = load_configured(config, device)
     layers = choose_layers(config, blip, classes, entries, cache=csv.parent)
     segmenter = Segmenter.from_config(config, blip, prompts, layers)
     if args.tuned:
