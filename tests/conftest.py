@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client: no test may need a network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
 
 from collections.abc import Callable
 from pathlib import Path
