@@ -1,8 +1,9 @@
 """Pictures and their captions: all that the model is ever trained on.
 
-The rule of a caption: it names every subject, class or scenery, that covers at least 2 % of the picture, in random order
-and each with one word: half of the time the subject's name, else any word of the class file that fits the drawing (a figure
-in a dress is a person or a woman, never a man; plural forms fit one as well as many). For example "wall, kitten, floor".
+The rule of a caption: it names every subject, class or scenery, that covers at least 2 % of the picture, in random
+order and each with one word: half of the time the subject's name, else any word of the class file that fits the drawing
+(a figure in a dress is a person or a woman, never a man; plural forms fit one as well as many). For example
+"wall, person in dress, floor".
 
 A scene gives four pictures: the whole scene, letterboxed, and three square close-ups at about the scale that the model
 sees when it runs: it is trained on 128 pixels and runs on 192, so a close-up of two thirds of a scene looks as large in
@@ -67,7 +68,7 @@ def fitting_words(scene: Scene, window: tuple[slice, slice], subject: str) -> li
 
 
 def write_pairs(folder: Path, scenes: int, processes: int = 2) -> None:
-    """Draw ``scenes`` scenes to ``pictures.npy``, uint8 [4 * scenes, 128, 128, 3], and ``captions.txt``, a line each."""
+    """Draw ``scenes`` scenes: ``pictures.npy``, uint8 [4 * scenes, 128, 128, 3], and ``captions.txt``, a line each."""
     per_scene = 1 + CLOSE_UPS
     captions: list[str] = []
     with (

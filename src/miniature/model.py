@@ -59,7 +59,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> BlipForImageTextRetrieval
 
 @torch.no_grad()
 def _initialise(model: BlipForImageTextRetrieval) -> None:
-    """Weights that learn: HuggingFace's default for the vision tower (standard deviation 1e-10) does not at this size."""
+    """Weights that learn, which HuggingFace's default for the vision tower (standard deviation 1e-10) does not."""
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and "embeddings" not in name.split("patch_")[0]:
             fan_in = parameter[0].numel()

@@ -24,7 +24,7 @@ def patch_weights(labels: Tensor, content: Tensor) -> Tensor:
 
 
 def head_loss(patch_logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of ``patch_logits`` [B, N, K], from a linear head on the image embeddings, with patch ``labels``."""
+    """Cross-entropy of ``patch_logits`` [B, N, K], a linear head's on the image embeddings, with patch ``labels``."""
     return -((labels * patch_logits.log_softmax(-1)).sum(-1) * weights).mean()
 
 
@@ -46,7 +46,7 @@ def matching_loss(itm_logits: Tensor, wanted: Tensor) -> Tensor:
 def attention_loss(
     token_logits: Sequence[Tensor], prompts: Prompts, labels: Tensor, weights: Tensor
 ) -> Tensor:
-    """Cross-entropy of the softmax over prompts at each patch with the teacher's ``labels``, mean over ``token_logits``.
+    """Cross-entropy of the softmax over prompts at each patch with patch ``labels``, mean over ``token_logits``.
 
     The method's softmax runs over all words; the few wrong prompts of a picture stand for all that are absent.
     """
