@@ -23,7 +23,13 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: the folder cannot be made or written to, the disk is full, or ``path`` is a folder.
     """
     path = Path(path)
-    temporary = _temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
     try:
         yield temporary
         # mkstemp makes files private; results are meant to be read like any other file the user creates
@@ -41,30 +47,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """See that a file can be written at ``path``, so that hours of work do not end on its absence. Makes its folder.
+    """See that a file can be written at ``path``, so that hours of work do not end in its absence; leaves no trace.
 
     Raises:
         UserError: it cannot.
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; choose another name")
-    _temporary_beside(path).unlink()
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise _not_writable(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` in one step."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _temporary_beside(path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise _not_writable(path, error) from error
-    os.close(handle)
-    return Path(name)
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:

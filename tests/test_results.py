@@ -107,13 +107,15 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_whether_a_file_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
-    check_writable(tmp_path / "new" / "a.csv")
-    assert not names_in(tmp_path / "new")
+    check_writable(tmp_path / "new" / "folder" / "a.csv")
+    assert not names_in(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*file/a\.csv"):
-        check_writable(tmp_path / "file" / "a.csv")
-    with pytest.raises(UserError, match=r"cannot write .*new: it is a folder"):
-        check_writable(tmp_path / "new")
+    for path in ("file/a.csv", "file/in/a.csv"):
+        with pytest.raises(UserError, match=rf"cannot write .*{path}: .*; choose another folder"):
+            check_writable(tmp_path / path)
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*a\.csv: it is a folder"):
+        check_writable(tmp_path / "a.csv")
 
 
 # earlier results
