@@ -4,6 +4,7 @@ The ConvCRF, InfoScore and tuning have oracles of their own beside this one.
 """
 
 import math
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -23,16 +24,32 @@ def plain_letterbox(pixels: np.ndarray, labels: np.ndarray, size: int) -> tuple[
     return image, target
 
 
+@torch.no_grad()
 def plain_forward(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, pixels: Tensor, layers: tuple[int, ...]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Match one image [3, S, S] with all P prompts, each prompt with its own copy of the image.
+    """Match one image [3, S, S] with all P prompts.
+
+    Returns the last hidden state [P, T, D] and the logits [P, H, T, 1 + N] of ``layers``.
+    """
+    return plain_match(model, input_ids, attention_mask, plain_encode(model, pixels[None]), layers)
+
+
+def plain_encode(model: nn.Module, pixels: Tensor) -> Tensor:
+    """Embeddings [1, 1 + N, D] of pixels [1, 3, S, S]."""
+    return model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+
+
+def plain_match(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, embeds: Tensor, layers: Iterable[int]
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Match an encoded image [1, 1 + N, D] with all P prompts, each with its own copy of the image; differentiable.
 
     Returns the last hidden state [P, T, D] and the logits [P, H, T, 1 + N] of ``layers``.
     """
     kept: dict[tuple[int, str], Tensor] = {}
 
-    def keeper(layer: int, name: str):
+    def keeper(layer: int, name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             kept[layer, name] = output
 
@@ -45,27 +62,20 @@ def plain_forward(
         for layer in layers
         for name in ("query", "key")
     ]
-    with torch.no_grad():
-        embeds = model.vision_model(pixel_values=pixels[None], interpolate_pos_encoding=True).last_hidden_state
-        embeds = embeds.expand(len(input_ids), -1, -1)
-        hidden = model.text_encoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=embeds,
-            encoder_attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
-        ).last_hidden_state
+    embeds = embeds.expand(len(input_ids), -1, -1)
+    hidden = model.text_encoder(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        encoder_hidden_states=embeds,
+        encoder_attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+    ).last_hidden_state
     for hook in hooks:
         hook.remove()
     heads = model.config.text_config.num_attention_heads
     logits = {}
     for layer in layers:
-        query, key = kept[layer, "query"], kept[layer, "key"]  # [P, T, D], [P, 1 + N, D]
-        size = query.shape[-1] // heads
-        per_head = [
-            query[..., h * size : (h + 1) * size] @ key[..., h * size : (h + 1) * size].transpose(1, 2)
-            for h in range(heads)
-        ]
-        logits[layer] = torch.stack(per_head, dim=1) / math.sqrt(size)
+        query, key = (kept[layer, name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("query", "key"))
+        logits[layer] = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     return hidden, logits
 
 

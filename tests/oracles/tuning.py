@@ -9,8 +9,10 @@ import random
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tests.oracles.method import plain_encode
+from tests.oracles.stages import attend, unary
 
 
 def plain_unary(
@@ -22,43 +24,9 @@ def plain_unary(
     layers: tuple[int, ...],
 ) -> Tensor:
     """Class probabilities [C, S, S] of one image [3, S, S], from a HuggingFace ``BlipForImageTextRetrieval``."""
-    prompts, size = len(input_ids), pixels.shape[-1]
-    kept: dict[tuple[int, str], Tensor] = {}
-    hooks = []
-    for layer in layers:
-        attention = model.text_encoder.encoder.layer[layer].crossattention.self
-        for name in ("query", "key"):
-
-            def keep(_module: nn.Module, _inputs: object, output: Tensor, key: tuple[int, str] = (layer, name)) -> None:
-                kept[key] = output
-
-            hooks.append(getattr(attention, name).register_forward_hook(keep))
-    embeds = model.vision_model(pixel_values=pixels[None], interpolate_pos_encoding=True).last_hidden_state
-    embeds = embeds.expand(prompts, -1, -1)
-    hidden = model.text_encoder(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        encoder_hidden_states=embeds,
-        encoder_attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
-    ).last_hidden_state
-    for hook in hooks:
-        hook.remove()
-    itm = model.itm_head(hidden).softmax(dim=-1)[..., 1].max(dim=1).values  # [P]
-
-    heads = model.text_encoder.config.num_attention_heads
-    class_maps = []
-    for layer in layers:
-        query, key = (_split_heads(kept[layer, name], heads) for name in ("query", "key"))  # [P, H, tokens, d]
-        logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [P, H, T, 1 + N]
-        logits = logits.max(dim=1).values[:, :, 1:] * attention_mask[:, :, None]
-        maps = logits.sum(dim=1).softmax(dim=0) * itm[:, None]  # [P, N]
-        background, *others = maps.split(list(prompts_per_class))
-        by_class = torch.stack([background.sum(dim=0), *(other.max(dim=0).values for other in others)])  # [C, N]
-        grid = int(by_class.shape[1] ** 0.5)
-        square = by_class.reshape(1, -1, grid, grid)
-        class_maps.append(F.interpolate(square, size=(size, size), mode="bilinear", align_corners=True)[0])
-    mean = torch.stack(class_maps).mean(dim=0)
-    return mean / mean.sum(dim=0, keepdim=True).clamp(min=1e-12)
+    embeds = plain_encode(model, pixels[None])
+    itm, logits = attend(model, input_ids, attention_mask, embeds, layers)
+    return unary(logits, itm, prompts_per_class, pixels.shape[-1])[0]
 
 
 def plain_tune(
@@ -121,8 +89,3 @@ def plain_draw(
             of_class.append((candidates[math.floor(rng.random() * len(candidates))], label, True))
         drawn += of_class
     return drawn, looked_at
-
-
-def _split_heads(projected: Tensor, heads: int) -> Tensor:
-    prompts, length, width = projected.shape
-    return projected.reshape(prompts, length, heads, width // heads).transpose(1, 2)
