@@ -13,7 +13,8 @@ training as the scene does later.
 from __future__ import annotations
 
 import multiprocessing
-from functools import partial
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -69,22 +70,23 @@ def fitting_words(scene: Scene, window: tuple[slice, slice], subject: str) -> li
 
 def write_pairs(folder: Path, scenes: int, processes: int = 2) -> None:
     """Draw ``scenes`` scenes: ``pictures.npy``, uint8 [4 * scenes, 128, 128, 3], and ``captions.txt``, a line each."""
-    per_scene = 1 + CLOSE_UPS
+    shape = (scenes * (1 + CLOSE_UPS), PICTURE_SIDE, PICTURE_SIDE, 3)
     captions: list[str] = []
-    with (
-        replacing(folder / "pictures.npy") as path,
-        multiprocessing.get_context("spawn").Pool(
-            processes, initializer=partial(cv2.setNumThreads, 1)
-        ) as pool,
-    ):
-        shape = (scenes * per_scene, PICTURE_SIDE, PICTURE_SIDE, 3)
+    with replacing(folder / "pictures.npy") as path:
         pictures = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-        for pairs in pool.imap(draw_pairs, range(FIRST_SEED, FIRST_SEED + scenes), chunksize=50):
-            for picture, caption in pairs:
-                pictures[len(captions)] = picture
-                captions.append(caption)
+        for picture, caption in _draw_all(range(FIRST_SEED, FIRST_SEED + scenes), processes):
+            pictures[len(captions)] = picture
+            captions.append(caption)
         pictures.flush()
     write_text(folder / "captions.txt", "\n".join(captions) + "\n")
+
+
+def _draw_all(seeds: range, processes: int) -> Iterator[Pair]:
+    if processes == 1:
+        yield from chain.from_iterable(map(draw_pairs, seeds))
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+        yield from chain.from_iterable(pool.imap(draw_pairs, seeds, chunksize=50))
 
 
 def read_pairs(folder: Path) -> tuple[np.ndarray, list[list[str]]]:
