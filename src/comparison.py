@@ -65,7 +65,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
         entries: images with masks.
         config: for the data set, the frame of the evaluation and the batches.
         top_k: how many of InfoScore's layers to evaluate together.
-        scratch: an existing folder with room for images x layers x classes x patches x 4 bytes.
+        scratch: a folder (made if need be) with room for images x layers x classes x patches x 4 bytes.
 
     Raises:
         UserError: there is but one image, one or its mask could not be read, or ``scratch`` has too little room.
@@ -78,6 +78,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     choices += [_choice("all layers", layers, config, segmenter)]
     patches = (segmenter.image_size // segmenter.blip.patch_size) ** 2
     shape = (len(entries), len(layers), config.dataset.num_classes, patches)
+    scratch.mkdir(parents=True, exist_ok=True)
     _check_room(scratch, 4 * math.prod(shape))
     with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
         kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
