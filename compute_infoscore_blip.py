@@ -23,6 +23,7 @@ from src.blip import choose_device, load_configured
 from src.comparison import Comparison, compare
 from src.config import resolve
 from src.data import evaluation_entries
+from src.files import check_writable
 from src.infoscore import COLUMNS, LayerScores
 from src.prompts import read_class_file
 from src.ranking import rank_layers, ranking_segmenter
@@ -37,14 +38,15 @@ def main(arguments: list[str]) -> None:
     device = choose_device(args.device)
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     entries = evaluation_entries(config, masks=args.compare)
+    csv = results.Outputs(args.output_dir, multi_prompt=False).infoscore_csv(config)
+    check_writable(csv)
+
     blip = load_configured(config, device)
     segmenter = ranking_segmenter(config, blip, classes)
     print(f"{blip.name} on {device}: {len(segmenter.prompts)} prompts, {blip.num_layers} layers, {len(entries)} images")
 
-    csv = results.Outputs(args.output_dir, multi_prompt=False).infoscore_csv(config)
     comparison = None
     if args.compare:
-        csv.parent.mkdir(parents=True, exist_ok=True)
         comparison = compare(segmenter, entries, config, config.model.top_k, scratch=csv.parent)
     scores = comparison.scores if comparison else rank_layers(segmenter, entries, config)
 

@@ -22,6 +22,7 @@ from src.config import resolve
 from src.data import SegmentationDataset, evaluation_entries
 from src.embeddings import EmbeddingCache
 from src.evaluate import evaluate
+from src.files import check_writable
 from src.oneshot import Tunable, read_supports, tune
 from src.prompts import build_prompts, read_class_file
 from src.ranking import choose_layers
@@ -42,10 +43,13 @@ def main(arguments: list[str]) -> None:
     prompts = build_prompts(classes, args.multi_prompt)
     names = prompts.class_names
     entries = evaluation_entries(config)
+    outputs = results.Outputs(args.output_dir, args.multi_prompt)
+    classwise_csv, summary_csv = outputs.path(config.output.classwise_csv), outputs.path(config.output.summary_csv)
+    check_writable(classwise_csv)
+    check_writable(summary_csv)
+
     draws = Draws(config, entries, names)
     blip = load_configured(config, device)
-    outputs = results.Outputs(args.output_dir, args.multi_prompt)
-    summary_csv = outputs.path(config.output.summary_csv)
     layers = choose_layers(config, blip, classes, entries, cache=summary_csv.parent)
     segmenter = Segmenter.from_config(config, blip, prompts, layers)
     tunable = Tunable(segmenter)
@@ -87,7 +91,6 @@ def main(arguments: list[str]) -> None:
     ious = [[entry["iou"] for entry in record["classes"]] for record in runs]  # [runs, C]
     class_means = [statistics.fmean(values) for values in zip(*ious, strict=True)]
     class_stds = [statistics.pstdev(values) for values in zip(*ious, strict=True)]
-    classwise_csv = outputs.path(config.output.classwise_csv)
     header = ("Classname", *(f"IOU Run_{run}" for run in range(len(runs))))
     results.write_result(classwise_csv, results.csv_text(header, zip(names, *ious, strict=True)))
     rows = [*enumerate(mious), ("mean", mean), ("std", std)]

@@ -216,6 +216,24 @@ def test_tuning_lowers_the_loss() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_tuning_in_bfloat16_goes_the_same_way() -> None:
+    outcomes = []
+    for amp in (False, "bf16"):
+        blip = load_blip(str(GOLDEN / "model"), CPU)
+        segmenter = Segmenter(blip, build_prompts(CLASSES, True), (2, 0), 64, amp=amp)
+        _, supports = supports_of(segmenter, 2)
+        tunable = Tunable(segmenter)
+        untuned = tunable.state()
+        losses = tune(tunable, supports, OneShotConfig(num_iterations=2), 255, "tuning")
+        tuned = tunable.state()
+        assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}
+        outcomes.append((losses, torch.cat([(tuned[name] - untuned[name]).flatten() for name in tuned])))
+    (losses, change), (losses_bf16, change_bf16) = outcomes
+    assert losses_bf16 != losses
+    assert losses_bf16 == pytest.approx(losses, rel=0.2)
+    assert torch.cosine_similarity(change, change_bf16, 0) > 0.6
+
+
 def test_the_loss_is_the_weighted_nll_of_torch() -> None:
     generator = torch.Generator().manual_seed(0)
     unary = torch.rand(2, 4, 6, 6, generator=generator)
@@ -358,6 +376,7 @@ def test_reproduces_the_published_runs(attention: str, tmp_path: Path, capsys: p
     assert {p.name for p in tmp_path.iterdir()} == {
         "golden_summary.csv",
         "golden_summary.json",
+        "golden_summary_iou.png",
         "golden_classwise.csv",
         *(f"golden_summary_run{n}.{ending}" for n in range(2) for ending in ("json", "safetensors")),
     }
@@ -462,6 +481,7 @@ def test_multi_prompt_results_have_names_of_their_own(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "multi").iterdir()} == {
         "golden_summary_multi.csv",
         "golden_summary_multi.json",
+        "golden_summary_multi_iou.png",
         "golden_classwise_multi.csv",
         "golden_summary_multi_run0.json",
         "golden_summary_multi_run0.safetensors",
@@ -509,6 +529,15 @@ def test_bad_input_is_one_line_and_overwrites_nothing(
     assert len(error) == 1
     assert message in error[0]
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(earlier, "earlier")
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.run(one_shot_blip.main, command(tmp_path / "file", *QUICK)) == 2
+    (error,) = capsys.readouterr().err.splitlines()  # no progress bar came before it
+    assert error.startswith(f"error: cannot write {tmp_path / 'file'}")
 
 
 def test_no_query_left_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from src.config import OneShotConfig, load_config
 from src.data import ListEntry, evaluation_entries
 from src.errors import UserError
-from src.supports import SEED, Support, choose_supports, class_areas, find_candidates, find_queries, only_class
+from src.supports import SEED, Draws, Support, choose_supports, class_areas, find_candidates, find_queries, only_class
 from tests.oracles.tuning import plain_draw
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +128,21 @@ def test_a_class_with_fewer_candidates_than_shots_is_refused(shot: int, fits: bo
 def test_a_class_without_candidates_is_refused() -> None:
     with pytest.raises(UserError, match=r"class 1 \(bird\) .*min_support_area = 16384.* in 0 images"):
         find_candidates(np.array([[7, 16383]]), OneShotConfig(), ["background", "bird"])
+
+
+def test_the_draws_of_a_configuration_are_the_published_ones() -> None:
+    config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
+    draws = Draws(config, evaluation_entries(config), [str(n) for n in range(7)])
+    assert draws.from_evaluation
+    for run in json.loads((GOLDEN / "expected.json").read_text())["one_shot"]["runs"]:
+        supports, queries = draws.next()
+        described = [support.describe(draws.entries, [f"class {n}" for n in range(7)]) for support in supports]
+        assert [entry["class"] for entry in described] == [f"class {n}" for n in range(1, 7)]
+        names = [Path(str(entry["image"])).name for entry in described]
+        read = iter(run["images_read_in_order"])
+        assert all(name in read for name in names)  # in that order
+        assert len(queries) == run["n_query"]
+        assert not {support.index for support in supports} & set(queries)
 
 
 def test_draws_the_published_supports() -> None:
