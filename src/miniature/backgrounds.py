@@ -170,9 +170,7 @@ def fence(canvas: Canvas, rng: Generator, horizon: float) -> None:
 def wall(canvas: Canvas, rng: Generator) -> None:
     """Painted plaster, at times with stripes or boards."""
     row, column = canvas.grid()
-    colour = (
-        light(vivid(rng), rng.uniform(0.55, 0.85)) if rng.random() < 0.7 else jitter(rng, (200, 195, 185))
-    )
+    colour = light(vivid(rng), rng.uniform(0.55, 0.85)) if rng.random() < 0.7 else jitter(rng, (200, 195, 185))
     canvas.fill(rng, np.True_, "wall", colour, dark(colour, 0.9), grain=2, cell=30)
     unit = canvas.width / 128
     step, pattern = rng.uniform(9, 20), rng.random()
@@ -203,9 +201,7 @@ def window(canvas: Canvas, rng: Generator, horizon: float) -> None:
     pane = (column >= left) & (column < right) & (row >= top) & (row < bottom)
     canvas.fill(rng, pane, "window", (165, 212, 245), (215, 238, 250), grain=3, cell=30)
     bar = 0.05 * width
-    from_side = np.minimum(
-        np.minimum(column - left, right - column), np.abs(column - (left + right) / 2) + bar / 2
-    )
+    from_side = np.minimum(np.minimum(column - left, right - column), np.abs(column - (left + right) / 2) + bar / 2)
     from_top = np.minimum(np.minimum(row - top, bottom - row), np.abs(row - (top + bottom) / 2) + bar / 2)
     canvas.tint(pane & (np.minimum(from_side, from_top) < 1.3 * bar), (240, 240, 235))
 

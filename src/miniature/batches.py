@@ -24,9 +24,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 JITTER = 0.1  # standard deviation of contrast, and of the shift of each channel, on normalised pixels
 
 PROMPTS_PER_PICTURE = 10
-TOKENS_PER_PROMPT = (
-    8  # the longest prompt of the class file, so the padding is what the model meets when it runs
-)
+TOKENS_PER_PROMPT = 8  # the longest prompt of the class file, so the padding is what the model meets when it runs
 
 SUBJECT_OF_WORD = {word: subject for subject, words in WORDS_OF.items() for word in words}
 
@@ -80,9 +78,7 @@ class PromptSampler:
         self.rows = {word: row for row, word in enumerate(WORDS)}
         self.input_ids = torch.from_numpy(encoded.input_ids)
         self.attention_mask = torch.from_numpy(encoded.attention_mask)
-        self.candidates = [WORDS_OF[subject] for subject in SUBJECTS[1:]] + [
-            (word,) for word in UNDRAWN_WORDS
-        ]
+        self.candidates = [WORDS_OF[subject] for subject in SUBJECTS[1:]] + [(word,) for word in UNDRAWN_WORDS]
         # classes are asked for more often than scenery, as they are the ones to be told apart
         self.weights = np.array([1.0] * len(CLASSES) + [0.5] * (len(self.candidates) - len(CLASSES)))
 
@@ -96,9 +92,7 @@ class PromptSampler:
             words = list(caption)[:PROMPTS_PER_PICTURE]
             wanted[picture, : len(words)] = 1
             wrong = PROMPTS_PER_PICTURE - len(words)
-            absent_words[picture] = (len(WORDS) - sum(len(self.candidates[s]) for s in present)) / max(
-                wrong, 1
-            )
+            absent_words[picture] = (len(WORDS) - sum(len(self.candidates[s]) for s in present)) / max(wrong, 1)
             words += [_any_word(self.candidates[s], rng) for s in self._absent(present, wrong, rng)]
             rows[picture] = [self.rows[word] for word in words]
             subjects[picture] = [SUBJECT_NUMBER.get(SUBJECT_OF_WORD.get(word), 1) - 1 for word in words]

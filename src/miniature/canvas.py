@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from src.miniature.colours import Colour
+from src.miniature.colours import BLACK, Colour
 from src.miniature.words import CLASSES, SUBJECT_NUMBER, VOID
 
 Point = tuple[float, float]
@@ -133,9 +133,7 @@ class Pen:
     def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
-    def ellipse(
-        self, x: float, y: float, width: float, height: float, colour: Colour, tilt: float = 0.0
-    ) -> None:
+    def ellipse(self, x: float, y: float, width: float, height: float, colour: Colour, tilt: float = 0.0) -> None:
         """Fill the ellipse around (x, y) with half axes ``width`` and ``height``, turned by ``tilt`` radians."""
         angles = np.linspace(0, 2 * math.pi, 32, endpoint=False)
         across, down = width * np.cos(angles), height * np.sin(angles)
@@ -157,7 +155,7 @@ class Pen:
 
     def wheel(self, x: float, y: float, radius: float, hub: Colour) -> None:
         """A black tyre around a ``hub`` of half its radius."""
-        self.disc(x, y, radius, (25, 25, 28))
+        self.disc(x, y, radius, BLACK)
         self.disc(x, y, radius / 2, hub)
 
 

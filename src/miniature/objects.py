@@ -21,6 +21,7 @@ from src.miniature.colours import (
     SKINS,
     STEEL,
     WOODS,
+    Colour,
     choose,
     dark,
     jitter,
@@ -98,9 +99,7 @@ def bottle(pen: Pen, rng: Generator) -> None:
     pen.rectangle(-0.19, -0.85, 0.19, -0.4, glass)
     pen.polygon([(-0.45, 1), (-0.45, -0.15), (-0.19, -0.5), (0.19, -0.5), (0.45, -0.15), (0.45, 1)], glass)
     pen.rectangle(-0.23, -1, 0.23, -0.8, choose(rng, ((215, 45, 40), (235, 200, 70))))
-    pen.rectangle(
-        -0.45, 0.12, 0.45, 0.62, choose(rng, ((235, 215, 160), (240, 240, 235), (240, 190, 175)), 8)
-    )
+    pen.rectangle(-0.45, 0.12, 0.45, 0.62, choose(rng, ((235, 215, 160), (240, 240, 235), (240, 190, 175)), 8))
     pen.rectangle(-0.36, -0.1, -0.22, 0.95, light(glass, 0.6))
 
 
@@ -261,7 +260,7 @@ def person_in_dress(pen: Pen, rng: Generator) -> None:
         pen.line([(side * 0.22, -0.85), (side * 0.24, -0.42)], 0.13, hair)
 
 
-def _arms(pen: Pen, rng: Generator, skin: tuple, sleeve: tuple) -> None:
+def _arms(pen: Pen, rng: Generator, skin: Colour, sleeve: Colour) -> None:
     lift = rng.uniform(-0.2, 0.5)
     for side in (-1, 1):
         elbow = (side * (0.47 + 0.2 * lift), -0.5 * lift)
@@ -270,7 +269,7 @@ def _arms(pen: Pen, rng: Generator, skin: tuple, sleeve: tuple) -> None:
         pen.disc(*hand, 0.11, skin)
 
 
-def _head(pen: Pen, skin: tuple, hair: tuple) -> None:
+def _head(pen: Pen, skin: Colour, hair: Colour) -> None:
     pen.rectangle(-0.09, -0.6, 0.09, -0.45, skin)
     pen.ellipse(0, -0.77, 0.27, 0.27, hair)
     pen.disc(0, -0.71, 0.22, skin)
@@ -398,27 +397,24 @@ _DRAWINGS = {
     "tv": tv,
 }
 
+_SEVERAL_LOOKS = {
+    "boat": (
+        Look(sailing_boat, _without("boat", "speedboat", "speedboats")),
+        Look(speedboat, _without("boat", "yacht", "yachts")),
+    ),
+    "person": (
+        Look(person_in_trousers, _without("person", *_DRESS_ONLY)),
+        Look(person_in_dress, _without("person", "person in shirt", *_TROUSERS_ONLY)),
+    ),
+}
+
 #: The looks of every class, in label order.
 LOOKS: dict[str, tuple[Look, ...]] = {
-    name: (Look(_DRAWINGS[name], WORDS_OF[name]),)
-    if name in _DRAWINGS
-    else {
-        "boat": (
-            Look(sailing_boat, _without("boat", "speedboat", "speedboats")),
-            Look(speedboat, _without("boat", "yacht", "yachts")),
-        ),
-        "person": (
-            Look(person_in_trousers, _without("person", *_DRESS_ONLY)),
-            Look(person_in_dress, _without("person", "person in shirt", *_TROUSERS_ONLY)),
-        ),
-    }[name]
-    for name in CLASSES
+    name: _SEVERAL_LOOKS.get(name) or (Look(_DRAWINGS[name], WORDS_OF[name]),) for name in CLASSES
 }
 
 #: Classes that are clearly wider than high.
-WIDE = frozenset(
-    {"airplane", "bicycle", "boat", "bus", "car", "dining table", "motorcycle", "couch", "train"}
-)
+WIDE = frozenset({"airplane", "bicycle", "boat", "bus", "car", "dining table", "motorcycle", "couch", "train"})
 
 #: Scenery a class is at home in (the ground it stands on); the others are at home everywhere.
 HOMES: dict[str, tuple[str, ...]] = {

@@ -36,16 +36,12 @@ def matching_loss(itm_logits: Tensor, wanted: Tensor) -> Tensor:
     """
     found = itm_logits[..., 1] - itm_logits[..., 0]  # [B, P, T]
     weights = torch.where(wanted > 0, 1.0, WRONG_WEIGHT)
-    positions = F.binary_cross_entropy_with_logits(
-        found, wanted[..., None].expand_as(found), weights[..., None]
-    )
+    positions = F.binary_cross_entropy_with_logits(found, wanted[..., None].expand_as(found), weights[..., None])
     best = F.binary_cross_entropy_with_logits(found.amax(-1), wanted, weights)
     return best + 0.5 * positions
 
 
-def attention_loss(
-    token_logits: Sequence[Tensor], prompts: Prompts, labels: Tensor, weights: Tensor
-) -> Tensor:
+def attention_loss(token_logits: Sequence[Tensor], prompts: Prompts, labels: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of the softmax over prompts at each patch with patch ``labels``, mean over ``token_logits``.
 
     The method's softmax runs over all words; the few wrong prompts of a picture stand for all that are absent.

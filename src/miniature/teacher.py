@@ -79,9 +79,7 @@ def caption_loss(logits: Tensor, named: Tensor, content: Tensor) -> Tensor:
 @torch.no_grad()
 def patch_labels(teacher: nn.Module, pixels: Tensor, named: Tensor, grid: int) -> Tensor:
     """What each patch shows, among the subjects that the caption names: [B, grid * grid, K], sums to 1."""
-    logits = F.interpolate(
-        subject_logits(teacher, pixels, LABEL_SIDE), size=grid, mode="bilinear", antialias=True
-    )
+    logits = F.interpolate(subject_logits(teacher, pixels, LABEL_SIDE), size=grid, mode="bilinear", antialias=True)
     return (logits.flatten(2).transpose(1, 2) + torch.log(named + 1e-9)[:, None]).softmax(-1)
 
 

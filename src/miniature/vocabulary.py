@@ -28,9 +28,7 @@ def vocabulary() -> list[str]:
 
 def build_tokenizer() -> BertTokenizerFast:
     """A lower-casing BERT tokenizer with :func:`vocabulary`."""
-    return BertTokenizerFast(
-        vocab={token: number for number, token in enumerate(vocabulary())}, do_lower_case=True
-    )
+    return BertTokenizerFast(vocab={token: number for number, token in enumerate(vocabulary())}, do_lower_case=True)
 
 
 def save_tokenizer(tokenizer: BertTokenizerFast, folder: Path) -> None:
