@@ -61,7 +61,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> BlipForImageTextRetrieval
 def _initialise(model: BlipForImageTextRetrieval) -> None:
     """Weights that learn, which HuggingFace's default for the vision tower (standard deviation 1e-10) does not."""
     for name, parameter in model.named_parameters():
-        if parameter.ndim >= 2 and "embeddings" not in name.split("patch_")[0]:
+        if parameter.ndim >= 2 and "embeddings" not in name:
             fan_in = parameter[0].numel()
             nn.init.trunc_normal_(parameter, std=0.8 / math.sqrt(fan_in))
     patch = model.vision_model.embeddings.patch_embedding.weight
