@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,8 @@ BLOCK = 8
 # Bytes of q that a thread works on at a time on the CPU: a few operations are to find them in its cache, and the
 # interpreter is to be entered seldom.
 STRIP_BYTES = 4_000_000
+# Values of a unary below which several threads lose more by waiting than they gain.
+SMALL_IMAGE = 2_000_000
 # Bytes of the unaries that go through together on CUDA; the work needs about four times as much.
 GROUP_BYTES = 1 << 30
 # q below this counts as 0, and a Gaussian falls no lower than exp(-FARTHEST): far below the rounding of the sums
@@ -114,7 +116,7 @@ class ConvCRF:
         output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
         # On the CPU one image fills the cache; on CUDA a group of images shares the cost of the launches.
         group = 1 if unary.device.type == "cpu" else max(1, GROUP_BYTES // (4 * unary[0].numel()))
-        with _parallel(unary.device) as run:
+        with _parallel(unary) as run:
             for u, i, out in zip(unary.split(group), image.split(group), output.split(group), strict=True):
                 if self.iterations:
                     self._infer_group(u.float(), i.float(), out, triton, run)
@@ -175,22 +177,31 @@ class ConvCRF:
 
 
 @contextmanager
-def _parallel(device: torch.device) -> Iterator[Run]:
+def _parallel(unary: Tensor) -> Iterator[Run]:
     """A ``map`` over strips that returns a list: on the CPU in as many threads as torch has, each for itself.
 
     Torch's own threads would wait for each other thousands of times an image, at each operation of each strip, which
-    takes many times longer as soon as another process (the workers that read the images, say) wants a core.
+    takes many times longer as soon as another process (the workers that read the images, say) wants a core. Images that
+    are small enough are done by one thread before several have met.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield lambda function, *arguments: list(map(function, *arguments))
+    if unary.device.type != "cpu" or threads == 1:
+        yield _in_turn
         return
     # The number of threads is the calling thread's own, and the default of threads to come: put that back.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
+    try:
+        if unary[0].numel() < SMALL_IMAGE:
+            torch.set_num_threads(1)
+            yield _in_turn
+            return
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield lambda function, *arguments: list(pool.map(function, *arguments))
-        finally:
-            torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_turn(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+    return list(map(function, *arguments))
 
 
 def phase_taps(pooling: int) -> list[tuple[int, float]]:
