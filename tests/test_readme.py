@@ -1,0 +1,86 @@
+"""Every command in README works: on the miniature it is run, elsewhere up to the missing data or model."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from src import cli
+from src.config import REPOSITORY
+from src.prepare.__main__ import main as prepare
+from src.report import main as report
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command)]
+MODULES = [command for command in COMMANDS if command.startswith("python -m ")]
+KNOWN_MODULES = {"src.prepare", "src.report", "src.miniature.dataset", "src.miniature.train", "tests.benchmark"}
+
+
+def test_readme_has_its_commands() -> None:
+    assert len(SCRIPTS) >= 8
+    assert {command.split()[2] for command in MODULES} <= KNOWN_MODULES
+    others = [command for command in COMMANDS if command not in SCRIPTS + MODULES]
+    assert all(command.startswith("python -m venv .venv && .venv/bin/pip install") for command in others)
+
+
+def test_ci_runs_readme_test_command() -> None:
+    command = next(command for command in COMMANDS if command.endswith("-m pytest"))
+    ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    for part in ("pip install -r requirements.txt pytest==", "ruff==", "-m pytest"):
+        assert part in command
+        assert part in ci
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_scripts(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, script, *arguments = shlex.split(command)
+    main = importlib.import_module(script.removesuffix(".py")).main
+    arguments += ["--device", "cpu", "--output-dir", str(tmp_path)]
+    if "miniature" not in command:
+        # the real data and weights are gigabytes away: everything up to them must be right
+        assert cli.run(main, arguments) == 2
+        error = capsys.readouterr().err
+        assert "does not exist" in error
+        assert any(missing in error for missing in ("data_root", "--images"))
+        return
+    if "one_shot" in command:
+        arguments += ["--set", "oneshot.total_runs=1", "oneshot.num_iterations=1", "crf.iters=0", "max_images=80"]
+    elif "--tuned" in command:
+        assert cli.run(main, arguments) == 2  # the file is made by another command of README
+        assert "one_shot_blip.py writes such files" in capsys.readouterr().err
+        return
+    else:
+        arguments += ["--limit", "2"]
+    assert cli.run(main, arguments) == 0
+    assert any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_modules(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *arguments = shlex.split(command)[2:]
+    if module == "src.prepare":
+        arguments = [a for a in arguments if a != "--download"] + ["--root", str(tmp_path)]
+        assert cli.run(prepare, arguments) == 2  # nothing lies in that folder
+        assert str(tmp_path) in capsys.readouterr().err
+    elif module == "src.report":
+        assert cli.run(report, [str(tmp_path)]) == 2
+    else:
+        with pytest.raises(SystemExit) as end:  # --help comes last: everything before it must be known
+            importlib.import_module(module).main([*arguments, "--help"])
+        assert end.value.code == 0
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_links(path: str) -> None:
+    assert (REPOSITORY / path).exists()
