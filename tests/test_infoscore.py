@@ -63,6 +63,17 @@ def test_prompts_below_the_clamp_count_with_it(place: str) -> None:
         torch.testing.assert_close(shares[:, 2], torch.full((3,), 1e-6))
 
 
+def test_a_prompt_that_falls_below_the_clamp_only_where_the_others_are_strong() -> None:
+    """Its maps are above the clamp times the weakest sum over prompts, yet its share is not above the clamp."""
+    weak = torch.full((1, 1, 16), 3e-7)
+    strong = torch.full((1, 1, 16), 0.1)
+    strong[..., :6] = 1.0
+    maps = torch.cat([weak, strong], 1)
+    unclamped = plain_prompt_shares(maps, 48, clamp=0.0)
+    assert plain_prompt_shares(maps, 48)[0, 0] > 1.1 * unclamped[0, 0]
+    torch.testing.assert_close(prompt_shares(maps, 48).double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
+
+
 def test_only_prompts_that_may_fall_below_the_clamp_are_upsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     upsampled = []
 
