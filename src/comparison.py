@@ -18,8 +18,8 @@ from src import attention
 from src.config import Config
 from src.data import ListEntry, SegmentationDataset, batches
 from src.errors import UserError
+from src.evaluate import predictions_of
 from src.infoscore import InfoScore, LayerScores
-from src.letterbox import Letterbox
 from src.metrics import ConfusionMatrix
 from src.ranking import check_images
 from src.segmenter import Segmenter
@@ -76,8 +76,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     infoscore = InfoScore(len(layers), segmenter.image_size)
     choices = [_choice(f"layer {layer}", (layer,), config, segmenter) for layer in layers]
     choices += [_choice("all layers", layers, config, segmenter)]
-    patches = (segmenter.image_size // segmenter.blip.patch_size) ** 2
-    shape = (len(entries), len(layers), config.dataset.num_classes, patches)
+    shape = (len(entries), len(layers), config.dataset.num_classes, segmenter.num_patches)
     scratch.mkdir(parents=True, exist_ok=True)
     _check_room(scratch, 4 * math.prod(shape))
     with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
@@ -124,9 +123,5 @@ def _score(choice: Choice, maps: Tensor, batch: dict, segmenter: Segmenter, conf
     """Segment a batch from its class maps [B, L, C, N], averaged over the layers of ``choice``, and score it."""
     chosen = [maps[:, layer] for layer in choice.layers]
     scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.image_size), batch["pixels"])
-    for position, labels in enumerate(batch["labels"]):
-        image_scores = scores[position]
-        if config.eval.resolution == "original":
-            letterbox = Letterbox(batch["height"][position], batch["width"][position], segmenter.image_size)
-            image_scores = letterbox.undo(image_scores)
-        choice.confusion.update(image_scores.argmax(0), labels)
+    for prediction in predictions_of(batch, scores, config):
+        choice.confusion.update(prediction.labels, prediction.target)

@@ -76,14 +76,25 @@ def predict(
     Raises:
         UserError: an image or mask could not be read.
     """
-    original = config.eval.resolution == "original"
     for batch in batches(dataset, config, segmenter.device):
         scores = segmenter.segment(batch["pixels"], encoder(batch) if encoder else None)
-        labels = None if original else scores.argmax(1).to(torch.uint8)
-        for position, index in enumerate(batch["index"]):
-            letterbox = Letterbox(batch["height"][position], batch["width"][position], segmenter.image_size)
-            own = letterbox.undo(scores[position]).argmax(0).to(torch.uint8) if original else labels[position]
-            yield Prediction(index, scores[position], own, batch["labels"][position], letterbox)
+        yield from predictions_of(batch, scores, config)
+
+
+def predictions_of(batch: dict[str, Any], scores: Tensor, config: Config) -> Iterator[Prediction]:
+    """Label a batch's images in the frame of the evaluation.
+
+    Args:
+        batch: from :func:`src.data.batches`, with labels in that frame.
+        scores: [B, C, S, S] class scores in the letterbox frame.
+        config: says which frame that is.
+    """
+    original = config.eval.resolution == "original"
+    labels = None if original else scores.argmax(1).to(torch.uint8)
+    for position, index in enumerate(batch["index"]):
+        letterbox = Letterbox(batch["height"][position], batch["width"][position], scores.shape[-1])
+        own = letterbox.undo(scores[position]).argmax(0).to(torch.uint8) if original else labels[position]
+        yield Prediction(index, scores[position], own, batch["labels"][position], letterbox)
 
 
 def evaluate(

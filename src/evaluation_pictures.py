@@ -14,6 +14,7 @@ from src import charts, pictures
 from src.cli import positive_int
 from src.data import ListEntry, SegmentationDataset, read_image, read_mask
 from src.evaluate import Observer, Prediction
+from src.files import write_bytes
 from src.metrics import ConfusionMatrix
 
 
@@ -78,13 +79,13 @@ class EvaluationPictures:
         charts.confusion_matrix(matrix, self.names, confusion.counts.tolist(), title=title)
         written = [iou, matrix]
         if self._rows:
-            pictures.write_picture(overlays, self._grid())
+            write_bytes(overlays, self._grid())
             written.append(overlays)
         return [*written, self.predictions] if self.save_predictions else written
 
     def _write_prediction(self, prediction: Prediction) -> None:
         labels = prediction.original_labels().cpu().numpy()
-        pictures.write_picture(self._files[self.dataset.entries[prediction.index].image], pictures.label_png(labels))
+        write_bytes(self._files[self.dataset.entries[prediction.index].image], pictures.label_png(labels))
 
     def _keep_row(self, prediction: Prediction) -> None:
         if prediction.index in self._shown:

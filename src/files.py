@@ -61,10 +61,22 @@ def check_writable(path: Path) -> None:
         raise _not_writable(path, error) from error
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` in one step.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` in one step."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Write ``text`` (UTF-8) to ``path`` in one step; raises as :func:`write_bytes`."""
+    write_bytes(path, text.encode())
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:

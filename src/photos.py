@@ -334,8 +334,7 @@ def write_pictures(stem: Path, image: np.ndarray, answer: Answer, names: Sequenc
 
 def _write(stem: Path, ending: str, content: bytes) -> Path:
     path = stem.with_name(f"{stem.name}_{ending}.png")
-    results.keep_earlier(path, content)
-    pictures.write_picture(path, content)
+    results.write_result(path, content)
     return path
 
 

@@ -8,14 +8,10 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-from src.errors import UserError
-from src.files import replacing
 
 BACKGROUND, IGNORED = 0, 255
 OPACITY = 0.6
@@ -66,19 +62,6 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_picture(path: Path, content: bytes) -> None:
-    """Write a picture's bytes to ``path`` in one step.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:

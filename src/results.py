@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from src.config import REPOSITORY, Config, resolve
-from src.files import write_text
+from src.files import write_bytes, write_text
 from src.metrics import ConfusionMatrix
 from src.prompts import PromptSet
 
@@ -56,13 +56,14 @@ class Outputs:
         return self.path(config.output.infoscore_csv or str(csv.with_name(f"{csv.stem}_infoscore{csv.suffix}")))
 
 
-def write_result(path: Path, text: str) -> None:
+def write_result(path: Path, content: str | bytes) -> None:
     """Write a result; an earlier one with other content is moved aside first, and that is said."""
-    keep_earlier(path, text.encode())
-    write_text(path, text)
+    data = content.encode() if isinstance(content, str) else content
+    keep_earlier(path, data)
+    write_bytes(path, data)
 
 
-def keep_earlier(path: Path, content: bytes | None = None) -> None:
+def keep_earlier(path: Path, content: bytes) -> None:
     """Move the file at ``path``, if there is one and it is not ``content``, to a name with its date."""
     if not path.is_file() or path.read_bytes() == content:
         return
@@ -92,9 +93,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         same = _lasting(json.loads(path.read_text(encoding="utf-8"))) == _lasting(json.loads(text))
     except (OSError, ValueError):
         same = False
-    if not same:
-        keep_earlier(path, text.encode())
-    write_text(path, text)
+    if same:
+        write_text(path, text)
+    else:
+        write_result(path, text)
 
 
 def _lasting(values: Any) -> Any:

@@ -79,6 +79,11 @@ class Segmenter:
     def device(self) -> torch.device:
         return self.blip.device
 
+    @property
+    def num_patches(self) -> int:
+        """N, patches of the letterbox frame."""
+        return (self.image_size // self.blip.patch_size) ** 2
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Run the vision encoder: normalised ``pixels`` [B, 3, S, S] to embeddings [B, 1 + N, D]."""

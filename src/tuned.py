@@ -10,22 +10,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from src.errors import UserError
-from src.files import replacing
 from src.oneshot import Tunable
-from src.results import keep_earlier, write_json
+from src.results import write_json, write_result
 from src.segmenter import Segmenter
 
 
 def save_tuned(path: Path, tunable: Tunable, origin: dict[str, Any]) -> None:
     """Write the present values of ``tunable`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
-    segmenter = tunable.segmenter
+    made_for = _made_for(tunable)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tunable.state().items()}
     tensors["token_ids"] = tunable.token_ids.cpu()
-    content = save(tensors, metadata={"made_for": json.dumps(_made_for(segmenter))})
-    keep_earlier(path, content)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    write_json(path.with_suffix(".json"), {**_made_for(segmenter), **origin})
+    write_result(path, save(tensors, metadata={"made_for": json.dumps(made_for)}))
+    write_json(path.with_suffix(".json"), {**made_for, **origin})
 
 
 def load_tuned(path: Path, segmenter: Segmenter) -> None:
@@ -44,7 +40,8 @@ def load_tuned(path: Path, segmenter: Segmenter) -> None:
         raise UserError(
             f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({error})"
         ) from error
-    present = _made_for(segmenter)
+    tunable = Tunable(segmenter)
+    present = _made_for(tunable)
     remedies = {
         "weights": f"was made for other weights: {made_for['model']} (SHA-256 {made_for['weights'][:12]}), but "
         f"{present['model']} is SHA-256 {present['weights'][:12]}",
@@ -54,16 +51,16 @@ def load_tuned(path: Path, segmenter: Segmenter) -> None:
     for key, text in remedies.items():
         if made_for[key] != present[key]:
             raise UserError(f"--tuned {path} {text}")
-    tunable = Tunable(segmenter)
     if tensors.pop("token_ids").tolist() != tunable.token_ids.tolist():
         raise UserError(f"--tuned {path} was made with another vocabulary than {present['model']} has now")
     tunable.load(tensors)
 
 
-def _made_for(segmenter: Segmenter) -> dict[str, Any]:
+def _made_for(tunable: Tunable) -> dict[str, Any]:
+    segmenter = tunable.segmenter
     return {
         "model": segmenter.blip.name,
-        "weights": segmenter.blip.digest,
+        "weights": tunable.untuned_digest,
         "prompts": segmenter.prompts.prompts,
         "layers": list(segmenter.layers),
     }

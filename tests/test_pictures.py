@@ -17,6 +17,7 @@ from src.config import REPOSITORY
 from src.data import ListEntry, read_mask
 from src.errors import UserError
 from src.evaluation_pictures import evenly_spaced, prediction_files
+from src.files import write_bytes
 
 CONFIG = str(REPOSITORY / "tests/golden_training_free.yaml")
 
@@ -37,7 +38,7 @@ def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Pat
     labels = labels_with_square()
     labels[0, 0] = 255
     path = tmp_path / "labels.png"
-    pictures.write_picture(path, pictures.label_png(labels))
+    write_bytes(path, pictures.label_png(labels))
     assert np.array_equal(read_mask(path, num_classes=21, ignore_label=255), labels)
     with Image.open(path) as picture:
         assert np.array_equal(np.asarray(picture.convert("RGB")), pictures.PALETTE[labels])
@@ -105,7 +106,7 @@ def test_grid_fits_images_of_any_size_into_its_cells() -> None:
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
-        pictures.write_picture(tmp_path / "file" / "a.png", b"")
+        write_bytes(tmp_path / "file" / "a.png", b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

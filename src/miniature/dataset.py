@@ -25,6 +25,7 @@ from src.errors import UserError
 from src.files import write_text
 from src.miniature.scenes import Scene, draw_scene
 from src.miniature.words import CLASSES
+from src.pictures import PALETTE
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
 SCENES_PER_LIST = 200
@@ -38,17 +39,6 @@ def draw_listed_scene(split: str, number: int) -> Scene:
     return draw_scene(FIRST_SEED[split] + number, first=CLASSES[number % len(CLASSES)])
 
 
-def voc_palette() -> list[int]:
-    """PASCAL VOC's colour map, 256 RGB triples in one list: the bits of a label, dealt out to the channels."""
-    palette = np.zeros((256, 3), int)
-    for bit in range(8):
-        for channel in range(3):
-            # bits 0, 3, 6 of the label are red, 1, 4, 7 green, 2, 5 blue; low bits become high ones
-            taken = np.arange(256) >> (3 * bit + channel) & 1
-            palette[:, channel] |= taken << 7 - bit
-    return palette.ravel().tolist()
-
-
 def write_picture(picture: np.ndarray, path: Path) -> None:
     """Write uint8 RGB [height, width, 3] as the JPEG ``path``."""
     Image.fromarray(picture).save(path, quality=JPEG_QUALITY, subsampling="4:2:0", optimize=True)
@@ -57,7 +47,7 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 def write_mask(labels: np.ndarray, path: Path) -> None:
     """Write uint8 labels [height, width] as the palette PNG ``path``, in the VOC colours."""
     mask = Image.fromarray(labels)
-    mask.putpalette(voc_palette())
+    mask.putpalette(PALETTE.tobytes())
     mask.save(path, optimize=True)
 
 

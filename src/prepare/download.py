@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from src.errors import UserError
@@ -29,14 +31,10 @@ def download_voc(root: Path) -> None:
     # here and below: torchvision takes seconds to import, and only downloads need it
     from torchvision.datasets import VOCSegmentation
 
-    try:
+    remedy = "fetch VOCtrainval_11-May-2012.tar elsewhere and name it with --voc"
+    with _downloading(f"VOC 2012 to {root}", remedy):
         root.mkdir(parents=True, exist_ok=True)
         VOCSegmentation(str(root), year="2012", image_set="train", download=True)
-    except _FAILURES as error:
-        raise UserError(
-            f"downloading VOC 2012 to {root} failed ({error}); start again, or fetch VOCtrainval_11-May-2012.tar "
-            "elsewhere and name it with --voc"
-        ) from error
 
 
 def download_sbd(folder: Path) -> None:
@@ -47,14 +45,10 @@ def download_sbd(folder: Path) -> None:
     """
     from torchvision.datasets import SBDataset
 
-    try:
+    remedy = "fetch and unpack benchmark.tgz elsewhere and name the folder benchmark_RELEASE with --sbd"
+    with _downloading(f"SBD to {folder}", remedy):
         folder.mkdir(parents=True, exist_ok=True)
         SBDataset(str(folder), image_set="train", mode="segmentation", download=True)
-    except _FAILURES as error:
-        raise UserError(
-            f"downloading SBD to {folder} failed ({error}); start again, or fetch and unpack benchmark.tgz elsewhere "
-            "and name the folder benchmark_RELEASE with --sbd"
-        ) from error
 
 
 def download_coco(name: str, root: Path) -> None:
@@ -68,7 +62,7 @@ def download_coco(name: str, root: Path) -> None:
     from torchvision.datasets.utils import download_url
 
     unfinished = root / ".download" / name
-    try:
+    with _downloading(COCO_URLS[name], f"fetch it elsewhere and put it in {root}"):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         download_url(COCO_URLS[name], str(unfinished.parent), name)
@@ -76,7 +70,12 @@ def download_coco(name: str, root: Path) -> None:
             raise RuntimeError("the connection ended early")
         os.replace(unfinished, root / name)
         unfinished.parent.rmdir()
+
+
+@contextmanager
+def _downloading(what: str, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong while downloading into a :class:`UserError` with a remedy."""
+    try:
+        yield
     except _FAILURES as error:
-        raise UserError(
-            f"downloading {COCO_URLS[name]} failed ({error}); start again, or fetch it elsewhere and put it in {root}"
-        ) from error
+        raise UserError(f"downloading {what} failed ({error}); start again, or {remedy}") from error
