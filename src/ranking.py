@@ -8,11 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import PIL
 import torch
+import transformers
 from tqdm import tqdm
 
 from src.blip import Blip
-from src.config import Config
+from src.config import REPOSITORY, Config
 from src.data import ListEntry, SegmentationDataset, batches
 from src.errors import UserError
 from src.files import write_text
@@ -64,8 +68,9 @@ def choose_layers(
     """The layers that ``model.layers`` names; for ``auto`` the ``model.top_k`` best by InfoScore on ``entries``.
 
     A ranking is kept as a file in the folder ``cache`` under a digest of all that it depends on: every weight of the
-    model and its architecture, every byte of every image, the prompts' tokens, image size, normalisation and number
-    format. Whatever changes, the digest does, so that a stale ranking cannot be found.
+    model and its architecture, every byte of every image, the prompts' tokens, image size, normalisation, number
+    format and kind of device, this project's own code, and the versions of the libraries that decode and compute.
+    Whatever changes, the digest does, so that a stale ranking cannot be found.
 
     Raises:
         UserError: see :func:`rank_layers`.
@@ -100,7 +105,9 @@ def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> s
         "vision_config": segmenter.blip.model.config.vision_config.to_dict(),
         "tokens": segmenter.input_ids.tolist(),
         "padding": segmenter.attention_mask.tolist(),
-        "torch": torch.__version__,
+        "device": segmenter.device.type,
+        "versions": [package.__version__ for package in (torch, transformers, np, cv2, PIL)],
+        "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code_files()],
         "weights": segmenter.blip.digest,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -108,6 +115,11 @@ def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> s
         digest.update(len(contents).to_bytes(8, "little"))
         digest.update(contents)
     return digest.hexdigest()[:32]
+
+
+def code_files() -> list[Path]:
+    """The source files that a ranking may depend on: all of ``src`` that entry scripts share, and the model's."""
+    return sorted([*(REPOSITORY / "src").glob("*.py"), *(REPOSITORY / "replace_huggingface").glob("*.py")])
 
 
 def _contents(entries: list[ListEntry]) -> Iterable[bytes]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import compute_infoscore_blip
 import training_free_blip
-from src import cli
+from src import cli, ranking
 from src.blip import load_blip
 from src.config import Config, load_config
 from src.data import evaluation_entries
@@ -160,6 +161,38 @@ def test_a_ranking_of_something_else_is_not_found(
     chosen(case_config(case, *overrides), tmp_path)
     assert len(encoded) > before
     assert len(list(tmp_path.glob("infoscore_*.json"))) == 2
+
+
+def change_the_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    shutil.copy(ranking.code_files()[0], folder / "changed.py")
+    with (folder / "changed.py").open("a") as file:
+        file.write("\n")
+    others = ranking.code_files()[1:]
+    monkeypatch.setattr(ranking, "code_files", lambda: [folder / "changed.py", *others])
+
+
+def change_transformers(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    monkeypatch.setattr(transformers, "__version__", "5.18.0")
+
+
+@pytest.mark.parametrize("change", [change_the_code, change_transformers])
+def test_a_ranking_by_other_software_is_not_found(
+    change: Callable[[pytest.MonkeyPatch, Path], None],
+    tmp_path: Path,
+    encoded: list[Tensor],
+    case: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen(case_config(case), tmp_path / "cache")
+    change(monkeypatch, tmp_path)
+    chosen(case_config(case), tmp_path / "cache")
+    assert len(encoded) == 8
+    assert len(list((tmp_path / "cache").glob("infoscore_*.json"))) == 2
+
+
+def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
+    names = {path.name for path in ranking.code_files()}
+    assert {"infoscore.py", "attention.py", "letterbox.py", "modeling_blip_text.py"} <= names
 
 
 def test_an_image_that_cannot_be_read_leaves_no_ranking(tmp_path: Path, case: Path) -> None:
