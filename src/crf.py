@@ -38,7 +38,7 @@ BLOCK = 8
 # Bytes of q that a thread works on at a time on the CPU: a few operations are to find them in its cache, and the
 # interpreter is to be entered seldom.
 STRIP_BYTES = 4_000_000
-# Values of a unary below which several threads lose more by waiting than they gain.
+# Values of a unary below which several threads at one image lose more by waiting than they gain.
 SMALL_IMAGE = 2_000_000
 # Bytes of the unaries that go through together on CUDA; the work needs about four times as much.
 GROUP_BYTES = 1 << 30
@@ -114,14 +114,22 @@ class ConvCRF:
 
     def _infer(self, unary: Tensor, image: Tensor, triton: ModuleType | None) -> Tensor:
         output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
+        on_cpu = unary.device.type == "cpu"
         # On the CPU one image fills the cache; on CUDA a group of images shares the cost of the launches.
-        group = 1 if unary.device.type == "cpu" else max(1, GROUP_BYTES // (4 * unary[0].numel()))
-        with _parallel(unary) as run:
-            for u, i, out in zip(unary.split(group), image.split(group), output.split(group), strict=True):
+        group = 1 if on_cpu else max(1, GROUP_BYTES // (4 * unary[0].numel()))
+        groups = unary.split(group), image.split(group), output.split(group)
+        with _parallel(unary.device) as run:
+            # Small images are done by one thread before several have met: these take an image each.
+            apart = on_cpu and triton is None and unary[0].numel() < SMALL_IMAGE
+            over_images, within = (run, _in_turn) if apart else (_in_turn, run)
+
+            def infer(u: Tensor, i: Tensor, out: Tensor) -> None:
                 if self.iterations:
-                    self._infer_group(u.float(), i.float(), out, triton, run)
+                    self._infer_group(u.float(), i.float(), out, triton, within)
                 else:
                     torch.log_softmax(u.float(), dim=1, out=out)
+
+            over_images(infer, *groups)
         return output
 
     def _infer_group(self, unary: Tensor, image: Tensor, output: Tensor, triton: ModuleType | None, run: Run) -> None:
@@ -177,23 +185,18 @@ class ConvCRF:
 
 
 @contextmanager
-def _parallel(unary: Tensor) -> Iterator[Run]:
-    """A ``map`` over strips that returns a list: on the CPU in as many threads as torch has, each for itself.
+def _parallel(device: torch.device) -> Iterator[Run]:
+    """A ``map`` that returns a list: on the CPU in as many threads as torch has, each for itself.
 
     Torch's own threads would wait for each other thousands of times an image, at each operation of each strip, which
-    takes many times longer as soon as another process (the workers that read the images, say) wants a core. Images that
-    are small enough are done by one thread before several have met.
+    takes many times longer as soon as another process (the workers that read the images, say) wants a core.
     """
     threads = torch.get_num_threads()
-    if unary.device.type != "cpu" or threads == 1:
+    if device.type != "cpu" or threads == 1:
         yield _in_turn
         return
     # The number of threads is the calling thread's own, and the default of threads to come: put that back.
     try:
-        if unary[0].numel() < SMALL_IMAGE:
-            torch.set_num_threads(1)
-            yield _in_turn
-            return
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield lambda function, *arguments: list(pool.map(function, *arguments))
     finally:

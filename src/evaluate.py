@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,7 +14,7 @@ from src.config import Config
 from src.data import SegmentationDataset, batches
 from src.letterbox import Letterbox
 from src.metrics import ConfusionMatrix
-from src.segmenter import Segmenter
+from src.segmenter import Segmenter, labels_of
 
 Encoder = Callable[[dict[str, Any]], Tensor]
 """Makes image embeddings [B, 1 + N, D] of a batch; lets a cache stand in for the vision encoder."""
@@ -44,7 +43,7 @@ class Prediction:
         """Predicted labels [height, width] of the untouched image, uint8."""
         if self.labels.shape == (self.letterbox.height, self.letterbox.width):
             return self.labels
-        return self.letterbox.undo(self.scores).argmax(0).to(torch.uint8)
+        return labels_of(self.letterbox.undo(self.scores))
 
 
 Observer = Callable[[Prediction], None]
@@ -90,10 +89,10 @@ def predictions_of(batch: dict[str, Any], scores: Tensor, config: Config) -> Ite
         config: says which frame that is.
     """
     original = config.eval.resolution == "original"
-    labels = None if original else scores.argmax(1).to(torch.uint8)
+    labels = None if original else labels_of(scores)
     for position, index in enumerate(batch["index"]):
         letterbox = Letterbox(batch["height"][position], batch["width"][position], scores.shape[-1])
-        own = letterbox.undo(scores[position]).argmax(0).to(torch.uint8) if original else labels[position]
+        own = labels_of(letterbox.undo(scores[position])) if original else labels[position]
         yield Prediction(index, scores[position], own, batch["labels"][position], letterbox)
 
 

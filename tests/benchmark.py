@@ -6,6 +6,7 @@
     python -m tests.benchmark --what tuning                    # one step of two images
     python -m tests.benchmark --what runs                      # one query image in five runs of one-shot tuning
     python -m tests.benchmark --what growth --plot docs/growth.png
+    python -m tests.benchmark --what precision                 # what bfloat16 changes
     python -m tests.benchmark --device cuda --batch-size 16
 
 Plain is what the method says, done one thing after the other: HuggingFace's eager attention, float32, every image
@@ -33,16 +34,16 @@ import torch
 from PIL import Image
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
-from src.blip import Blip, choose_device, prepare
-from src.config import REPOSITORY, CrfConfig, OneShotConfig
+from src.blip import Blip, choose_device, load_configured, prepare
+from src.config import REPOSITORY, CrfConfig, OneShotConfig, load_config
 from src.crf import ConvCRF
-from src.data import preprocess
+from src.data import SegmentationDataset, batches, evaluation_entries, preprocess
 from src.infoscore import InfoScore
 from src.letterbox import Letterbox
 from src.metrics import ConfusionMatrix
 from src.oneshot import LabelledImage, Tunable, tune
 from src.prompts import PromptSet, build_prompts, read_class_file
-from src.segmenter import Segmenter
+from src.segmenter import Segmenter, labels_of
 from tests.oracles import stages
 from tests.oracles.crf import plain_crf
 from tests.oracles.method import plain_encode
@@ -51,6 +52,7 @@ from tests.oracles.tuning import plain_tune
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LAYERS = (0, 3)
 CLASSES = {"pascal": 21, "coco": 81}
+AMP = {"false": False, "true": True, "bf16": "bf16"}
 
 
 class Words:
@@ -89,9 +91,11 @@ def vocabulary(args: argparse.Namespace) -> PromptSet:
     extra = args.prompts - len(prompts)
     if extra < 0:
         raise SystemExit(f"--prompts {args.prompts}: {args.vocabulary} alone has {len(prompts)}")
+    words = prompts.words + tuple(prompts.words[n % len(prompts)] for n in range(extra))
+    if args.all_classes:
+        return PromptSet(words, words, (1,) * len(words))
     # the last class takes the rest: classes decide the size of the maps, prompts that of the text encoder's work
     counts = (*prompts.prompts_per_class[:-1], prompts.prompts_per_class[-1] + extra)
-    words = prompts.words + tuple(prompts.words[n % len(prompts)] for n in range(extra))
     return PromptSet(prompts.class_names, words, counts)
 
 
@@ -143,7 +147,7 @@ class Ours:
         self.size = args.image_size
         layers = range(12) if args.what == "infoscore" else LAYERS
         crf = ConvCRF(iterations=CrfConfig().iters)
-        self.segmenter = Segmenter(self.blip, vocabulary(args), layers, self.size, crf, args.amp)
+        self.segmenter = Segmenter(self.blip, vocabulary(args), layers, self.size, crf, AMP[args.amp])
         self.device = device
 
     def segment(self, watch: Stopwatch, jpegs: list[bytes], embeds: torch.Tensor | None = None) -> None:
@@ -156,7 +160,7 @@ class Ours:
             seen = watch("text", segmenter.attend, embeds)
             unary = watch("maps", segmenter.unary, seen)
             scores = watch("CRF", segmenter.refine, unary, pixels)
-            watch("metric", count, scores)
+            watch("metric", count, scores, labels_of)
 
     def infoscore(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """All layers' scores of one batch."""
@@ -211,7 +215,7 @@ class Plain:
             itm, logits = self._look(watch, pixels)
             unary = watch("maps", stages.unary, logits, itm, self.prompts.prompts_per_class, self.size)
             scores = watch("CRF", plain_crf, unary, pixels, CrfConfig().iters)
-            watch("metric", count, scores)
+            watch("metric", count, scores, lambda scores: scores.argmax(1))
 
     def infoscore(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """All layers' shares, image by image, through full-size maps."""
@@ -240,10 +244,10 @@ class Plain:
             self.segment(watch, jpegs)
 
 
-def count(scores: torch.Tensor) -> None:
+def count(scores: torch.Tensor, label: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Count labels against some truth: the work of the metric."""
     confusion = ConfusionMatrix(scores.shape[1], 255, scores.device)
-    labels = scores.argmax(1).to(torch.uint8)
+    labels = label(scores)
     confusion.update(labels, labels)
 
 
@@ -358,37 +362,86 @@ def growth(args: argparse.Namespace) -> None:
     """Ours over prompts, image size and batch; prints a table and draws a plot."""
     from matplotlib.figure import Figure
 
-    axes_values = {"prompts": (49, 116, 179, 500, 1000), "image_size": (384, 512, 768), "batch_size": (1, 2, 4, 8)}
+    prompts = (49, 116, 179, 500, 1000)
+    curves = [
+        (0, f"{CLASSES[args.vocabulary]} classes", "prompts", prompts, {}),
+        (0, "every prompt a class", "prompts", prompts, {"all_classes": True}),
+        (1, None, "image_size", (384, 512, 768), {}),
+        (2, None, "batch_size", (1, 2, 4, 8), {}),
+    ]
     figure = Figure(figsize=(10, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
     bare = measure_apart("ours", args, what="nothing")["peak_bytes"]
-    for axes, (option, values) in zip(figure.subplots(1, 3), axes_values.items(), strict=True):
+    print("| | images / s | GiB above the model |\n|---|---|---|")
+    for panel, label, option, values, others in curves:
+        name = option.replace("_", " ")
         speeds = []
         for value in values:
-            found = measure_apart("ours", args, what="growth", **{option: value})
+            found = measure_apart("ours", args, what="growth", **{option: value}, **others)
             speeds.append(1 / sum(found["seconds"].values()))
             extra = (found["peak_bytes"] - bare) / 2**30
-            print(f"{option} {value}: {speeds[-1]:.3f} images/s, {extra:.2f} GiB above the model", flush=True)
-        axes.plot(values, speeds, marker="o")
-        axes.set(xlabel=option.replace("_", " "), xticks=values, ylim=(0, None))
-    figure.axes[0].set_ylabel("images / s")
+            row = f"{value} {name}, {label}" if label else f"{name} {value}"
+            print(f"| {row} | {speeds[-1]:.3f} | {extra:.2f} |", flush=True)
+        panels[panel].plot(values, speeds, marker="o", label=label)
+        panels[panel].set(xlabel=name, xticks=values, ylim=(0, None))
+        panels[panel].grid(alpha=0.3)
+    panels[0].set(ylabel="images / s", xticks=(49, 179, 500, 1000))
+    panels[0].legend()
     if args.plot:
         args.plot = Path(args.plot)
         args.plot.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(args.plot, dpi=110)
 
 
+@torch.no_grad()
+def precision(args: argparse.Namespace) -> None:
+    """What bfloat16 changes against float32: mIoU on the miniature, and the share of labels that differ there and on
+    full-size photos (random weights, whose classes are nearly alike everywhere: as bad as it can be)."""
+    device = choose_device(args.device)
+    print("| | mIoU float32 | mIoU bfloat16 | labels that differ |\n|---|---|---|---|")
+    for iterations in (0, CrfConfig().iters):
+        config = load_config(REPOSITORY / "configs/miniature.yaml", [f"crf.iters={iterations}"])
+        classes = read_class_file(REPOSITORY / config.class_name_dir, config.dataset.num_classes)
+        blip, prompts = load_configured(config, device), build_prompts(classes, args.multi_prompt)
+        crf = ConvCRF(iterations=iterations) if iterations else None
+        formats = [
+            Segmenter(blip, prompts, config.model.layers, config.model.image_size, crf, amp) for amp in (False, "bf16")
+        ]
+        dataset = SegmentationDataset(evaluation_entries(config), config)
+        counts = [ConfusionMatrix(len(classes), config.dataset.ignore_label, device) for _ in formats]
+        differing, pixels = 0, 0
+        for batch in batches(dataset, config, device):
+            found = [labels_of(segmenter.segment(batch["pixels"])) for segmenter in formats]
+            for labels, confusion in zip(found, counts, strict=True):
+                confusion.update(labels, torch.stack(batch["labels"]).to(device))
+            differing += int((found[0] != found[1]).sum())
+            pixels += found[0].numel()
+        mious = " | ".join(f"{100 * confusion.miou:.2f}" for confusion in counts)
+        print(f"| miniature, {'CRF' if iterations else 'no CRF'} | {mious} | {differing / pixels:.3%} |", flush=True)
+
+    job = Ours(args, device)
+    full = job.segmenter
+    other = Segmenter(full.blip, full.prompts, full.layers, full.image_size, None, "bf16")
+    photos = torch.stack([read(photo(seed), full.image_size) for seed in range(args.batch_size)]).to(device)
+    unaries = [segmenter.unary(segmenter.attend(segmenter.encode_images(photos))) for segmenter in (full, other)]
+    for name, scores in (("no CRF", unaries), ("CRF", [full.refine(unary, photos) for unary in unaries])):
+        share = (labels_of(scores[0]) != labels_of(scores[1])).float().mean().item()
+        print(f"| full size, random weights, {len(photos)} photos, {name} | | | {share:.3%} |", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and run what it asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    whats = ("segment", "infoscore", "tuning", "runs", "growth", "nothing")
+    whats = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "nothing")
     parser.add_argument("--what", choices=whats[:-1], default="segment", help="what to time (default: segment)")
     parser.add_argument("--vocabulary", choices=tuple(CLASSES), default="pascal")
     parser.add_argument("--multi_prompt", action="store_true")
     parser.add_argument("--prompts", type=int, help="so many prompts, by repeating words")
+    parser.add_argument("--all-classes", action="store_true", help="with --prompts: every prompt is a class of its own")
     parser.add_argument("--image-size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=1, help="images per batch of ours; plain takes one by one")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--amp", action="store_true", help="bfloat16 where it pays, as runtime.amp: true")
+    parser.add_argument("--amp", choices=tuple(AMP), default="false", help="as runtime.amp (default: false)")
     parser.add_argument("--repeats", type=int, default=3, help="timed repetitions of ours, of which the fastest counts")
     parser.add_argument("--warm-up", type=int, default=1)
     parser.add_argument("--plot", help="where to draw the plot of --what growth")
@@ -399,7 +452,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(measure(args.side, argparse.Namespace(**json.loads(args.options)))))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, device {choose_device(args.device)}")
-    (growth if args.what == "growth" else compare)(args)
+    {"growth": growth, "precision": precision}.get(args.what, compare)(args)
 
 
 if __name__ == "__main__":

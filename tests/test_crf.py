@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.crf import ConvCRF
+from src.crf import SMALL_IMAGE, ConvCRF
 from src.errors import UserError
 from tests.oracles.crf import plain_crf
 
@@ -125,8 +125,11 @@ def test_leaves_the_threads_of_torch_alone() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_threads_do_not_change_the_result(threads: int) -> None:
-    unary, image = scene(1, 21, 128, 128)
+@pytest.mark.parametrize("shape", [(1, 21, 128, 128), (6, 5, 64, 64), (2, 21, 320, 320)])
+def test_threads_do_not_change_the_result(shape: tuple[int, int, int, int], threads: int) -> None:
+    """Small images go to a thread each, strips of a large one to several."""
+    assert (np.prod(shape[1:]) < SMALL_IMAGE) == (shape[-1] < 320)
+    unary, image = scene(*shape)
     expected = ConvCRF(iterations=3)(unary, image)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from src.blip import Blip, load_blip
 from src.config import Config
 from src.crf import ConvCRF
 from src.prompts import ClassEntry, PromptSet, build_prompts
-from src.segmenter import Segmenter, autocast_dtype
+from src.segmenter import Segmenter, autocast_dtype, labels_of
 from tests import tiny
 from tests.oracles.crf import plain_crf
 from tests.oracles.method import plain_forward, plain_itm, plain_token_logits, plain_unary
@@ -180,3 +181,11 @@ def test_bfloat16_on_cuda_is_close_to_float32(
     difference = (segmenter.segment(pixels.cuda()).cpu() - expected).abs()
     assert difference.max() > 1e-3
     assert difference.mean() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (2, 21, 40, 60)])
+def test_a_pixel_gets_the_first_of_its_highest_classes(shape: tuple[int, ...]) -> None:
+    scores = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0)).float()  # ties everywhere
+    labels = labels_of(scores)
+    assert labels.dtype == torch.uint8
+    np.testing.assert_array_equal(labels.numpy(), scores.numpy().argmax(-3))  # numpy promises the first
