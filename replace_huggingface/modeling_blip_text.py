@@ -208,7 +208,8 @@ def _cross_attention(
     if form_logits:
         # float32 also under autocast: the method sums these logits over tokens and exponentiates the sum
         with torch.autocast(query.device.type, enabled=False):
-            logits = query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])  # [B, H, P * T, n]
+            logits = query.float() @ key.float().transpose(-1, -2)  # [B, H, P * T, n]
+            logits.div_(math.sqrt(query.shape[-1]))  # in place: these are the largest tensors of the text encoder
         context = logits.softmax(-1).to(value.dtype) @ value
         logits = logits.unflatten(2, (prompts, tokens)).transpose(1, 2)
     else:

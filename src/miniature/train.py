@@ -1,17 +1,18 @@
 """Train the tiny BLIP from pictures with captions, never from masks or boxes: python -m src.miniature.train
 
-    python -m src.miniature.train                                  the shipped recipe, 14 minutes on two cores
-    python -m src.miniature.train --minutes 4 --output /tmp/blip   a trial
+    python -m src.miniature.train                                      the shipped recipe
+    python -m src.miniature.train --steps 300 500 --output /tmp/blip   a trial
     python -m src.miniature.train --steps 20 20 --scenes 20 --cache /tmp/pairs --output /tmp/blip
 
 1. Draw pictures with captions (src/miniature/captions.py) into --cache, unless they are there.
 2. Train the teacher, a small convolutional network, from them (teacher.py), and write down its patch labels.
-3. Train the tiny BLIP (student.py): its vision tower with a throw-away linear head on the patch labels; after a while
-   also image-text matching, and the patch labels on the cross-attention logits of the text layers --layers.
+3. Train the tiny BLIP (student.py): its vision tower with a throw-away linear head on the patch labels; at the end
+   also image-text matching, and the patch labels on the cross-attention logits of the text layers --layers. The last
+   part is short on purpose: a model that sees well, but has not learned its words to the end, is what one-shot tuning
+   is for.
 
 The output folder is in HuggingFace's format, float16, with training.json beside: command, times, losses, versions. It
-is rewritten while training goes on. By the clock a faster machine takes more steps; training.json tells how many the
-shipped model took, and --steps repeats them. Each process runs on one core and takes 32 pictures a step.
+is rewritten while training goes on. Each process runs on one core and takes 32 pictures a step.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ from src.miniature.optimizer import FlatAdamW
 from src.miniature.vocabulary import build_tokenizer, save_tokenizer
 
 BATCH = 32  # pictures per process and step
-TEACHER_SHARE = 0.14  # of the minutes
-VISION_ONLY = 0.3  # part of the student's training before matching and attention join
+VISION_ONLY = 0.84  # part of the student's training before matching and attention join
 TEACHER_RATE = 4e-3
 STUDENT_RATE = 1.5e-3
 WARM_UP = 100  # steps
@@ -60,8 +60,7 @@ TRAINED = ("vision_model", "text_encoder", "itm_head")
 class Settings:
     """What the command line says; see ``--help``."""
 
-    minutes: float
-    steps: tuple[int, int] | None
+    steps: tuple[int, int]  # of the teacher and of the student
     scenes: int
     seed: int
     layers: tuple[int, ...]
@@ -71,23 +70,16 @@ class Settings:
 
 
 class Schedule:
-    """How far a phase is, from 0 to 1: by steps if they are given, else by the clock of the first process."""
+    """How far a phase of ``steps`` steps is, from 0 to 1, and its learning rate."""
 
-    def __init__(self, seconds: float, steps: int | None) -> None:
-        self.start = time.monotonic()
-        self.seconds = seconds
+    def __init__(self, steps: int) -> None:
         self.steps = steps
         self.step = -1
 
     def advance(self) -> float:
-        """Begin a step; the same answer in all processes."""
+        """Begin a step."""
         self.step += 1
-        if self.steps is not None:
-            return self.step / self.steps
-        fraction = torch.tensor((time.monotonic() - self.start) / self.seconds)
-        if dist.is_initialized():
-            dist.broadcast(fraction, src=0)
-        return float(fraction)
+        return self.step / self.steps
 
     def rate(self, peak: float, fraction: float) -> float:
         """Learning rate: a linear warm-up, then a cosine down to a hundredth of ``peak``."""
@@ -147,7 +139,7 @@ class Training:
         settings = self.settings
         network = teacher.build_teacher()
         optimizer = FlatAdamW(network.parameters(), [p for p in network.parameters() if p.ndim < 2])
-        schedule = Schedule(60 * TEACHER_SHARE * settings.minutes, settings.steps and settings.steps[0])
+        schedule = Schedule(settings.steps[0])
         log = Log("teacher", self.started, self.log)
         while (fraction := schedule.advance()) < 1:
             batch = self.pictures.sample(self._indices(), self.rng)
@@ -186,8 +178,7 @@ class Training:
         trained = {name: p for name, p in model.named_parameters() if name.startswith(TRAINED)}
         undecayed = [p for name, p in trained.items() if p.ndim < 2 or "embeddings" in name]
         optimizer = FlatAdamW([*trained.values(), *head.parameters()], [*undecayed, head.bias])
-        elapsed = time.monotonic() - self.started
-        schedule = Schedule(60 * settings.minutes - elapsed, settings.steps and settings.steps[1])
+        schedule = Schedule(settings.steps[1])
         log = Log("student", self.started, self.log)
         saved = time.monotonic()
         while (fraction := schedule.advance()) < 1:
@@ -296,13 +287,13 @@ def _wait() -> None:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=14, help="time for both phases (default: 14)")
     parser.add_argument(
         "--steps",
         type=int,
         nargs=2,
+        default=[1040, 1700],
         metavar=("TEACHER", "STUDENT"),
-        help="train for so many steps instead of --minutes",
+        help="how long to train both (default: 1040 1700)",
     )
     parser.add_argument(
         "--scenes", type=int, default=12_000, help="scenes to draw, four pictures each (default: 12000)"
@@ -325,8 +316,7 @@ def main(arguments: list[str]) -> None:
         help="folder of the drawn pictures and captions (default: results/miniature_cache, 2.4 GB)",
     )
     args = parser.parse_args(arguments)
-    steps = tuple(args.steps) if args.steps else None
-    train(Settings(**{**vars(args), "steps": steps, "layers": tuple(args.layers)}))
+    train(Settings(**{**vars(args), "steps": tuple(args.steps), "layers": tuple(args.layers)}))
 
 
 if __name__ == "__main__":
