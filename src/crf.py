@@ -40,7 +40,7 @@ BLOCK = 8
 STRIP_BYTES = 4_000_000
 # Values of a unary below which several threads at one image lose more by waiting than they gain.
 SMALL_IMAGE = 2_000_000
-# Bytes of the unaries that go through together on CUDA; the work needs about four times as much.
+# Bytes of the unaries that go through together on CUDA; the work needs about three times as much.
 GROUP_BYTES = 1 << 30
 # q below this counts as 0, and a Gaussian falls no lower than exp(-FARTHEST): far below the rounding of the sums
 # they enter. Both keep subnormal numbers away, on which processors are many times slower.
@@ -144,7 +144,10 @@ class ConvCRF:
             return self._split(tensor[:, :, rows.start * self.pooling : rows.stop * self.pooling])
 
         def prepare(rows: range) -> Tensor:
-            u = pixels(unary, rows).log_softmax(dim=3).contiguous()  # [B, f, f, C, len(rows), w]
+            # The phases of a strip live in its part of the output until it is overwritten: each class' in one piece.
+            part = output[:, :, rows.start * self.pooling : rows.stop * self.pooling]
+            u = part.view(*part.shape[:2], self.pooling, self.pooling, len(rows), -1).permute(0, 2, 3, 1, 4, 5)
+            torch.log_softmax(pixels(unary, rows), dim=3, out=u)  # [B, f, f, C, len(rows), w]
             messages.pooled(rows).copy_(u.sum((1, 2)))  # q starts as u, not softmaxed
             return u.mul_(self.unary_weight)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 @triton.jit
 def _update(
     u, messages, pooled, height, width,
-    u_image, u_class,
+    u_image, u_phase, u_class,
     m_image, m_class, m_row,
     p_image, p_class, p_row,
     CLASSES: tl.constexpr, PADDED_CLASSES: tl.constexpr, POOLING: tl.constexpr, CELLS: tl.constexpr,
@@ -45,7 +45,7 @@ def _update(
                 message = left + right_weight * (centre - left)
             else:
                 message = centre + right_weight * (right - centre)
-            q = message + tl.load(u + (a * POOLING + b) * CLASSES * u_class, mask=real, other=float("-inf"))
+            q = message + tl.load(u + (a * POOLING + b) * u_phase, mask=real, other=float("-inf"))
             q = tl.exp(q - tl.max(q, axis=0)[None, :])
             total += q / tl.sum(q, axis=0)[None, :]
     p = pooled + image * p_image + c * p_class + (row * p_row + column)[None, :]
@@ -63,7 +63,8 @@ def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
     """Write the sum of softmax(u + upsampled messages) over the pixels of each cell to ``pooled``.
 
     Args:
-        u: [B, f, f, C, h, w] contiguous, the weighted unary split into phases.
+        u: [B, f, f, C, h, w], the weighted unary split into phases; contiguous along the last two axes, and its phases
+            at equal distances.
         messages: [B, C, h + 2, w + 2], the border repeated once around; contiguous along the last axis.
         pooled: [B, C, h, w], contiguous along the last axis.
     """
@@ -74,7 +75,7 @@ def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
     cells = min(64, max(4, 8 * 32 * warps // padded_classes))
     _update[(triton.cdiv(height * width, cells), batch)](
         u, messages, pooled, height, width,
-        u.stride(0), u.stride(3),
+        u.stride(0), u.stride(2), u.stride(3),
         *messages.stride()[:3],
         *pooled.stride()[:3],
         CLASSES=classes, PADDED_CLASSES=padded_classes, POOLING=pooling, CELLS=cells,
