@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.attention import upsample
+from src.errors import UserError
 
 CLAMP = 1e-6
 
@@ -107,16 +108,24 @@ class InfoScore:
 
         Raises:
             ValueError: no image was seen.
+            UserError: a layer's score is not a finite number.
         """
         if not self.images:
             raise ValueError("InfoScore needs at least one image")
         shares = torch.stack([torch.cat(layer) for layer in self._shares]).double()  # [L, images, P]
         mean = shares.mean(1)
-        return LayerScores(
+        scores = LayerScores(
             mean_image_entropy=_entropy(shares).mean(1),
             dataset_entropy=_entropy(mean),
             cov=(shares.std(1, unbiased=False) / mean).sum(1),
         )
+        lost = (~scores.infoscore.isfinite()).nonzero().flatten().tolist()
+        if lost:  # it would be sorted before every number
+            raise UserError(
+                f"InfoScore of layers {lost} is not a number, because their attention is not: check the model's "
+                "weights, or set runtime.amp to false"
+            )
+        return scores
 
 
 def _entropy(shares: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -87,8 +88,11 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a result as JSON; an earlier one that says more than another time or date is moved aside first."""
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    """Write a result as JSON; an earlier one that says more than another time or date is moved aside first.
+
+    A number that is not finite (the correlation of a constant, say) becomes null: JSON has no other word for it.
+    """
+    text = json.dumps(_finite(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         same = _lasting(json.loads(path.read_text(encoding="utf-8"))) == _lasting(json.loads(text))
     except (OSError, ValueError):
@@ -97,6 +101,14 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         write_text(path, text)
     else:
         write_result(path, text)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _lasting(values: Any) -> Any:

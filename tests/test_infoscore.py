@@ -12,6 +12,7 @@ from src import infoscore as subject
 from src.blip import load_blip
 from src.config import Config, load_config
 from src.data import evaluation_entries
+from src.errors import UserError
 from src.infoscore import COLUMNS, InfoScore, LayerScores, prompt_shares
 from src.prompts import read_class_file
 from src.ranking import rank_layers, ranking_segmenter
@@ -169,3 +170,12 @@ def test_reproduces_the_published_implementation(attention: str, batch: int, tol
     for name in COLUMNS[1:-1]:
         np.testing.assert_allclose(getattr(scores, name).numpy(), expected[name], rtol=tolerance, err_msg=name)
     assert scores.ranking == expected["ranking"]
+
+
+def test_attention_that_is_no_number_is_refused() -> None:
+    infoscore = InfoScore(3, 16)
+    maps = torch.rand(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    for layer in range(3):
+        infoscore.update(layer, maps if layer != 1 else maps * torch.nan)
+    with pytest.raises(UserError, match=r"layers \[1\] is not a number"):
+        infoscore.scores()

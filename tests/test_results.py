@@ -151,6 +151,11 @@ def test_json_that_differs_in_time_alone_is_the_same_result(tmp_path: Path) -> N
     assert len(names_in(tmp_path)) == 2
 
 
+def test_a_number_that_is_none_is_null_in_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"rho": float("nan"), "rows": [(0.5, float("inf"))]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"rho": None, "rows": [[0.5, None]]}
+
+
 def test_what_was_no_json_is_kept_too(tmp_path: Path) -> None:
     (tmp_path / "iou.json").write_text("not ours")
     write_json(tmp_path / "iou.json", {"miou": 0.5})
