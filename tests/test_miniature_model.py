@@ -71,17 +71,16 @@ def test_it_is_small_and_knows_every_word(blip: Blip) -> None:
     assert blip.tokenize(["Image of 猫."])[0].tolist()[0].count(blip.tokenizer.unk_token_id) == 1
 
 
-def test_matching_finds_most_classes_of_a_scene(blip: Blip) -> None:
-    """Scores above one half agree with what the masks hold."""
-    config = load_config(CONFIG, ["max_images=20", "dataloader.num_workers=0"])
+def test_matching_tells_what_is_in_a_scene(blip: Blip) -> None:
+    """A class that is there scores higher than one that is not, in nine pairs of ten (chance: half)."""
+    config = load_config(CONFIG, ["max_images=40", "dataloader.num_workers=0"])
     prompts = build_prompts(read_class_file(CLASS_FILE, 21), multi_prompt=False)
     segmenter = Segmenter(blip, prompts, (0,), config.model.image_size)
-    right, total = 0, 0
+    scores, present = [], []
     for batch in batches(SegmentationDataset(evaluation_entries(config), config), config, torch.device("cpu")):
         with torch.no_grad():
             itm = segmenter.attend(segmenter.encode_images(batch["pixels"])).itm
-        for scores, labels in zip(itm[:, -len(CLASSES) :], batch["labels"], strict=True):
-            present = np.isin(np.arange(1, 21), labels.numpy())
-            right += int(((scores.numpy() > 0.5) == present).sum())
-            total += len(CLASSES)
-    assert right / total > 0.95
+        scores.append(itm[:, -len(CLASSES) :].numpy())
+        present += [np.isin(np.arange(1, 21), labels.numpy()) for labels in batch["labels"]]
+    scores, present = np.concatenate(scores), np.stack(present)
+    assert (scores[present][:, None] > scores[~present]).mean() > 0.9
