@@ -12,6 +12,7 @@ import torch
 from src.blip import Blip, load_blip
 from src.config import load_config
 from src.data import SegmentationDataset, batches, evaluation_entries
+from src.evaluate import evaluate
 from src.metrics import ConfusionMatrix
 from src.miniature.dataset import FOLDER
 from src.miniature.words import CLASS_FILE, CLASSES, WORDS
@@ -50,6 +51,15 @@ def miou(blip: Blip) -> dict[str, float]:
 
 def test_it_gives_the_recorded_score(miou: dict[str, float]) -> None:
     assert miou["supervised"] == pytest.approx(RECORDED["miou"], abs=0.5)
+
+
+def test_bfloat16_keeps_the_score(blip: Blip, miou: dict[str, float]) -> None:
+    config = load_config(CONFIG, [f"max_images={RECORDED['images']}", "dataloader.num_workers=0", "crf.iters=0"])
+    prompts = build_prompts(read_class_file(CLASS_FILE, 21), multi_prompt=False)
+    segmenter = Segmenter(blip, prompts, RECORDED["layers"], config.model.image_size, amp="bf16")
+    evaluation = evaluate(segmenter, SegmentationDataset(evaluation_entries(config), config), config)
+    assert 100 * evaluation.confusion.miou == pytest.approx(miou["supervised"], abs=0.3)
+    assert 100 * evaluation.confusion.miou != miou["supervised"]  # it was bfloat16
 
 
 def test_supervised_layers_beat_all_layers_and_the_last(miou: dict[str, float], blip: Blip) -> None:
