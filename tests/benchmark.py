@@ -35,9 +35,10 @@ from PIL import Image
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from src.blip import Blip, choose_device, load_configured, prepare
-from src.config import REPOSITORY, CrfConfig, OneShotConfig, load_config
+from src.config import REPOSITORY, CrfConfig, OneShotConfig, load_config, resolve
 from src.crf import ConvCRF
 from src.data import SegmentationDataset, batches, evaluation_entries, preprocess
+from src.evaluate import predictions_of
 from src.infoscore import InfoScore
 from src.letterbox import Letterbox
 from src.metrics import ConfusionMatrix
@@ -52,6 +53,7 @@ from tests.oracles.tuning import plain_tune
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LAYERS = (0, 3)
 CLASSES = {"pascal": 21, "coco": 81}
+MINIATURE = REPOSITORY / "configs/miniature.yaml"
 AMP = {"false": False, "true": True, "bf16": "bf16"}
 
 
@@ -86,9 +88,7 @@ def vocabulary(args: argparse.Namespace) -> PromptSet:
     """The prompts of the benchmark; ``--prompts N`` repeats words of the vocabulary until there are N."""
     path = REPOSITORY / f"configs/classes/{args.vocabulary}.json"
     prompts = build_prompts(read_class_file(path, CLASSES[args.vocabulary]), args.multi_prompt)
-    if not args.prompts:
-        return prompts
-    extra = args.prompts - len(prompts)
+    extra = (args.prompts or len(prompts)) - len(prompts)
     if extra < 0:
         raise SystemExit(f"--prompts {args.prompts}: {args.vocabulary} alone has {len(prompts)}")
     words = prompts.words + tuple(prompts.words[n % len(prompts)] for n in range(extra))
@@ -410,27 +410,27 @@ def precision(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     print("| | mIoU float32 | mIoU bfloat16 | labels that differ |\n|---|---|---|---|")
     for iterations in (0, CrfConfig().iters):
-        config = load_config(REPOSITORY / "configs/miniature.yaml", [f"crf.iters={iterations}"])
-        classes = read_class_file(REPOSITORY / config.class_name_dir, config.dataset.num_classes)
-        blip, prompts = load_configured(config, device), build_prompts(classes, args.multi_prompt)
-        crf = ConvCRF(iterations=iterations) if iterations else None
-        formats = [
-            Segmenter(blip, prompts, config.model.layers, config.model.image_size, crf, amp) for amp in (False, "bf16")
+        configs = [
+            load_config(MINIATURE, [f"crf.iters={iterations}", f"runtime.amp={amp}"]) for amp in ("false", "bf16")
         ]
-        dataset = SegmentationDataset(evaluation_entries(config), config)
+        config = configs[0]
+        blip = load_configured(config, device)
+        classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
+        prompts = build_prompts(classes, args.multi_prompt)
+        formats = [Segmenter.from_config(each, blip, prompts, config.model.layers) for each in configs]
         counts = [ConfusionMatrix(len(classes), config.dataset.ignore_label, device) for _ in formats]
         differing, pixels = 0, 0
-        for batch in batches(dataset, config, device):
-            found = [labels_of(segmenter.segment(batch["pixels"])) for segmenter in formats]
-            for labels, confusion in zip(found, counts, strict=True):
-                confusion.update(labels, torch.stack(batch["labels"]).to(device))
-            differing += int((found[0] != found[1]).sum())
-            pixels += found[0].numel()
+        for batch in batches(SegmentationDataset(evaluation_entries(config), config), config, device):
+            scores = [segmenter.segment(batch["pixels"]) for segmenter in formats]
+            for pair in zip(*(predictions_of(batch, each, config) for each in scores), strict=True):
+                for prediction, confusion in zip(pair, counts, strict=True):
+                    confusion.update(prediction.labels, prediction.target)
+                differing += int((pair[0].labels != pair[1].labels).sum())
+                pixels += pair[0].labels.numel()
         mious = " | ".join(f"{100 * confusion.miou:.2f}" for confusion in counts)
         print(f"| miniature, {'CRF' if iterations else 'no CRF'} | {mious} | {differing / pixels:.3%} |", flush=True)
 
-    job = Ours(args, device)
-    full = job.segmenter
+    full = Ours(args, device).segmenter
     other = Segmenter(full.blip, full.prompts, full.layers, full.image_size, None, "bf16")
     photos = torch.stack([read(photo(seed), full.image_size) for seed in range(args.batch_size)]).to(device)
     unaries = [segmenter.unary(segmenter.attend(segmenter.encode_images(photos))) for segmenter in (full, other)]
@@ -448,7 +448,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vocabulary", choices=tuple(CLASSES), default="pascal")
     parser.add_argument("--multi_prompt", action="store_true")
     parser.add_argument("--prompts", type=int, help="so many prompts, by repeating words")
-    parser.add_argument("--all-classes", action="store_true", help="with --prompts: every prompt is a class of its own")
+    parser.add_argument("--all-classes", action="store_true", help="every prompt is a class of its own")
     parser.add_argument("--image-size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=1, help="images per batch of ours; plain takes one by one")
     parser.add_argument("--device", default="auto")

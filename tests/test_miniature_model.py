@@ -16,7 +16,7 @@ from src.evaluate import evaluate
 from src.metrics import ConfusionMatrix
 from src.miniature.dataset import FOLDER
 from src.miniature.words import CLASS_FILE, CLASSES, WORDS
-from src.prompts import TEMPLATE, build_prompts, read_class_file
+from src.prompts import TEMPLATE, PromptSet, build_prompts, read_class_file
 from src.segmenter import Segmenter
 
 CONFIG = Path(__file__).parents[1] / "configs" / "miniature.yaml"
@@ -31,10 +31,14 @@ def blip() -> Blip:
 
 
 @pytest.fixture(scope="module")
-def miou(blip: Blip) -> dict[str, float]:
+def prompts() -> PromptSet:
+    return build_prompts(read_class_file(CLASS_FILE, 21), multi_prompt=False)
+
+
+@pytest.fixture(scope="module")
+def miou(blip: Blip, prompts: PromptSet) -> dict[str, float]:
     """mIoU without CRF on the first validation scenes: of the supervised layers, every layer, and all layers."""
     config = load_config(CONFIG, [f"max_images={RECORDED['images']}", "dataloader.num_workers=0"])
-    prompts = build_prompts(read_class_file(CLASS_FILE, 21), multi_prompt=False)
     segmenter = Segmenter(blip, prompts, range(blip.num_layers), config.model.image_size)
     sets = {"supervised": RECORDED["layers"], "all": list(range(blip.num_layers))}
     sets |= {str(layer): [layer] for layer in range(blip.num_layers)}
@@ -53,10 +57,10 @@ def test_it_gives_the_recorded_score(miou: dict[str, float]) -> None:
     assert miou["supervised"] == pytest.approx(RECORDED["miou"], abs=0.5)
 
 
-def test_bfloat16_keeps_the_score(blip: Blip, miou: dict[str, float]) -> None:
-    config = load_config(CONFIG, [f"max_images={RECORDED['images']}", "dataloader.num_workers=0", "crf.iters=0"])
-    prompts = build_prompts(read_class_file(CLASS_FILE, 21), multi_prompt=False)
-    segmenter = Segmenter(blip, prompts, RECORDED["layers"], config.model.image_size, amp="bf16")
+def test_bfloat16_keeps_the_score(blip: Blip, prompts: PromptSet, miou: dict[str, float]) -> None:
+    settings = [f"max_images={RECORDED['images']}", "dataloader.num_workers=0", "crf.iters=0", "runtime.amp=bf16"]
+    config = load_config(CONFIG, settings)
+    segmenter = Segmenter.from_config(config, blip, prompts, RECORDED["layers"])
     evaluation = evaluate(segmenter, SegmentationDataset(evaluation_entries(config), config), config)
     assert 100 * evaluation.confusion.miou == pytest.approx(miou["supervised"], abs=0.3)
     assert 100 * evaluation.confusion.miou != miou["supervised"]  # it was bfloat16
@@ -81,10 +85,9 @@ def test_it_is_small_and_knows_every_word(blip: Blip) -> None:
     assert blip.tokenize(["Image of 猫."])[0].tolist()[0].count(blip.tokenizer.unk_token_id) == 1
 
 
-def test_matching_tells_what_is_in_a_scene(blip: Blip) -> None:
+def test_matching_tells_what_is_in_a_scene(blip: Blip, prompts: PromptSet) -> None:
     """A class that is there scores higher than one that is not, in nine pairs of ten (chance: half)."""
     config = load_config(CONFIG, ["max_images=40", "dataloader.num_workers=0"])
-    prompts = build_prompts(read_class_file(CLASS_FILE, 21), multi_prompt=False)
     segmenter = Segmenter(blip, prompts, (0,), config.model.image_size)
     scores, present = [], []
     for batch in batches(SegmentationDataset(evaluation_entries(config), config), config, torch.device("cpu")):

@@ -15,7 +15,7 @@ from src.miniature import batches, student, teacher
 from src.miniature.captions import PICTURE_SIDE
 from src.miniature.model import GRID, HEADS, LAYERS, WIDTH, build_model, encode_images, match
 from src.miniature.optimizer import FlatAdamW
-from src.miniature.train import Schedule, main, mirror_labels
+from src.miniature.train import learning_rate, main, mirror_labels
 from src.miniature.vocabulary import build_tokenizer
 from src.miniature.words import CLASSES, SUBJECT_NUMBER, UNDRAWN_WORDS, WORDS
 from src.prompts import TEMPLATE
@@ -181,12 +181,8 @@ def test_the_attention_loss_is_smallest_where_attention_follows_the_labels(token
     assert student.attention_loss([right, swapped], prompts, labels, weights) > 2
 
 
-def test_a_schedule_warms_up_and_cools_down() -> None:
-    schedule = Schedule(steps=400)
-    rates = []
-    while (fraction := schedule.advance()) < 1:
-        rates.append(schedule.rate(1.0, fraction))
-    assert len(rates) == 400
+def test_the_learning_rate_warms_up_and_cools_down() -> None:
+    rates = [learning_rate(1.0, step, 400) for step in range(400)]
     assert rates[0] < 0.02
     assert max(rates) == pytest.approx(rates[100], rel=0.1)
     assert rates[-1] < 0.02
@@ -205,6 +201,7 @@ def test_twenty_steps_lower_the_losses_and_leave_a_model_that_loads(
     report = json.loads((output / "training.json").read_text())
     assert (report["teacher_steps"], report["student_steps"], report["finished"]) == (20, 20, True)
     entries = {phase: [e for e in report["losses"] if e["phase"] == phase] for phase in ("teacher", "student")}
+    assert [entries[phase][-1]["step"] for phase in ("teacher", "student")] == [20, 20]
     assert entries["teacher"][-1]["caption_loss"] < 0.9 * entries["teacher"][0]["caption_loss"]
     assert entries["student"][-1]["head_loss"] < 0.97 * entries["student"][0]["head_loss"]
     joint = [entry for entry in entries["student"] if "attention_loss" in entry]

@@ -69,21 +69,9 @@ class Settings:
     cache: Path
 
 
-class Schedule:
-    """How far a phase of ``steps`` steps is, from 0 to 1, and its learning rate."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.step = -1
-
-    def advance(self) -> float:
-        """Begin a step."""
-        self.step += 1
-        return self.step / self.steps
-
-    def rate(self, peak: float, fraction: float) -> float:
-        """Learning rate: a linear warm-up, then a cosine down to a hundredth of ``peak``."""
-        return peak * min(1, (self.step + 1) / WARM_UP) * (0.01 + 0.5 * (1 + np.cos(np.pi * fraction)))
+def learning_rate(peak: float, step: int, steps: int) -> float:
+    """Rate of ``step`` of ``steps``: a linear warm-up, then a cosine down to a hundredth of ``peak``."""
+    return peak * min(1, (step + 1) / WARM_UP) * (0.01 + 0.5 * (1 + np.cos(np.pi * (step / steps))))
 
 
 @dataclass
@@ -139,16 +127,16 @@ class Training:
         settings = self.settings
         network = teacher.build_teacher()
         optimizer = FlatAdamW(network.parameters(), [p for p in network.parameters() if p.ndim < 2])
-        schedule = Schedule(settings.steps[0])
+        steps = settings.steps[0]
         log = Log("teacher", self.started, self.log)
-        while (fraction := schedule.advance()) < 1:
+        for step in range(steps):
             batch = self.pictures.sample(self._indices(), self.rng)
             logits = teacher.subject_logits(network, batch.pixels, teacher.INPUT_SIDE).flatten(2).transpose(1, 2)
             loss = teacher.caption_loss(logits, batch.named, batch.content)
             loss.backward()
-            optimizer.step(schedule.rate(TEACHER_RATE, fraction))
-            log.add(schedule.step, {"caption_loss": loss})
-        log.flush(schedule.step)
+            optimizer.step(learning_rate(TEACHER_RATE, step, steps))
+            log.add(step, {"caption_loss": loss})
+        log.flush(steps)
         if dist.is_initialized():  # the running means of batch normalisation differ between the processes
             for buffer in network.buffers():
                 dist.broadcast(buffer, src=0)
@@ -178,10 +166,10 @@ class Training:
         trained = {name: p for name, p in model.named_parameters() if name.startswith(TRAINED)}
         undecayed = [p for name, p in trained.items() if p.ndim < 2 or "embeddings" in name]
         optimizer = FlatAdamW([*trained.values(), *head.parameters()], [*undecayed, head.bias])
-        schedule = Schedule(settings.steps[1])
+        steps = settings.steps[1]
         log = Log("student", self.started, self.log)
         saved = time.monotonic()
-        while (fraction := schedule.advance()) < 1:
+        for step in range(steps):
             indices = self._indices()
             batch = self.pictures.sample(indices, self.rng)
             patch_labels = mirror_labels(torch.from_numpy(labels[indices]).float(), batch.mirrored)
@@ -190,7 +178,7 @@ class Training:
             weights = student.patch_weights(patch_labels, batch.content)
             embeds = encode_images(model, batch.pixels)
             losses["head_loss"] = student.head_loss(head(embeds[:, 1:]), patch_labels, weights)
-            if fraction >= VISION_ONLY:
+            if step / steps >= VISION_ONLY:
                 prompts = prompt_sampler.sample([self.captions[index] for index in indices], self.rng)
                 itm_logits, token_logits = match(model, embeds, prompts.input_ids, prompts.attention_mask)
                 supervised = [token_logits[layer] for layer in settings.layers]
@@ -198,14 +186,14 @@ class Training:
                 losses["attention_loss"] = student.attention_loss(supervised, prompts, patch_labels, weights)
                 measures["matching_accuracy"] = student.matching_accuracy(itm_logits, prompts.wanted)
             sum(losses.values()).backward()
-            optimizer.step(schedule.rate(STUDENT_RATE, fraction))
-            log.add(schedule.step, losses | measures)
+            optimizer.step(learning_rate(STUDENT_RATE, step, steps))
+            log.add(step, losses | measures)
             if _first_process() and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.save(model, schedule.step, finished=False)
+                self.save(model, step, finished=False)
                 saved = time.monotonic()
-        log.flush(schedule.step)
+        log.flush(steps)
         if _first_process():
-            self.save(model, schedule.step, finished=True)
+            self.save(model, steps, finished=True)
 
     def save(self, model: nn.Module, steps: int, finished: bool) -> None:
         """Write the model in float16, its tokenizer and training.json; each file at once."""
