@@ -18,15 +18,17 @@ import argparse
 import sys
 from typing import Any
 
-from src import charts, cli, results
-from src.blip import choose_device, load_configured
-from src.comparison import Comparison, compare
-from src.config import resolve
-from src.data import evaluation_entries
+from src import cli
+from src.data.lists import evaluation_entries
 from src.files import check_writable
-from src.infoscore import COLUMNS, LayerScores
-from src.prompts import read_class_file
-from src.ranking import rank_layers, ranking_segmenter
+from src.layer_selection.comparison import Comparison, compare
+from src.layer_selection.infoscore import COLUMNS, LayerScores
+from src.layer_selection.ranking import rank_layers, ranking_segmenter
+from src.method.blip import load_configured
+from src.method.prompts import read_class_file
+from src.output import charts, results
+from src.paths import resolve
+from src.runtime import choose_device
 
 
 def main(arguments: list[str]) -> None:

@@ -16,19 +16,22 @@ import statistics
 import sys
 from typing import Any
 
-from src import charts, cli, results
-from src.blip import choose_device, load_configured
-from src.config import resolve
-from src.data import SegmentationDataset, evaluation_entries
-from src.embeddings import EmbeddingCache
-from src.evaluate import evaluate
+from src import cli
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.evaluation.evaluate import evaluate
 from src.files import check_writable
-from src.oneshot import Tunable, read_supports, tune
-from src.prompts import build_prompts, read_class_file
-from src.ranking import choose_layers
-from src.segmenter import Segmenter
-from src.supports import Draws
-from src.tuned import save_tuned
+from src.layer_selection.ranking import choose_layers
+from src.method.blip import load_configured
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+from src.one_shot.embeddings import EmbeddingCache
+from src.one_shot.supports import Draws
+from src.one_shot.tuned_weights import save_tuned
+from src.one_shot.tuning import Tunable, read_supports, tune
+from src.output import charts, results
+from src.paths import resolve
+from src.runtime import choose_device
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +40,7 @@ def main(arguments: list[str]) -> None:
     config = cli.load(args)
     oneshot = config.oneshot
     if oneshot is None:
-        raise config.refuse("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
+        raise config.refusal("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
     device = choose_device(args.device)
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, args.multi_prompt)

@@ -23,16 +23,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from src import cli, evaluation_pictures, photos, results
-from src.blip import choose_device, load_configured
-from src.config import resolve
-from src.data import SegmentationDataset, evaluation_entries
-from src.evaluate import evaluate
+from src import cli
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.evaluation.evaluate import evaluate
 from src.files import check_writable
-from src.prompts import build_prompts, read_class_file
-from src.ranking import choose_layers
-from src.segmenter import Segmenter
-from src.tuned import load_tuned
+from src.layer_selection.ranking import choose_layers
+from src.method.blip import load_configured
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+from src.one_shot.tuned_weights import load_tuned
+from src.output import evaluation_pictures, results
+from src.paths import resolve
+from src.photos import command as photos
+from src.runtime import choose_device
 
 
 def main(arguments: list[str]) -> None:

@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from src.config import Config, load_config
+from src.config.reader import load_config
+from src.config.schema import Config
 from src.errors import UserError
 
 
@@ -83,7 +84,7 @@ def load(args: argparse.Namespace) -> Config:
     """The configuration that the common arguments ask for, overrides applied; says what was overridden.
 
     Raises:
-        UserError: see :func:`src.config.load_config`.
+        UserError: see :func:`src.config.schema.load_config`.
     """
     config = load_config(args.config, args.set)
     for override in args.set:

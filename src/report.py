@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src import charts, cli, results
+from src import cli
 from src.errors import UserError
+from src.output import charts, results
 
 EXPERIMENTS = ("training-free", "one-shot", "infoscore")
 KEPT = re.compile(r"\.\d{8}-\d{6}(-\d+)?$")  # the date in the name of an earlier result that was kept

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from src.blip import Blip, load_blip
-from src.config import Config, load_config
+from src.config.reader import load_config
+from src.config.schema import Config
+from src.method.blip import Blip, load_blip
 from tests import tiny
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src import cli
-from src.config import REPOSITORY
+from src.paths import REPOSITORY
 from src.prepare.__main__ import main as prepare
 from src.report import main as report
 
@@ -24,7 +24,7 @@ COMMANDS = [
 ]
 SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command)]
 MODULES = [command for command in COMMANDS if re.match(r"python -m (src|tests)\.", command)]
-KNOWN_MODULES = {"src.prepare", "src.report", "src.miniature.dataset", "src.miniature.train", "tests.benchmark"}
+KNOWN_MODULES = {"src.prepare", "src.report", "src.miniature.dataset", "src.miniature.train", "src.benchmark"}
 
 
 def test_readme_has_its_commands() -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 
 import training_free_blip
 from src import cli
-from src.config import REPOSITORY
 from src.errors import UserError
+from src.paths import REPOSITORY
 from tests import tiny
 
 ConfigFile = Callable[..., Path]

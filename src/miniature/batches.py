@@ -14,9 +14,9 @@ from numpy.random import Generator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from src.method.prompts import TEMPLATE
 from src.miniature.model import PATCH
 from src.miniature.words import CLASSES, SUBJECT_NUMBER, SUBJECTS, UNDRAWN_WORDS, WORDS, WORDS_OF
-from src.prompts import TEMPLATE
 
 # the normalisation of the PASCAL configurations (ImageNet's), which the miniature's shares
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)

@@ -25,7 +25,7 @@ from src.errors import UserError
 from src.files import write_text
 from src.miniature.scenes import Scene, draw_scene
 from src.miniature.words import CLASSES
-from src.pictures import PALETTE
+from src.output.pictures import PALETTE
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
 SCENES_PER_LIST = 200

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import BertTokenizerFast
 
+from src.method.prompts import TEMPLATE
 from src.miniature.words import WORDS
-from src.prompts import TEMPLATE
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.prompts import read_class_file
+from src.method.prompts import read_class_file
 
 CLASS_FILE = Path(__file__).parents[2] / "configs" / "classes" / "pascal.json"
 VOID = 255

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from src.cli import run
-from src.config import REPOSITORY
 from src.errors import UserError
+from src.paths import REPOSITORY
 
 OVERVIEW = """\
 Lay out a data set and write its image lists.

@@ -1,0 +1,138 @@
+"""Configuration files as typed dataclasses: every key, its type, its default and what it refuses.
+
+A configuration is a YAML file with the keys below; the files in ``configs/`` comment each of them. Paths are relative
+to the root of the repository. Anything that cannot mean what its author meant (an unknown key, a wrong type, a value
+out of range) is refused with the file, the key, the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from src.errors import UserError
+
+COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 lines of its list
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """How images are normalised and how labels are numbered."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    num_classes: int = 21
+    ignore_label: int = 255
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which BLIP image-text-matching model, at which image side, with which text layers' attention."""
+
+    name: str = "Salesforce/blip-itm-large-coco"
+    image_size: int = 512
+    layers: tuple[int, ...] | Literal["auto"] = (0, 3)
+    top_k: int = 2
+
+
+@dataclass(frozen=True)
+class DataloaderConfig:
+    """How images are read."""
+
+    batch_size: int = 1
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class CrfConfig:
+    """ConvCRF refinement; 0 iterations switch it off."""
+
+    iters: int = 20
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The frame in which labels are compared."""
+
+    resolution: Literal["letterbox", "original"] = "letterbox"
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where the encoded images of one-shot tuning are kept between runs."""
+
+    image_embeddings: Literal["auto", "none", "memory", "disk"] = "auto"
+    dir: str = "results/cache"
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Seed, number format and attention kernels."""
+
+    seed: int = 0
+    amp: bool | Literal["bf16"] = True
+    attention: Literal["fused", "exact"] = "fused"
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where result files go."""
+
+    csv: str = "results/training_free.csv"
+    infoscore_csv: str | None = None
+    classwise_csv: str = "results/one_shot_classwise.csv"
+    summary_csv: str = "results/one_shot_summary.csv"
+
+
+@dataclass(frozen=True)
+class OneShotConfig:
+    """The one-shot protocol: where supports and queries come from and how weights are tuned."""
+
+    train_list: str | None = None
+    test_list: str | None = None
+    shot: int = 1
+    split: int | str | None = None
+    support_only_one_novel: bool = True
+    min_support_area: int = 16 * 32 * 32
+    use_training_images_for_supports: bool = False
+    num_iterations: int = 5
+    lr: float = 2e-4
+    weight_decay: float = 0.05
+    total_runs: int = 5
+    batch_gradient_accumulation: int = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a command needs to know. ``source`` is the file it came from, for messages."""
+
+    data_set: Literal["pascal", "coco"]
+    data_root: str
+    class_name_dir: str
+    val_list: str | None = None
+    max_images: int | None = None
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataloader: DataloaderConfig = field(default_factory=DataloaderConfig)
+    crf: CrfConfig = field(default_factory=CrfConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    oneshot: OneShotConfig | None = None
+    source: str = field(default="configuration", metadata={"yaml": False})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved configuration as plain values, for result files."""
+        values = dataclasses.asdict(self)
+        del values["source"]
+        return values
+
+    def refusal(self, key: str, value: object, expected: str) -> UserError:
+        """An error about one key of this configuration."""
+        return refusal(self.source, key, value, expected)
+
+
+def refusal(source: str, key: str, value: object, expected: str) -> UserError:
+    return UserError(f"{source}: {key}: {value!r} is not valid; expected {expected}")

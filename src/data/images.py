@@ -1,0 +1,61 @@
+"""Decoding images and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from src.errors import UserError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises on files that are damaged or no pictures."""
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode an image to RGB, uint8 [height, width, 3].
+
+    Pixels come as they are stored: an EXIF orientation is not applied, because masks are drawn on stored pixels.
+
+    Raises:
+        UserError: missing, truncated or unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"image {path} does not exist; check data_root and the image list") from None
+    except UNREADABLE as error:
+        raise UserError(f"image {path} cannot be read ({error}); it may be truncated: fetch it again") from error
+
+
+def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
+    """Decode a mask to labels, uint8 [height, width]; a palette PNG gives its indices, a grey PNG its values.
+
+    Raises:
+        UserError: missing, unreadable, not a palette or grey image, or a label that is no class and not ignored.
+    """
+    try:
+        with Image.open(path) as mask:
+            mode, labels = mask.mode, np.asarray(mask)
+    except FileNotFoundError:
+        raise UserError(f"mask {path} does not exist; check data_root and the image list") from None
+    except UNREADABLE as error:
+        raise UserError(f"mask {path} cannot be read ({error}); it may be truncated: fetch it again") from error
+    if mode not in ("P", "L", "1", "I", "I;16"):
+        raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
+    present = np.unique(labels)
+    wrong = [int(v) for v in present if not 0 <= v < num_classes and v != ignore_label]
+    if wrong:
+        raise UserError(
+            f"mask {path} has label {wrong[0]}; expected 0 to {num_classes - 1} or {ignore_label} (ignored): "
+            "does dataset.num_classes fit the masks?"
+        )
+    return labels.astype(np.uint8)

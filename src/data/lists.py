@@ -1,0 +1,75 @@
+"""Image lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.config.schema import Config
+from src.data.images import IMAGE_ENDINGS, images_in
+from src.errors import UserError
+from src.paths import resolve
+
+
+@dataclass(frozen=True)
+class ListEntry:
+    """One line of an image list: absolute paths of an image and, where the list has masks, of its mask."""
+
+    image: Path
+    mask: Path | None
+
+
+def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = None) -> list[ListEntry]:
+    """Read an image list: a line per image, ``image_path mask_path``, both relative to ``root``.
+
+    Args:
+        path: the list; with ``masks=False`` also a folder, of which every image is taken in name order.
+        root: the data root.
+        masks: whether a mask is required on every line; if not, lines may hold an image alone.
+        limit: take only the first so many lines.
+
+    Raises:
+        UserError: the root or the list is missing, the list is empty, or a line is malformed (with its number).
+    """
+    if not masks and path.is_dir():
+        entries = [ListEntry(image, None) for image in images_in(path)]
+        if not entries:
+            raise UserError(f"folder {path} holds no images ({', '.join(IMAGE_ENDINGS)})")
+        return entries[:limit]
+    if not root.is_dir():
+        raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"image list {path} cannot be read ({error.strerror}); "
+            "`python -m src.prepare --help` says how to make the lists"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"image list {path} is no UTF-8 text") from None
+    entries = []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) > 2 or (masks and len(fields) < 2):
+            expected = "image path, space, mask path" if masks else "image path, or image path, space, mask path"
+            raise UserError(f"{path}, line {number}: expected {expected} (paths without spaces), got {line.strip()!r}")
+        entries.append(ListEntry(root / fields[0], root / fields[1] if len(fields) == 2 else None))
+        if len(entries) == limit:
+            break
+    if not entries:
+        raise UserError(f"image list {path} is empty")
+    return entries
+
+
+def evaluation_entries(config: Config, masks: bool = True) -> list[ListEntry]:
+    """The images that a configuration evaluates on (``val_list`` or ``oneshot.test_list``), cut to ``max_images``.
+
+    Raises:
+        UserError: the configuration names no such list, or see :func:`read_list`.
+    """
+    path = config.val_list or (config.oneshot and config.oneshot.test_list)
+    if not path:
+        raise UserError(f"{config.source}: key val_list is missing; expected the path of an image list")
+    return read_list(resolve(path), resolve(config.data_root), masks, config.max_images)

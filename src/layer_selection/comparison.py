@@ -1,0 +1,128 @@
+"""InfoScore against mIoU: every layer alone, the best by InfoScore, all, and the last, in one pass of the model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm import tqdm
+
+from src.config.schema import Config
+from src.data.dataset import SegmentationDataset, batches
+from src.data.lists import ListEntry
+from src.errors import UserError
+from src.evaluation.evaluate import predictions_of
+from src.evaluation.metrics import ConfusionMatrix
+from src.layer_selection.infoscore import InfoScore, LayerScores
+from src.layer_selection.ranking import check_images
+from src.method import attention
+from src.method.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of layers and what it scores."""
+
+    name: str
+    layers: tuple[int, ...]
+    confusion: ConfusionMatrix
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """InfoScore of every layer, and choices of layers with their mIoU: the L single layers first."""
+
+    scores: LayerScores
+    choices: list[Choice]
+
+    @property
+    def single_layer_miou(self) -> list[float]:
+        """[L] mIoU of each layer alone."""
+        return [choice.confusion.miou for choice in self.choices[: len(self.scores.infoscore)]]
+
+    @property
+    def rho(self) -> float:
+        """Spearman's rank correlation between InfoScore and mIoU over the layers."""
+        return float(spearmanr(self.scores.infoscore.numpy(), self.single_layer_miou).statistic)
+
+
+@torch.no_grad()
+def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_k: int, scratch: Path) -> Comparison:
+    """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
+
+    The model runs once over the images. Which layers are InfoScore's best is known only after the last image, so every
+    layer's class maps at the patch grid are kept in a temporary file in the folder ``scratch``; their mean over the
+    best layers is then scored without running the model again.
+
+    Args:
+        segmenter: with the single-prompt set and all layers, from :func:`.ranking.ranking_segmenter`.
+        entries: images with masks.
+        config: for the data set, the frame of the evaluation and the batches.
+        top_k: how many of InfoScore's layers to evaluate together.
+        scratch: a folder (made if need be) with room for images x layers x classes x patches x 4 bytes.
+
+    Raises:
+        UserError: there is but one image, one or its mask could not be read, or ``scratch`` has too little room.
+    """
+    check_images(entries)
+    layers = segmenter.layers
+    dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
+    infoscore = InfoScore(len(layers), segmenter.image_size)
+    choices = [_choice(f"layer {layer}", (layer,), config, segmenter) for layer in layers]
+    choices += [_choice("all layers", layers, config, segmenter)]
+    shape = (len(entries), len(layers), config.dataset.num_classes, segmenter.num_patches)
+    scratch.mkdir(parents=True, exist_ok=True)
+    _check_room(scratch, 4 * math.prod(shape))
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
+        kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
+        with tqdm(total=len(dataset), desc="comparing layers", unit="image", dynamic_ncols=True) as bar:
+            for batch in batches(dataset, config, segmenter.device):
+                seen = segmenter.attend(segmenter.encode_images(batch["pixels"]))
+                for layer in layers:
+                    infoscore.update(layer, seen.prompt_maps(layer))
+                maps = torch.stack([segmenter.layer_class_maps(seen, layer) for layer in layers], 1)  # [B, L, C, N]
+                kept[batch["index"]] = maps.cpu().numpy()
+                for choice in choices:
+                    _score(choice, maps, batch, segmenter, config)
+                bar.update(len(batch["index"]))
+        scores = infoscore.scores()
+        best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), config, segmenter)
+        description = f"scoring layers {list(best.layers)}"
+        with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
+            for batch in batches(dataset, config, segmenter.device):
+                maps = torch.from_numpy(kept[batch["index"]]).to(segmenter.device)
+                _score(best, maps, batch, segmenter, config)
+                bar.update(len(batch["index"]))
+        del kept
+    last = Choice("last layer", (layers[-1],), choices[len(layers) - 1].confusion)
+    return Comparison(scores, [*choices[: len(layers)], best, *choices[len(layers) :], last])
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    # a memory map that outgrows its disk ends the process without a word
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"--compare keeps {needed / 1e9:.1f} GB of class maps in {folder}, where {free / 1e9:.1f} GB are free; use "
+            "--limit, or --output-dir on another disk"
+        )
+
+
+def _choice(name: str, layers: tuple[int, ...], config: Config, segmenter: Segmenter) -> Choice:
+    confusion = ConfusionMatrix(config.dataset.num_classes, config.dataset.ignore_label, segmenter.device)
+    return Choice(name, layers, confusion)
+
+
+def _score(choice: Choice, maps: Tensor, batch: dict, segmenter: Segmenter, config: Config) -> None:
+    """Segment a batch from its class maps [B, L, C, N], averaged over the layers of ``choice``, and score it."""
+    chosen = [maps[:, layer] for layer in choice.layers]
+    scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.image_size), batch["pixels"])
+    for prediction in predictions_of(batch, scores, config):
+        choice.confusion.update(prediction.labels, prediction.target)

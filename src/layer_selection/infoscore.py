@@ -1,0 +1,138 @@
+"""InfoScore: which text layers attend to what is in the image, told without labels (section 7 of the method).
+
+A layer is good if its attention in one image is about few prompts (low entropy per image), over all images about many
+(high entropy of the mean), and differs between images (high coefficient of variation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.errors import UserError
+from src.method.attention import upsample
+
+CLAMP = 1e-6
+
+COLUMNS = ("layer", "mean_image_entropy", "dataset_entropy", "entropy_ratio", "cov", "infoscore", "rank")
+"""Header of the CSV that :meth:`LayerScores.rows` fills."""
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """InfoScore and its parts, [L] float64 each."""
+
+    mean_image_entropy: Tensor
+    dataset_entropy: Tensor
+    cov: Tensor
+
+    @property
+    def entropy_ratio(self) -> Tensor:
+        return self.dataset_entropy / self.mean_image_entropy
+
+    @property
+    def infoscore(self) -> Tensor:
+        return self.entropy_ratio * self.cov
+
+    @property
+    def ranking(self) -> list[int]:
+        """Layers, highest InfoScore first; equal scores in layer order."""
+        return self.infoscore.argsort(descending=True, stable=True).tolist()
+
+    def top(self, count: int) -> list[int]:
+        """The ``count`` best layers, in layer order: their attention is averaged, so the order carries nothing."""
+        return sorted(self.ranking[:count])
+
+    def rows(self) -> list[tuple[int | float, ...]]:
+        """One row per layer with the values of :data:`COLUMNS`; rank 1 is the best."""
+        ranking = self.ranking
+        columns = (self.mean_image_entropy, self.dataset_entropy, self.entropy_ratio, self.cov, self.infoscore)
+        values = torch.stack(columns, 1).tolist()
+        return [(layer, *row, ranking.index(layer) + 1) for layer, row in enumerate(values)]
+
+
+def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
+    """Share of the image that each prompt holds.
+
+    By definition: upsample the prompts' maps to S x S, divide each pixel by its sum over prompts, clamp at 1e-6, take
+    the mean over all pixels, padding included. The full-size maps need not be formed: with the upsampling matrix W and
+    s = W sum_p map_p, the mean of W map_p / s over pixels is <map_p, W^T (1 / s)> / S^2. Only prompts that may fall
+    below the clamp somewhere, by a bound from their smallest patch, go through the definition.
+
+    Args:
+        maps: [B, P, N], prompt maps of one layer (softmax over prompts, times itm).
+        image_size: S.
+
+    Returns:
+        [B, P].
+    """
+    grid = round(maps.shape[-1] ** 0.5)
+    total = upsample(maps.sum(1, keepdim=True), image_size)[:, 0]  # [B, S, S]
+    axis = _upsampling_matrix(grid, image_size, maps)  # [S, g]; W is this along both axes
+    weight = axis.T @ (1 / total) @ axis  # [B, g, g]
+    shares = (maps @ weight.flatten(1)[..., None])[..., 0] / image_size**2
+    may_clamp = maps.amin(2) < CLAMP * total.amax((1, 2))[:, None]  # [B, P]
+    for image, prompts in enumerate(may_clamp):
+        if prompts.any():
+            full_size = upsample(maps[image, prompts][None], image_size)[0]
+            shares[image, prompts] = full_size.div_(total[image]).clamp_(min=CLAMP).mean((1, 2))
+    return shares
+
+
+class InfoScore:
+    """Collects prompt shares of all layers over a data set and scores the layers.
+
+    Args:
+        num_layers: L.
+        image_size: S.
+    """
+
+    def __init__(self, num_layers: int, image_size: int) -> None:
+        self.image_size = image_size
+        self._shares: list[list[Tensor]] = [[] for _ in range(num_layers)]
+
+    @property
+    def images(self) -> int:
+        """How many images have been seen."""
+        return sum(len(shares) for shares in self._shares[0])
+
+    def update(self, layer: int, maps: Tensor) -> None:
+        """Add the prompt maps [B, P, N] of ``layer`` on B images."""
+        self._shares[layer].append(prompt_shares(maps.float(), self.image_size).cpu())
+
+    def scores(self) -> LayerScores:
+        """Score all layers on the images seen so far.
+
+        Raises:
+            ValueError: no image was seen.
+            UserError: a layer's score is not a finite number.
+        """
+        if not self.images:
+            raise ValueError("InfoScore needs at least one image")
+        shares = torch.stack([torch.cat(layer) for layer in self._shares]).double()  # [L, images, P]
+        mean = shares.mean(1)
+        scores = LayerScores(
+            mean_image_entropy=_entropy(shares).mean(1),
+            dataset_entropy=_entropy(mean),
+            cov=(shares.std(1, unbiased=False) / mean).sum(1),
+        )
+        lost = (~scores.infoscore.isfinite()).nonzero().flatten().tolist()
+        if lost:  # it would be sorted before every number
+            raise UserError(
+                f"InfoScore of layers {lost} is not a number, because their attention is not: check the model's "
+                "weights, or set runtime.amp to false"
+            )
+        return scores
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum(-1)
+
+
+def _upsampling_matrix(grid: int, image_size: int, like: Tensor) -> Tensor:
+    """[S, g] bilinear interpolation with aligned corners along one axis."""
+    identity = torch.eye(grid, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(identity, size=image_size, mode="linear", align_corners=True)[0].T

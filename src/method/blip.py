@@ -1,0 +1,202 @@
+"""Loading a BLIP image-text-matching model, from the hub or from a folder, ready to show its attention."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BlipConfig, BlipForImageTextRetrieval, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from replace_huggingface.modeling_blip_text import UnsupportedTransformersError, expose_cross_attention
+from replace_huggingface.modeling_blip_vision import fuse_vision_attention
+from src.config.schema import Config
+from src.errors import UserError
+from src.paths import resolve
+
+
+@dataclass(frozen=True)
+class Blip:
+    """A loaded model: frozen, in evaluation mode, float32, its cross-attention exposed.
+
+    Attributes:
+        model: HuggingFace ``BlipForImageTextRetrieval`` whose ``text_encoder`` is a ``CrossAttentionTextEncoder``.
+        tokenizer: its tokenizer.
+        name: the name or folder it was loaded from.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the text encoder."""
+        return self.model.text_encoder.num_layers
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.config.vision_config.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.itm_head.weight.device
+
+    def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask of ``prompts``, both [P, T], padded to the longest.
+
+        Raises:
+            UserError: a prompt is longer than the model's text encoder can read, or has tokens that it does not know.
+        """
+        encoded = self.tokenizer(prompts, padding=True, return_tensors="pt")
+        longest = self.model.config.text_config.max_position_embeddings
+        if encoded.input_ids.shape[1] > longest:
+            prompt = prompts[int(encoded.attention_mask.sum(1).argmax())]
+            raise UserError(f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read")
+        known = self.model.config.text_config.vocab_size
+        beyond = (encoded.input_ids >= known).any(1)
+        if beyond.any():
+            prompt = prompts[int(beyond.int().argmax())]
+            raise UserError(
+                f"the tokenizer of {self.name} does not fit its weights: prompt {prompt!r} has token numbers beyond "
+                f"the {known} that the text encoder knows; put the model's own tokenizer files beside it"
+            )
+        return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identity of the weights as they were loaded: SHA-256 over names, shapes and values of all of them."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def unknown_words(self, words: list[str]) -> list[str]:
+        """Those of ``words`` that the vocabulary can only spell as the unknown token."""
+        unknown = self.tokenizer.unk_token_id
+        return [word for word in words if unknown in self.tokenizer(word).input_ids]
+
+
+def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
+    """Load an image-text-matching BLIP in float32.
+
+    Args:
+        name: a HuggingFace hub name, or a folder in HuggingFace format (absolute, or relative to the repository root).
+        device: where to put it.
+        fused: see :func:`prepare`.
+
+    Raises:
+        UserError: nothing of that name, not a BLIP, a BLIP without a matching head, or an unsupported transformers.
+    """
+    folder = _local_folder(name)
+    source = str(folder) if folder else name
+    progress_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report on unexpected keys: what matters of it is checked below
+    try:
+        _check_config(source, name)
+        model, report = BlipForImageTextRetrieval.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except UserError:
+        raise
+    except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
+        raise _not_loadable(name, folder, error) from error
+    finally:
+        transformers_logging.set_verbosity(level)
+        if progress_bar:
+            transformers_logging.enable_progress_bar()
+    if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:
+        # transformers makes up a vocabulary of special tokens where a folder has none
+        raise UserError(f"model {name} has no vocabulary: vocab.txt or tokenizer.json must lie beside its weights")
+    missing = sorted(
+        key for key in report["missing_keys"] if key.startswith(("itm_head", "text_encoder", "vision_model"))
+    )
+    if missing:
+        raise UserError(
+            f"model {name} is no image-text-matching model: its weights lack {missing[0]} "
+            f"(and {len(missing) - 1} more); use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
+        )
+    return Blip(prepare(model, fused).to(device), tokenizer, name)
+
+
+def prepare(model: nn.Module, fused: bool = True) -> nn.Module:
+    """Expose the cross-attention of a HuggingFace BLIP and freeze it; returns ``model``.
+
+    With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in
+    the vision tower, equal up to float32 rounding. Without, every number is bit-equal to HuggingFace's own.
+
+    Raises:
+        UserError: the installed transformers is another release than this code was written for.
+    """
+    try:
+        expose_cross_attention(model, fused)
+    except UnsupportedTransformersError as error:
+        raise UserError(str(error)) from error
+    if fused:
+        fuse_vision_attention(model)
+    return model.eval().requires_grad_(False)
+
+
+def load_configured(config: Config, device: torch.device) -> Blip:
+    """Load the model that a configuration names and check that the configuration fits it.
+
+    Raises:
+        UserError: see :func:`load_blip`; or the model lacks the layers, or cannot divide the image size into patches.
+    """
+    blip = load_blip(config.model.name, device, fused=config.runtime.attention == "fused")
+    if config.model.layers != "auto":
+        wrong = [layer for layer in config.model.layers if layer >= blip.num_layers]
+        if wrong:
+            expected = f"layers 0 to {blip.num_layers - 1}: that is what the text encoder of {blip.name} has"
+            raise config.refusal("model.layers", list(config.model.layers), expected)
+    if config.model.top_k > blip.num_layers:
+        raise config.refusal("model.top_k", config.model.top_k, f"at most {blip.num_layers}, the layers of {blip.name}")
+    if config.model.image_size % blip.patch_size:
+        expected = f"a multiple of {blip.patch_size}, the patch size of {blip.name}"
+        raise config.refusal("model.image_size", config.model.image_size, expected)
+    return blip
+
+
+def _local_folder(name: str) -> Path | None:
+    folder = resolve(name)
+    if folder.is_dir():
+        return folder
+    # a hub name is at most "owner/model"; anything else can only have been meant as a folder
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] == "data":
+        raise UserError(f"model.name {name}: the folder {folder} does not exist; give a folder or a hub name")
+    return None
+
+
+def _check_config(source: str, name: str) -> None:
+    config = BlipConfig.get_config_dict(source)[0]
+    kind, architectures = config.get("model_type"), config.get("architectures") or []
+    if kind is None:
+        raise ValueError("there is no config.json, or none of a transformers model")
+    if kind != "blip" or (architectures and "BlipForImageTextRetrieval" not in architectures):
+        found = architectures[0] if architectures else kind
+        raise UserError(
+            f"model {name} is a {found}, not a BLIP image-text-matching model (BlipForImageTextRetrieval); "
+            "use one such as Salesforce/blip-itm-large-coco"
+        )
+
+
+def _not_loadable(name: str, folder: Path | None, error: Exception) -> UserError:
+    reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+    if folder:
+        return UserError(
+            f"model folder {folder} cannot be loaded: {reason}; it must hold config.json, model.safetensors and the "
+            "tokenizer files, as save_pretrained writes them"
+        )
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+    return UserError(
+        f"model {name} is neither in the HuggingFace cache nor reachable{offline}: {reason}; on a machine with "
+        f"a network run `hf download {name}`, or give model.name the path of a local folder"
+    )

@@ -1,0 +1,151 @@
+"""The method on images: encode once, ask with all prompts, map, refine.
+
+A :class:`Segmenter` binds a model to a prompt set. An image is encoded once (:meth:`Segmenter.encode_images`); what the
+text encoder's layers see in it (:meth:`Segmenter.attend`) can then be asked for any prompts and layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from replace_huggingface.modeling_blip_text import PromptStates
+from src.config.schema import Config
+from src.method import attention
+from src.method.blip import Blip
+from src.method.crf import ConvCRF
+from src.method.prompts import PromptSet
+from src.runtime import autocast_dtype
+
+
+@dataclass(frozen=True)
+class PatchAttention:
+    """What the text encoder sees in B images.
+
+    Attributes:
+        itm: [B, P] matching score of every prompt.
+        token_logits: per chosen layer, cross-attention logits [B, P, N] reduced over heads and tokens.
+    """
+
+    itm: Tensor
+    token_logits: dict[int, Tensor]
+
+    def prompt_maps(self, layer: int) -> Tensor:
+        """[B, P, N] softmax over prompts, weighted by itm, of one layer."""
+        return attention.prompt_maps(self.token_logits[layer], self.itm)
+
+
+class Segmenter:
+    """A model, a prompt set and the settings that turn images into class scores.
+
+    Args:
+        blip: the model.
+        prompts: the prompt set.
+        layers: text layers whose attention is averaged.
+        image_size: S, side of the letterbox frame.
+        crf: the refinement, or None.
+        amp: ``runtime.amp`` of the configuration, see :func:`autocast_dtype`.
+    """
+
+    def __init__(
+        self,
+        blip: Blip,
+        prompts: PromptSet,
+        layers: Sequence[int],
+        image_size: int,
+        crf: ConvCRF | None = None,
+        amp: bool | Literal["bf16"] = False,
+    ) -> None:
+        self.blip = blip
+        self.prompts = prompts
+        self.layers = tuple(layers)
+        self.image_size = image_size
+        self.crf = crf
+        self.dtype = autocast_dtype(amp, blip.device)
+        self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
+        self._states: PromptStates | None = None
+
+    @classmethod
+    def from_config(cls, config: Config, blip: Blip, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
+        """A segmenter with a configuration's image size, CRF and number format."""
+        crf = ConvCRF(iterations=config.crf.iters) if config.crf.iters else None
+        return cls(blip, prompts, layers, config.model.image_size, crf, config.runtime.amp)
+
+    @property
+    def device(self) -> torch.device:
+        return self.blip.device
+
+    @property
+    def num_patches(self) -> int:
+        """N, patches of the letterbox frame."""
+        return (self.image_size // self.blip.patch_size) ** 2
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Run the vision encoder: normalised ``pixels`` [B, 3, S, S] to embeddings [B, 1 + N, D]."""
+        with self._autocast():
+            vision = self.blip.model.vision_model
+            return vision(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+
+    def attend(self, image_embeds: Tensor, layers: Sequence[int] | None = None) -> PatchAttention:
+        """Match encoded images [B, 1 + N, D] with all prompts; keeps the attention of ``layers``.
+
+        Differentiable where parameters require gradients (see :mod:`src.one_shot.tuning`).
+        """
+        text_encoder, itm_head = self.blip.model.text_encoder, self.blip.model.itm_head
+        with self._autocast():
+            output = text_encoder(
+                self._prompt_states(),
+                image_embeds,
+                self.layers if layers is None else layers,
+                attention.sum_over_tokens,
+            )
+            return PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
+
+    def layer_class_maps(self, seen: PatchAttention, layer: int) -> Tensor:
+        """Class maps [B, C, N] of one layer at the patch grid."""
+        return attention.class_maps(seen.prompt_maps(layer), self.prompts.prompts_per_class)
+
+    def unary(self, seen: PatchAttention, layers: Sequence[int] | None = None) -> Tensor:
+        """Class probabilities [B, C, S, S] from the attention of ``layers`` (default: the segmenter's)."""
+        maps = [self.layer_class_maps(seen, layer) for layer in (self.layers if layers is None else layers)]
+        return attention.class_probabilities(maps, self.image_size)
+
+    @torch.no_grad()
+    def segment(self, pixels: Tensor, image_embeds: Tensor | None = None) -> Tensor:
+        """Class scores [B, C, S, S] of normalised ``pixels`` [B, 3, S, S]; see :func:`labels_of`.
+
+        ``image_embeds`` spares the encoding of images that were encoded before.
+        """
+        embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
+        return self.refine(self.unary(self.attend(embeds)), pixels)
+
+    def refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
+        """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S]."""
+        return unary if self.crf is None else self.crf(unary, pixels)
+
+    def forget_prompts(self) -> None:
+        """Drop the prompts' cached states; needed after weights of the text encoder have changed."""
+        self._states = None
+
+    def _prompt_states(self) -> PromptStates:
+        text_encoder = self.blip.model.text_encoder
+        if torch.is_grad_enabled():  # while tuning, embeddings change at every step and need their gradient
+            return text_encoder.encode_prompts(self.input_ids, self.attention_mask)
+        if self._states is None:
+            self._states = text_encoder.encode_prompts(self.input_ids, self.attention_mask)
+        return self._states
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+def labels_of(scores: Tensor) -> Tensor:
+    """The class of the highest score at each pixel, the first of equal ones: [..., C, H, W] to uint8 [..., H, W]."""
+    # On the CPU, PyTorch's argmax over a dimension that is not the last takes six times as long as its max.
+    return scores.max(-3).indices.to(torch.uint8)

@@ -1,0 +1,119 @@
+"""Encoded images, kept so that each is encoded once however often it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor
+
+from src.config.schema import Config
+from src.errors import UserError
+from src.method.segmenter import Segmenter
+from src.paths import resolve
+
+Place = Literal["none", "memory", "disk"]
+
+
+class EmbeddingCache(AbstractContextManager):
+    """Image embeddings of a list of images, in main memory or in a temporary file, filled as they are computed.
+
+    Args:
+        encode: makes embeddings [B, 1 + N, D] of pixels [B, 3, S, S].
+        place: where to keep them; ``none`` encodes anew every time.
+        images: length of the list.
+        shape: (1 + N, D) of one image.
+        dtype: in which they are kept. Under autocast the text encoder rounds them to bfloat16 anyway, so that keeping
+            them as bfloat16 changes nothing.
+        folder: for ``disk``; the file is removed at the end.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        place: Place,
+        images: int,
+        shape: tuple[int, int],
+        dtype: torch.dtype,
+        folder: Path,
+    ) -> None:
+        self.encode = encode
+        self.place = place
+        self._filled = [False] * images
+        self._file: Any = None
+        self._kept: Tensor | None = None
+        if place == "memory":
+            self._kept = torch.empty(images, *shape, dtype=dtype)
+        elif place == "disk":
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.NamedTemporaryFile(dir=folder, prefix=".image_embeddings.")  # noqa: SIM115
+            except OSError as error:
+                raise UserError(f"cache.dir {folder} cannot be written to: {error.strerror}") from error
+            size = images * shape[0] * shape[1]
+            flat = torch.from_file(self._file.name, shared=True, size=size, dtype=dtype)
+            self._kept = flat.view(images, *shape)
+
+    @classmethod
+    def for_runs(cls, config: Config, segmenter: Segmenter, images: int) -> EmbeddingCache:
+        """The cache that a configuration asks for, for a list that every run of one-shot tuning goes through."""
+        assert config.oneshot is not None
+        shape = (1 + segmenter.num_patches, segmenter.blip.model.config.vision_config.hidden_size)
+        dtype = segmenter.dtype or torch.float32
+        needed = images * shape[0] * shape[1] * dtype.itemsize
+        folder = resolve(config.cache.dir)
+        place = choose_place(config.cache.image_embeddings, needed, config.oneshot.total_runs, folder)
+        return cls(segmenter.encode_images, place, images, shape, dtype, folder)
+
+    def get(self, indices: list[int], pixels: Tensor) -> Tensor:
+        """Embeddings [B, 1 + N, D] of the images ``indices``, with pixels [B, 3, S, S]; on the pixels' device."""
+        if self._kept is None:
+            return self.encode(pixels)
+        missing = [place for place, index in enumerate(indices) if not self._filled[index]]
+        if missing:
+            embeds = self.encode(pixels[missing])
+            for place, embed in zip(missing, embeds, strict=True):
+                self._kept[indices[place]] = embed.to(self._kept.dtype)
+                self._filled[indices[place]] = True
+        return self._kept[indices].to(pixels.device)
+
+    def __exit__(self, *_: object) -> None:
+        self._kept = None
+        if self._file is not None:
+            self._file.close()
+
+
+def choose_place(wanted: Literal["auto"] | Place, needed: int, passes: int, folder: Path) -> Place:
+    """Where to keep ``needed`` bytes of embeddings that are asked for ``passes`` times; says what it decides.
+
+    ``auto``: nowhere if they are asked for once, in memory if they fit in half of what is free, else on disk if they
+    fit in half of what is free there, else nowhere.
+    """
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(existing).free
+    if wanted != "auto":
+        place: Place = wanted
+    elif passes == 1:
+        place = "none"
+    else:
+        place = "memory" if needed < memory / 2 else "disk" if needed < disk / 2 else "none"
+    print(
+        f"image embeddings: {needed / 1e9:.2f} GB ({memory / 1e9:.1f} GB of memory and {disk / 1e9:.1f} GB of disk are "
+        f"free), kept: {place}"
+    )
+    if place == "memory" and needed > memory:
+        raise UserError(f"cache.image_embeddings: memory needs {needed / 1e9:.1f} GB of memory; use disk, or none")
+    if place == "disk" and needed > disk:
+        raise UserError(
+            f"cache.image_embeddings: disk needs {needed / 1e9:.1f} GB in {folder}; use none, or another cache.dir"
+        )
+    return place

@@ -1,0 +1,298 @@
+"""Configuration files: what is accepted, what is refused and how it says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.config.reader import load_config
+from src.config.schema import Config
+from src.errors import UserError
+from src.paths import REPOSITORY, resolve
+
+SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot")
+HINTS = typing.get_type_hints(Config)
+SECTIONS = {name: hint for name, hint in HINTS.items() if dataclasses.is_dataclass(hint)}
+ONE_SHOT = typing.get_args(HINTS["oneshot"])[0]
+MINIMAL = {"data_set": "pascal", "data_root": "data", "class_name_dir": "classes.json", "val_list": "val.txt"}
+
+# A file as the published code has it: absolute paths of another machine, numbers that YAML 1.1 takes for texts.
+PUBLISHED = """
+data_set: pascal
+data_root: /cluster/projects/somebody/VOCdevkit/VOC2012
+val_list: /home/somebody/lists/val.txt
+class_name_dir: /home/somebody/classes/pascal.json
+dataset:
+  mean: [0.485, 0.456, 0.406]
+  std: [0.229, 0.224, 0.225]
+  num_classes: 21
+  ignore_label: 255
+model:
+  name: Salesforce/blip-itm-large-coco
+  image_size: 512
+  layers: [0, 3]
+dataloader:
+  batch_size: 1
+  num_workers: 4
+crf:
+  iters: 20
+runtime:
+  seed: 0
+  amp: true
+output:
+  csv: /scratch/somebody/results.csv
+"""
+PUBLISHED_ONE_SHOT = (
+    PUBLISHED.replace("val_list: /home/somebody/lists/val.txt\n", "")
+    .replace("seed: 0", "seed: 124511")
+    .replace("csv: /scratch/somebody/results.csv", "classwise_csv: /scratch/c.csv\n  summary_csv: /scratch/s.csv")
+    + """
+oneshot:
+  train_list: /home/somebody/lists/train.txt
+  test_list: /home/somebody/lists/val.txt
+  shot: 1
+  split: 0
+  support_only_one_novel: true
+  use_training_images_for_supports: false
+  num_iterations: 5
+  lr: 2e-4
+  weight_decay: 5e-2
+  total_runs: 5
+  batch_gradient_accumulation: 2
+"""
+)
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a configuration from YAML text or from values, with overrides."""
+
+    def load(content: str | dict[str, Any], *overrides: str) -> Config:
+        path = tmp_path / "some.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return load_config(path, list(overrides))
+
+    return load
+
+
+def test_a_published_file_loads_unchanged(load: Load) -> None:
+    config = load(PUBLISHED)
+    assert config.data_root == "/cluster/projects/somebody/VOCdevkit/VOC2012"
+    assert resolve(config.val_list) == Path("/home/somebody/lists/val.txt")
+    assert config.model.layers == (0, 3)
+    assert config.runtime.amp is True
+    assert config.max_images is None
+    assert config.oneshot is None
+
+
+def test_a_published_one_shot_file_loads_unchanged(load: Load) -> None:
+    shots = load(PUBLISHED_ONE_SHOT).oneshot
+    assert (shots.lr, shots.weight_decay) == (2e-4, 0.05)  # YAML 1.1 reads 2e-4 as a text
+    assert (shots.split, shots.shot, shots.support_only_one_novel) == (0, 1, True)
+
+
+def test_published_values_are_the_shipped_ones(load: Load) -> None:
+    for published, name in ((PUBLISHED, "pascal_blip"), (PUBLISHED_ONE_SHOT, "pascal_blip_one_shot")):
+        own, theirs = load_config(REPOSITORY / "configs" / f"{name}.yaml"), load(published)
+        for section in ("dataset", "model", "crf", "runtime"):
+            assert getattr(own, section) == getattr(theirs, section)
+        if own.oneshot:
+            paths = {"train_list": None, "test_list": None, "split": None}
+            assert dataclasses.replace(own.oneshot, **paths) == dataclasses.replace(theirs.oneshot, **paths)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_files_load_and_name_every_key_that_counts(name: str) -> None:
+    path = REPOSITORY / "configs" / f"{name}.yaml"
+    config = load_config(path)
+    assert config.dataset.num_classes == (21 if name.startswith("pascal") else 81)
+    assert config.max_images == (10_000 if name.startswith("coco") else None)
+    assert not Path(config.data_root).is_absolute()
+    assert resolve(config.class_name_dir).is_file()
+    written = yaml.safe_load(path.read_text())
+    one_shot = "one_shot" in name
+    for section, cls in (*SECTIONS.items(), *([("oneshot", ONE_SHOT)] if one_shot else [])):
+        if section not in ("output", "cache"):
+            assert written[section].keys() == {f.name for f in dataclasses.fields(cls)}, section
+    outputs = {"classwise_csv", "summary_csv"} if one_shot else {"csv", "infoscore_csv"}
+    assert written["output"].keys() == outputs
+    assert ("cache" in written) is one_shot
+
+
+def test_no_two_shipped_files_write_the_same_results() -> None:
+    outputs = [
+        yaml.safe_load(path.read_text())["output"].get(key)
+        for path in sorted((REPOSITORY / "configs").glob("*.yaml"))
+        for key in ("csv", "infoscore_csv", "classwise_csv", "summary_csv")
+    ]
+    named = [path for path in outputs if path]
+    assert len(named) == len(set(named))
+
+
+def test_coco_is_cut_to_the_papers_10000_images_unless_told_otherwise(load: Load) -> None:
+    coco = {**MINIMAL, "data_set": "coco"}
+    assert load(coco).max_images == 10_000
+    assert load({**coco, "max_images": None}).max_images is None
+    assert load(coco, "max_images=5").max_images == 5
+
+
+def test_paths_are_relative_to_the_repository(load: Load) -> None:
+    assert resolve(load(MINIMAL).data_root) == REPOSITORY / "data"
+    assert resolve("/elsewhere/x") == Path("/elsewhere/x")
+    assert resolve("~/x") == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("crf.iter", 3, r"unknown key crf\.iter; did you mean crf\.iters\?"),
+        ("modle", {}, r"unknown key modle; did you mean model\?"),
+        ("something", 1, r"unknown key something \(known: data_set, data_root"),
+        ("source", "x", "unknown key source"),
+        ("crf.iters", "20", r"crf\.iters: '20' is not valid; expected a whole number"),
+        ("crf.iters", 2.5, r"crf\.iters: 2\.5 is not valid; expected a whole number"),
+        ("crf.iters", True, r"crf\.iters: True is not valid; expected a whole number"),
+        ("crf.iters", None, r"crf\.iters: None is not valid"),
+        ("crf.iters", -1, r"crf\.iters: -1 is not valid; expected 0 \(no CRF\) or more"),
+        ("crf", 5, r"crf: 5 is not valid; expected a section with keys iters"),
+        ("data_set", "voc", r"data_set: 'voc' is not valid; expected pascal or coco"),
+        ("data_root", 5, r"data_root: 5 is not valid; expected a text"),
+        ("max_images", 0, r"max_images: 0 is not valid; expected 1 or more, or null"),
+        ("dataset.mean", [0.5, 0.5], r"dataset\.mean: \[0\.5, 0\.5\] is not valid; expected a list of 3 numbers"),
+        ("dataset.std", [0.2, 0.0, 0.2], r"dataset\.std: .*expected numbers above 0"),
+        ("dataset.std", [0.2, float("nan"), 0.2], r"dataset\.std: .*expected a list of 3 numbers"),
+        ("dataset.num_classes", 1, r"dataset\.num_classes: 1 .*expected 2 to 255"),
+        ("dataset.num_classes", 256, r"dataset\.num_classes: 256 .*expected 2 to 255"),
+        ("dataset.ignore_label", 20, r"dataset\.ignore_label: 20 .*a value that is no class: 21 to 255"),
+        ("dataset.ignore_label", -1, r"dataset\.ignore_label: -1"),
+        ("model.image_size", 500, r"model\.image_size: 500 .*a multiple of 8"),
+        ("model.image_size", 8, r"model\.image_size: 8 .*16 or more"),
+        ("model.layers", [], r"model\.layers: \[\] .*at least one"),
+        ("model.layers", [0, 0], r"model\.layers: \[0, 0\] .*different layer numbers"),
+        ("model.layers", [-1], r"model\.layers: \[-1\] .*counted from 0"),
+        ("model.layers", [0.5], r"model\.layers: \[0\.5\] .*a list of whole numbers or auto"),
+        ("model.layers", "all", r"model\.layers: 'all' .*a list of whole numbers or auto"),
+        ("model.top_k", 0, r"model\.top_k: 0"),
+        ("dataloader.batch_size", 0, r"dataloader\.batch_size: 0 .*1 or more"),
+        ("dataloader.num_workers", -1, r"dataloader\.num_workers: -1 .*0 or more"),
+        ("eval.resolution", "native", r"eval\.resolution: 'native' .*letterbox or original"),
+        ("runtime.amp", "fp16", r"runtime\.amp: 'fp16' .*true or false or bf16"),
+        ("runtime.amp", 1, r"runtime\.amp: 1 "),
+        ("runtime.attention", "flash", r"runtime\.attention: 'flash' .*fused or exact"),
+        ("runtime.seed", -1, r"runtime\.seed: -1"),
+        ("oneshot.shot", 0, r"oneshot\.shot: 0 .*1 or more"),
+        ("oneshot.lr", 0, r"oneshot\.lr: 0\.0 .*a number above 0"),
+        ("oneshot.lr", "fast", r"oneshot\.lr: 'fast' .*expected a number"),
+        ("oneshot.lr", "nan", r"oneshot\.lr: 'nan' .*expected a number"),
+        ("oneshot.lr", float("inf"), r"oneshot\.lr: inf .*expected a number"),
+        ("oneshot.weight_decay", -0.1, r"oneshot\.weight_decay: -0\.1 .*0 or more"),
+        ("output.csv", None, r"output\.csv: None is not valid; expected a text"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_file_key_value_and_expectation(
+    load: Load, key: str, value: object, reason: str
+) -> None:
+    values: dict[str, Any] = dict(MINIMAL)
+    section, _, name = key.rpartition(".")
+    if section:
+        values[section] = {name: value}
+    else:
+        values[name] = value
+    with pytest.raises(UserError, match=reason) as refusal:
+        load(values)
+    assert "some.yaml" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["data_set", "data_root", "class_name_dir"])
+def test_a_missing_required_key_is_named(load: Load, key: str) -> None:
+    with pytest.raises(UserError, match=rf"some\.yaml: key {key} is missing; expected "):
+        load({name: value for name, value in MINIMAL.items() if name != key})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "expected a mapping of keys to values, got NoneType"),
+        ("- a\n- b", "got list"),
+        ("a: [", "cannot be read as YAML"),
+        ("a: b: c", "cannot be read as YAML"),
+        ("data_set: !!python/object:os.system x", "cannot be read as YAML"),
+        ("1: 2", "unknown key 1"),
+    ],
+)
+def test_files_that_are_no_configuration_are_refused(load: Load, content: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as refusal:
+        load(content)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_file_says_where_the_shipped_ones_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.yaml does not exist; the shipped ones are in .*configs"):
+        load_config(tmp_path / "nothing.yaml")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        load_config(tmp_path)
+
+
+def test_an_empty_section_means_its_defaults(load: Load) -> None:
+    assert load({**MINIMAL, "crf": None}).crf.iters == 20
+
+
+def test_numbers_may_be_whole_or_have_an_exponent_without_a_dot(load: Load) -> None:
+    dataset = load(
+        "{data_set: pascal, data_root: a, class_name_dir: b, dataset: {mean: [0, 5e-1, 1], std: [1, 1e0, 2]}}"
+    ).dataset
+    assert dataset.mean == (0.0, 0.5, 1.0)
+    assert dataset.std == (1.0, 1.0, 2.0)
+    assert {type(number) for number in dataset.mean + dataset.std} == {float}
+
+
+def test_set_replaces_single_keys(load: Load) -> None:
+    config = load(
+        MINIMAL,
+        "crf.iters=0",
+        "model.layers=[2, 1]",
+        "runtime.amp=bf16",
+        "data_root=/somewhere else",
+        "oneshot.lr=1e-3",
+        "val_list=a=b.txt",
+    )
+    assert config.crf.iters == 0
+    assert config.model.layers == (2, 1)
+    assert config.runtime.amp == "bf16"
+    assert config.data_root == "/somewhere else"
+    assert config.oneshot.lr == 1e-3
+    assert config.val_list == "a=b.txt"
+    assert load(MINIMAL, "crf.iters=1", "crf.iters=2").crf.iters == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("crf.iters", r"--set crf\.iters: expected key\.sub=value"),
+        ("=5", r"--set =5: expected key\.sub=value"),
+        ("crf.iters=many", r"some\.yaml with --set crf\.iters: crf\.iters: 'many' is not valid"),
+        ("crf.itres=1", r"unknown key crf\.itres; did you mean crf\.iters"),
+        ("data_set.name=1", r"data_set is a value, not a section"),
+        ("crf.iters=[", r"--set crf\.iters=\[: the value is not YAML"),
+    ],
+)
+def test_overrides_that_cannot_be_meant_are_refused(load: Load, override: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as refusal:
+        load(MINIMAL, override)
+    assert "\n" not in str(refusal.value)
+
+
+def test_to_dict_loads_again_as_the_same_configuration(load: Load) -> None:
+    config = load(PUBLISHED_ONE_SHOT)
+    again = load(yaml.safe_dump(json.loads(json.dumps(config.to_dict()))))
+    assert again == config

@@ -1,0 +1,262 @@
+"""Lists, images and masks: what is read as what, and what each broken one is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.config.schema import Config
+from src.data.dataset import SegmentationDataset, batches, collate
+from src.data.images import read_image, read_mask
+from src.data.lists import evaluation_entries, read_list
+from src.errors import UserError
+from tests import tiny
+from tests.oracles.method import plain_letterbox
+
+CPU = torch.device("cpu")
+LABELS = np.array([[0, 1, 2], [3, 255, 20]], np.uint8)
+
+
+def dataset_of(config: Config, **options: bool) -> SegmentationDataset:
+    return SegmentationDataset(evaluation_entries(config), config, **options)
+
+
+# lists
+
+
+def test_list_lines_are_image_and_mask_below_the_root(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("a/1.jpg b/1.png\n\n  a/2.jpg\tb/2.png  \r\n")
+    entries = read_list(tmp_path / "val.txt", tmp_path)
+    assert [(entry.image, entry.mask) for entry in entries] == [
+        (tmp_path / "a/1.jpg", tmp_path / "b/1.png"),
+        (tmp_path / "a/2.jpg", tmp_path / "b/2.png"),
+    ]
+
+
+def test_limit_takes_the_first_lines(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("".join(f"{n}.jpg {n}.png\n" for n in range(9)))
+    assert [entry.image.stem for entry in read_list(tmp_path / "val.txt", tmp_path, limit=2)] == ["0", "1"]
+
+
+def test_masks_may_be_left_out_where_none_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("1.jpg\n2.jpg 2.png\n")
+    assert [entry.mask for entry in read_list(tmp_path / "val.txt", tmp_path, masks=False)] == [
+        None,
+        tmp_path / "2.png",
+    ]
+    for name in ("b.JPG", "a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [entry.image.name for entry in read_list(tmp_path, Path("nowhere"), masks=False)] == ["a.png", "b.JPG"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("1.jpg 1.png\n2.jpg\n", r"val\.txt, line 2: expected image path, space, mask path .*got '2\.jpg'"),
+        ("1.jpg 1.png\n\nmy cat.jpg 2.png\n", r"line 3: .*paths without spaces"),
+        ("", r"val\.txt is empty"),
+        ("\n \n", r"val\.txt is empty"),
+        (b"\xff\xfe", r"val\.txt is no UTF-8 text"),
+    ],
+)
+def test_malformed_lists_are_refused(tmp_path: Path, content: str | bytes, reason: str) -> None:
+    (tmp_path / "val.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=reason):
+        read_list(tmp_path / "val.txt", tmp_path)
+
+
+def test_missing_lists_and_roots_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"image list .*val\.txt cannot be read .*src\.prepare"):
+        read_list(tmp_path / "val.txt", tmp_path)
+    with pytest.raises(UserError, match=r"data_root .*nowhere does not exist"):
+        read_list(tmp_path / "val.txt", tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"image list .* cannot be read"):
+        read_list(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"holds no images"):
+        read_list(tmp_path, tmp_path, masks=False)
+
+
+def test_a_configuration_without_a_list_is_refused(make_config: Callable[..., Config]) -> None:
+    with pytest.raises(UserError, match=r"config\.yaml: key val_list is missing"):
+        evaluation_entries(make_config(val_list=None))
+
+
+# masks
+
+
+@pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
+def test_masks_hold_labels_as_values(tmp_path: Path, palette: bool) -> None:
+    path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
+    with Image.open(path) as mask:
+        assert mask.mode == ("P" if palette else "L")
+    labels = read_mask(path, 21, 255)
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, LABELS)
+
+
+def test_a_palette_with_few_colours_is_read_by_index(tmp_path: Path) -> None:
+    """PNG packs two pixels of a palette of 16 colours into a byte."""
+    mask = Image.fromarray(np.uint8([[0, 1, 2, 3]])).convert("L")
+    mask.putpalette(bytes(range(200, 248)))
+    mask.save(tmp_path / "mask.png", bits=4)
+    assert read_mask(tmp_path / "mask.png", 4, 255).tolist() == [[0, 1, 2, 3]]
+
+
+def test_sixteen_bit_masks_hold_labels_too(tmp_path: Path) -> None:
+    Image.fromarray(LABELS.astype(np.uint16)).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png", 21, 255), LABELS)
+    Image.fromarray(np.uint16([[0, 256]])).save(tmp_path / "wrong.png")
+    with pytest.raises(UserError, match="has label 256"):
+        read_mask(tmp_path / "wrong.png", 21, 255)
+
+
+@pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
+def test_a_label_that_is_no_class_is_named(tmp_path: Path, palette: bool) -> None:
+    path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
+    with pytest.raises(UserError, match=r"mask\.png has label 20; expected 0 to 19 or 255 \(ignored\)"):
+        read_mask(path, 20, 255)
+    with pytest.raises(UserError, match="has label 255; expected 0 to 20 or 200"):
+        read_mask(path, 21, 200)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_colour_masks_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (3, 2)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=rf"mask\.png is a {mode} image; expected a palette or grey PNG"):
+        read_mask(tmp_path / "mask.png", 21, 255)
+
+
+# images
+
+
+def test_images_come_as_rgb_as_they_are_stored(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(pixels[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("reader", [read_image, lambda path: read_mask(path, 21, 255)], ids=["image", "mask"])
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", None])
+def test_files_that_are_missing_or_no_pictures_are_named(
+    tmp_path: Path, reader: Callable[[Path], np.ndarray], content: bytes | None
+) -> None:
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    reason = "does not exist; check data_root" if content is None else "cannot be read"
+    with pytest.raises(UserError, match=rf"a\.png {reason}"):
+        reader(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        reader(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("ending", ["jpg", "png", "gif", "bmp", "tif", "webp"])
+def test_damaged_images_and_masks_are_never_more_than_a_user_error(tmp_path: Path, ending: str) -> None:
+    """Cut off or overwritten anywhere: either something is read or the file is named."""
+    rng = np.random.default_rng(0)
+    scene, labels = tiny.random_scene(rng, 30, 40)
+    path = tmp_path / f"a.{ending}"
+    for array, reader in ((scene, read_image), (labels, lambda path: read_mask(path, 4, 255))):
+        Image.fromarray(array).save(path)
+        whole = path.read_bytes()
+        messages = []
+        for _ in range(60):
+            damaged = bytearray(whole)
+            if rng.random() < 0.5:
+                del damaged[rng.integers(0, len(whole)) :]
+            else:
+                start = rng.integers(0, len(whole))
+                damaged[start : start + 8] = rng.bytes(8)
+            path.write_bytes(damaged)
+            try:
+                reader(path)
+            except UserError as error:
+                messages.append(str(error))
+        assert messages
+        assert all(str(path) in message and "\n" not in message for message in messages)
+
+
+def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(tiny.random_scene(np.random.default_rng(0), 60, 80)[0]).save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        UserError, match=r"a\.jpg cannot be read \(.*truncated.*\); it may be truncated: fetch it again"
+    ):
+        read_image(tmp_path / "a.jpg")
+
+
+# the data set
+
+
+def test_items_are_letterboxed_and_normalised(make_config: Callable[..., Config]) -> None:
+    config = make_config(dataset={"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]})
+    dataset = dataset_of(config)
+    assert len(dataset) == 3
+    for position, entry in enumerate(dataset.entries):
+        pixels, labels = read_image(entry.image), read_mask(entry.mask, 4, 255)
+        image, target = plain_letterbox(pixels, labels, tiny.SIZE)
+        item = dataset[position]
+        assert (item["index"], item["height"], item["width"]) == (position, *labels.shape)
+        expected = (image / 255 - (0.1, 0.2, 0.3)) / (0.5, 0.6, 0.7)
+        np.testing.assert_allclose(item["pixels"].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+        assert np.array_equal(item["labels"], target)
+
+
+def test_original_labels_are_untouched(make_config: Callable[..., Config]) -> None:
+    dataset = dataset_of(make_config(), original_labels=True)
+    for position, entry in enumerate(dataset.entries):
+        assert np.array_equal(dataset[position]["labels"], read_mask(entry.mask, 4, 255))
+
+
+def test_indices_choose_images_and_keep_their_numbers(make_config: Callable[..., Config]) -> None:
+    config = make_config()
+    dataset = SegmentationDataset(evaluation_entries(config), config, indices=[2, 0])
+    assert [dataset[position]["index"] for position in range(len(dataset))] == [2, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_list_order_with_the_same_images(make_config: Callable[..., Config], workers: int) -> None:
+    config = make_config(dataloader={"batch_size": 2, "num_workers": workers})
+    dataset = dataset_of(config, original_labels=True)
+    got = list(batches(dataset, config, CPU))
+    assert [batch["index"] for batch in got] == [[0, 1], [2]]
+    assert [batch["pixels"].shape[0] for batch in got] == [2, 1]
+    assert torch.equal(
+        torch.cat([batch["pixels"] for batch in got]), torch.stack([dataset[n]["pixels"] for n in range(3)])
+    )
+    assert [tuple(labels.shape) for labels in got[0]["labels"]] == [(90, 120), (120, 77)]
+
+
+def test_image_and_mask_must_agree_in_size(make_config: Callable[..., Config], data_root: Path) -> None:
+    tiny.save_mask(data_root / "masks" / "1.png", np.zeros((77, 120), np.uint8), palette=False)
+    dataset = dataset_of(make_config())
+    with pytest.raises(UserError, match=r"1\.png is 120 x 77 pixels, but image .*1\.jpg is 77 x 120; they must agree"):
+        dataset.read(dataset.entries[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_ends_a_run_with_its_name(
+    make_config: Callable[..., Config], data_root: Path, workers: int
+) -> None:
+    (data_root / "images" / "2.jpg").unlink()
+    config = make_config(dataloader={"batch_size": 3, "num_workers": workers})
+    with pytest.raises(UserError, match=r"2\.jpg does not exist"):
+        list(batches(dataset_of(config), config, CPU))
+
+
+def test_masks_are_not_read_where_none_are_needed(make_config: Callable[..., Config], data_root: Path) -> None:
+    (data_root / "masks" / "0.png").unlink()
+    item = dataset_of(make_config(), masks=False)[0]
+    assert "labels" not in item
+    assert "labels" not in collate([item])

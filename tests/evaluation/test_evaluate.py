@@ -1,0 +1,160 @@
+"""Evaluation over a data set: in the letterbox frame as published, or at every image's own size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.config.schema import Config
+from src.data.dataset import SegmentationDataset
+from src.data.images import read_mask
+from src.data.lists import evaluation_entries
+from src.errors import UserError
+from src.evaluation.evaluate import Prediction, evaluate, predict
+from src.method.blip import Blip
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+from tests import tiny
+from tests.oracles.method import plain_iou, plain_letterbox
+
+
+class ColourSegmenter:
+    """Knows the class of every pixel from its colour: what it gets wrong, the evaluation got wrong."""
+
+    image_size = tiny.SIZE
+    device = torch.device("cpu")
+    COLOURS = torch.tensor([[-1.0, -1.0, -1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
+
+    def segment(self, pixels: Tensor, image_embeds: Tensor | None = None) -> Tensor:
+        distance = (pixels[:, None] - self.COLOURS[None, :, :, None, None]).square().sum(2)
+        return -distance
+
+
+@pytest.fixture
+def coloured(data_root: Path) -> None:
+    """Makes every image show its labels in the colours that :class:`ColourSegmenter` knows."""
+    colours = ((ColourSegmenter.COLOURS + 1) / 2 * 255).byte().numpy()
+    for path in (data_root / "masks").iterdir():
+        labels = read_mask(path, 4, 255)
+        pixels = colours[np.where(labels == 255, 0, labels)]
+        Image.fromarray(pixels).save(data_root / "images" / f"{path.stem}.png")
+    entries = (data_root / "val.txt").read_text()
+    (data_root / "val.txt").write_text(entries.replace(".jpg", ".png"))
+
+
+def setup(config: Config, blip: Blip) -> tuple[Segmenter, SegmentationDataset]:
+    classes = read_class_file(Path(config.class_name_dir), config.dataset.num_classes)
+    segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), config.model.layers)
+    original = config.eval.resolution == "original"
+    return segmenter, SegmentationDataset(evaluation_entries(config), config, original_labels=original)
+
+
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # black to white is -1 to 1
+
+
+@pytest.mark.usefixtures("coloured")
+@pytest.mark.parametrize("resolution", ["letterbox", "original"])
+def test_a_perfect_segmenter_scores_nearly_one(make_config: Callable[..., Config], resolution: str) -> None:
+    """Only pixels that resizing mixes may be wrong; a frame that is off by a cell would cost far more."""
+    config = make_config(dataset=HALF, eval={"resolution": resolution})
+    original = resolution == "original"
+    dataset = SegmentationDataset(evaluation_entries(config), config, original_labels=original)
+    evaluation = evaluate(ColourSegmenter(), dataset, config)
+    assert evaluation.images == 3
+    assert evaluation.confusion.iou.min() > 0.95
+    counted = int(evaluation.confusion.counts.sum())
+    if original:
+        masks = [read_mask(entry.mask, 4, 255) for entry in dataset.entries]
+        assert counted == sum((mask != 255).sum() for mask in masks)
+    else:
+        assert counted < 3 * tiny.SIZE**2  # ignored borders and padding are left out
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_letterbox_scores_equal_the_plain_count(make_config: Callable[..., Config], fused: Blip, batch: int) -> None:
+    config = make_config(dataloader={"batch_size": batch})
+    segmenter, dataset = setup(config, fused)
+    shown: list[Prediction] = []
+    evaluation = evaluate(segmenter, dataset, config, [shown.append])
+    assert [prediction.index for prediction in shown] == [0, 1, 2]
+    targets, predictions = [], []
+    for entry, prediction in zip(dataset.entries, shown, strict=True):
+        with Image.open(entry.image) as image:
+            pixels = np.asarray(image)
+        targets.append(plain_letterbox(pixels, read_mask(entry.mask, 4, 255), tiny.SIZE)[1])
+        predictions.append(prediction.scores.argmax(0).numpy())
+        assert np.array_equal(prediction.labels, predictions[-1])
+    got = zip(evaluation.confusion.intersection.tolist(), evaluation.confusion.union.tolist(), strict=True)
+    assert list(got) == plain_iou(predictions, targets, 4)
+
+
+def test_original_scores_are_of_the_untouched_mask(make_config: Callable[..., Config], fused: Blip) -> None:
+    config = make_config(eval={"resolution": "original"}, dataloader={"batch_size": 2})
+    segmenter, dataset = setup(config, fused)
+    shown: list[Prediction] = []
+    evaluation = evaluate(segmenter, dataset, config, [shown.append])
+    targets = [read_mask(entry.mask, 4, 255) for entry in dataset.entries]
+    predictions = [prediction.letterbox.undo(prediction.scores).argmax(0).numpy() for prediction in shown]
+    for prediction, target, own in zip(shown, targets, predictions, strict=True):
+        assert np.array_equal(prediction.target, target)
+        assert np.array_equal(prediction.labels, own)
+        assert np.array_equal(prediction.original_labels(), own)
+    got = zip(evaluation.confusion.intersection.tolist(), evaluation.confusion.union.tolist(), strict=True)
+    assert list(got) == plain_iou(predictions, targets, 4)
+
+
+def test_labels_at_original_size_are_the_same_from_either_frame(
+    make_config: Callable[..., Config], fused: Blip
+) -> None:
+    own = []
+    for resolution in ("letterbox", "original"):
+        config = make_config(eval={"resolution": resolution})
+        own.append([prediction.original_labels() for prediction in predict(*setup(config, fused), config)])
+    assert [labels.shape for labels in own[0]] == [(90, 120), (120, 77), (80, 80)]
+    assert all(torch.equal(one, other) for one, other in zip(*own, strict=True))
+
+
+def test_embeddings_may_come_from_elsewhere(make_config: Callable[..., Config], fused: Blip) -> None:
+    config = make_config(dataloader={"batch_size": 2})
+    segmenter, dataset = setup(config, fused)
+    asked = []
+
+    def encoder(batch: dict) -> Tensor:
+        asked.append(batch["index"])
+        return segmenter.encode_images(batch["pixels"])
+
+    counts = [evaluate(segmenter, dataset, config, encoder=given).confusion.counts for given in (None, encoder)]
+    assert torch.equal(*counts)
+    assert asked == [[0, 1], [2]]
+
+
+def test_an_unreadable_image_ends_the_evaluation_with_its_name(
+    make_config: Callable[..., Config], data_root: Path, fused: Blip
+) -> None:
+    config = make_config()
+    (data_root / "images" / "1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1\.jpg cannot be read"):
+        evaluate(*setup(config, fused), config)
+
+
+def test_timing_counts_images(make_config: Callable[..., Config], fused: Blip) -> None:
+    config = make_config()
+    timing = evaluate(*setup(config, fused), config).timing()
+    assert timing["images"] == 3
+    assert timing["images_per_second"] == pytest.approx(3 / timing["seconds"])
+
+
+def test_running_score_is_shown(
+    make_config: Callable[..., Config], fused: Blip, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    evaluation = evaluate(*setup(config, fused), config)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert f"mIoU={100 * evaluation.confusion.miou:.2f}" in shown

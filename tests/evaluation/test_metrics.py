@@ -1,0 +1,64 @@
+"""Scores: intersection and union over all images, ignored pixels left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from src.evaluation.metrics import ConfusionMatrix
+from tests.oracles.method import plain_iou
+
+
+def test_intersection_union_and_iou_by_hand() -> None:
+    confusion = ConfusionMatrix(3, 255)
+    labels = torch.tensor([[0, 0, 1, 1], [1, 2, 255, 255]])
+    prediction = torch.tensor([[0, 1, 1, 1], [0, 2, 2, 0]])
+    confusion.update(prediction, labels)
+    assert confusion.counts.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 1]]  # row: label, column: prediction
+    assert confusion.intersection.tolist() == [1, 2, 1]
+    assert confusion.union.tolist() == [3, 4, 1]
+    assert confusion.iou.tolist() == pytest.approx([1 / 3, 1 / 2, 1])
+    assert confusion.miou == pytest.approx((1 / 3 + 1 / 2 + 1) / 3)
+
+
+def test_a_class_with_an_empty_union_counts_as_zero_in_the_mean() -> None:
+    confusion = ConfusionMatrix(4, 255)
+    confusion.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert confusion.iou.tolist() == [1, 1, 0, 0]
+    assert confusion.miou == 0.5
+
+
+def test_images_are_summed_before_dividing() -> None:
+    confusion = ConfusionMatrix(2, 255)
+    confusion.update(torch.zeros(10, dtype=torch.uint8), torch.zeros(10, dtype=torch.uint8))
+    confusion.update(torch.zeros(2, dtype=torch.uint8), torch.ones(2, dtype=torch.uint8))
+    assert confusion.iou.tolist() == [10 / 12, 0]
+
+
+def test_nothing_seen_is_no_error() -> None:
+    assert ConfusionMatrix(3, 255).miou == 0
+
+
+@pytest.mark.parametrize("ignore_label", [255, 200])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_equals_the_plain_count_on_images_of_different_sizes(ignore_label: int, dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    confusion, predictions, targets = ConfusionMatrix(21, ignore_label), [], []
+    for shape in ((7, 9), (16, 16), (1, 1)):
+        prediction, target = rng.integers(0, 21, shape), rng.integers(0, 21, shape)
+        target[rng.random(shape) < 0.2] = 255
+        predictions.append(prediction)
+        targets.append(target)
+        own = np.where(target == 255, ignore_label, target)
+        confusion.update(torch.from_numpy(prediction).to(dtype), torch.from_numpy(own).to(dtype))
+    expected = plain_iou(predictions, targets, 21)
+    assert list(zip(confusion.intersection.tolist(), confusion.union.tolist(), strict=True)) == expected
+
+
+def test_more_pixels_than_float32_can_count() -> None:
+    """COCO has 2.6e9 pixels at 512 px: counts are whole numbers to the last pixel."""
+    confusion = ConfusionMatrix(2, 255)
+    confusion.counts[0, 0] = 2**40
+    confusion.update(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8))
+    assert confusion.intersection.tolist() == [2**40 + 1, 0]

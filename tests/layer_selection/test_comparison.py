@@ -1,0 +1,107 @@
+"""Choices of layers scored in one pass of the model: each as if it had been evaluated on its own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import compute_infoscore_blip
+from src import cli
+from src.config.reader import load_config
+from src.config.schema import Config
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.errors import UserError
+from src.evaluation.evaluate import evaluate
+from src.layer_selection import comparison
+from src.layer_selection.comparison import Comparison, compare
+from src.layer_selection.ranking import rank_layers, ranking_segmenter
+from src.method.blip import load_blip
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "pascal"
+CONFIG = ROOT / "tests" / "golden_training_free.yaml"
+CPU = torch.device("cpu")
+
+
+def compared(config: Config, top_k: int, scratch: Path) -> tuple[Comparison, list[int]]:
+    """A comparison, and how many images each call of the vision encoder had."""
+    blip = load_blip(config.model.name, CPU, config.runtime.attention == "fused")
+    encodings: list[int] = []
+    blip.model.vision_model.register_forward_hook(lambda *args: encodings.append(len(args[2].last_hidden_state)))
+    segmenter = ranking_segmenter(config, blip, read_class_file(GOLDEN / "classes.json", 7))
+    return compare(segmenter, evaluation_entries(config), config, top_k, scratch), encodings
+
+
+@pytest.mark.parametrize(("resolution", "batch"), [("letterbox", 1), ("letterbox", 3), ("original", 2)])
+def test_every_choice_scores_as_on_its_own(resolution: str, batch: int, tmp_path: Path) -> None:
+    # exact: fused kernels round by which layers' logits are wanted, and then a pixel may differ
+    overrides = ["runtime.attention=exact", "model.image_size=64", "crf.iters=2", "max_images=5"]
+    config = load_config(CONFIG, [*overrides, f"eval.resolution={resolution}", f"dataloader.batch_size={batch}"])
+    result, encodings = compared(config, 3, tmp_path)
+    assert sum(encodings) == 5  # the model ran once over the images
+    assert not list(tmp_path.iterdir())
+
+    blip = load_blip(config.model.name, CPU, fused=False)
+    classes = read_class_file(GOLDEN / "classes.json", 7)
+    entries = evaluation_entries(config)
+    scores = rank_layers(ranking_segmenter(config, blip, classes), entries, config)
+    assert torch.equal(result.scores.infoscore, scores.infoscore)
+    assert [(choice.name, choice.layers) for choice in result.choices] == [
+        *((f"layer {layer}", (layer,)) for layer in range(4)),
+        ("InfoScore top 3", tuple(scores.top(3))),
+        ("all layers", (0, 1, 2, 3)),
+        ("last layer", (3,)),
+    ]
+    dataset = SegmentationDataset(entries, config, original_labels=resolution == "original")
+    for choice in result.choices:
+        segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), choice.layers)
+        expected = evaluate(segmenter, dataset, config).confusion
+        assert torch.equal(choice.confusion.counts, expected.counts), choice.name
+    assert result.single_layer_miou == [choice.confusion.miou for choice in result.choices[:4]]
+    assert len(set(result.single_layer_miou)) == 4  # else the order of layers would not have been put to the test
+
+    ranks = [np.argsort(np.argsort(values)) for values in (scores.infoscore.numpy(), result.single_layer_miou)]
+    assert result.rho == pytest.approx(np.corrcoef(*ranks)[0, 1])
+
+
+def test_too_little_room_is_refused_before_the_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 24 * 4 * 7 * 16 * 4 - 1  # images x layers x classes x patches x 4 bytes, less one
+
+    monkeypatch.setattr(comparison.shutil, "disk_usage", lambda _: Usage)
+    config = load_config(CONFIG, ["model.image_size=64"])
+    with pytest.raises(UserError, match=f"--compare keeps .* GB of class maps in {tmp_path}"):
+        compared(config, 2, tmp_path)
+
+
+def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config", str(CONFIG), "--device", "cpu", "--output-dir", str(tmp_path), "--limit", "6"]
+    settings = ["--set", "model.image_size=64", "crf.iters=0"]
+    assert cli.run(compute_infoscore_blip.main, [*arguments, "--compare", "--top", "1", *settings]) == 0
+    written = json.loads((tmp_path / "golden_infoscore.json").read_text())
+    choices = written["comparison"]["choices"]
+    top = written["layers_by_infoscore"][:1]
+    assert [choice["layers"] for choice in choices] == [[0], [1], [2], [3], top, [0, 1, 2, 3], [3]]
+    assert choices[4]["miou"] == choices[top[0]]["miou"]  # the best alone is a single layer
+    said = capsys.readouterr().out
+    for choice in choices:
+        line = next(line for line in said.splitlines() if line.strip().startswith(choice["name"]))
+        assert line.endswith(f"{100 * choice['miou']:.2f}")
+    assert (
+        f"Spearman's rho between InfoScore and mIoU of the layers: {written['comparison']['spearman_rho']:.2f}" in said
+    )
+    assert said.splitlines()[-1] == f"layers: {top}"
+    for name in ("golden_infoscore.png", "golden_infoscore_against_miou.png"):
+        with Image.open(tmp_path / name) as chart:
+            assert chart.format == "PNG"
+    assert len(list(tmp_path.iterdir())) == 4
+
+    table = (tmp_path / "golden_infoscore.csv").read_text()
+    assert cli.run(compute_infoscore_blip.main, [*arguments, "--top", "1", *settings]) == 0
+    assert (tmp_path / "golden_infoscore.csv").read_text() == table

@@ -1,0 +1,182 @@
+"""InfoScore against its definition on full-size maps, and against the published implementation's numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from src.config.reader import load_config
+from src.config.schema import Config
+from src.data.lists import evaluation_entries
+from src.errors import UserError
+from src.layer_selection import infoscore as subject
+from src.layer_selection.infoscore import COLUMNS, InfoScore, LayerScores, prompt_shares
+from src.layer_selection.ranking import rank_layers, ranking_segmenter
+from src.method.blip import load_blip
+from src.method.prompts import read_class_file
+from tests.oracles.infoscore import plain_layer_scores, plain_prompt_shares
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "pascal"
+
+
+def maps_like_the_method(batch: int, prompts: int, grid: int, sharpness: float, seed: int = 0) -> Tensor:
+    """Prompt maps as a layer makes them: softmax over prompts at each patch, times a matching score."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(batch, prompts, grid * grid, generator=generator)
+    return logits.softmax(1) * torch.rand(batch, prompts, 1, generator=generator)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 3.0, 12.0])  # at 12 most prompts fall below the clamp somewhere
+@pytest.mark.parametrize(("batch", "prompts", "grid", "size"), [(1, 2, 1, 16), (1, 13, 4, 64), (3, 7, 5, 40)])
+def test_shares_without_full_size_maps_equal_the_definition(
+    batch: int, prompts: int, grid: int, size: int, sharpness: float
+) -> None:
+    maps = maps_like_the_method(batch, prompts, grid, sharpness)
+    expected = plain_prompt_shares(maps, size)
+    torch.testing.assert_close(prompt_shares(maps, size).double(), expected, rtol=2e-5, atol=1e-9)
+
+
+def test_upsampling_matters_to_the_shares() -> None:
+    """The mean over patches is another number: aligned corners give the border patches less weight."""
+    maps = maps_like_the_method(1, 6, 4, 3.0)
+    over_patches = (maps / maps.sum(1, keepdim=True)).mean(2)
+    assert (prompt_shares(maps, 64) - over_patches).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("place", ["everywhere", "in one image", "in one corner"])
+def test_prompts_below_the_clamp_count_with_it(place: str) -> None:
+    maps = maps_like_the_method(3, 5, 4, 1.0)
+    if place == "everywhere":
+        maps[:, 2] *= 1e-9  # itm of a prompt that nothing in the image matches
+    elif place == "in one image":
+        maps[1, 2] *= 1e-9
+    else:
+        maps[1, 2, -1] = 0.0
+        maps[1, 2, -2] *= 1e-7
+    shares = prompt_shares(maps, 48)
+    torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
+    unclamped = plain_prompt_shares(maps, 48, clamp=0.0)
+    assert (shares / unclamped)[1, 2] > 1 + 1e-9  # else the clamp would not have been put to the test
+    if place == "everywhere":
+        torch.testing.assert_close(shares[:, 2], torch.full((3,), 1e-6))
+
+
+def test_a_prompt_that_falls_below_the_clamp_only_where_the_others_are_strong() -> None:
+    """Its maps are above the clamp times the weakest sum over prompts, yet its share is not above the clamp."""
+    weak = torch.full((1, 1, 16), 3e-7)
+    strong = torch.full((1, 1, 16), 0.1)
+    strong[..., :6] = 1.0
+    maps = torch.cat([weak, strong], 1)
+    unclamped = plain_prompt_shares(maps, 48, clamp=0.0)
+    assert plain_prompt_shares(maps, 48)[0, 0] > 1.1 * unclamped[0, 0]
+    torch.testing.assert_close(prompt_shares(maps, 48).double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
+
+
+def test_only_prompts_that_may_fall_below_the_clamp_are_upsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    upsampled = []
+
+    def count(maps: Tensor, size: int) -> Tensor:
+        upsampled.append(maps.shape[1])
+        return upsample(maps, size)
+
+    upsample = subject.upsample
+    monkeypatch.setattr(subject, "upsample", count)
+    maps = maps_like_the_method(2, 9, 4, 1.0)
+    prompt_shares(maps, 32)
+    assert upsampled == [1]  # the sum over prompts
+    maps[1, [3, 5]] *= 1e-9
+    upsampled.clear()
+    prompt_shares(maps, 32)
+    assert upsampled == [1, 2]
+
+
+def scored(layers: list[Tensor], batch: int, size: int) -> LayerScores:
+    """InfoScore of per-layer maps [images, P, N], fed in batches."""
+    collected = InfoScore(len(layers), size)
+    for first in range(0, len(layers[0]), batch):
+        for layer, maps in enumerate(layers):
+            collected.update(layer, maps[first : first + batch])
+    assert collected.images == len(layers[0])
+    return collected.scores()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_scores_equal_the_definition_in_any_batches(batch: int) -> None:
+    layers = [maps_like_the_method(5, 7, 3, sharpness, seed) for seed, sharpness in enumerate((0.3, 2.0, 9.0))]
+    got, expected = scored(layers, batch, 24), plain_layer_scores(layers, 24)
+    for name in ("mean_image_entropy", "dataset_entropy", "entropy_ratio", "cov", "infoscore"):
+        np.testing.assert_allclose(getattr(got, name).numpy(), expected[name], rtol=2e-5, err_msg=name)
+    assert got.ranking == np.argsort(-expected["infoscore"]).tolist()
+
+
+def test_the_coefficient_of_variation_divides_by_the_number_of_images() -> None:
+    """Two images that swap their two prompts: shares a and b, mean 1/2, population std |a - b| / 2 for each prompt."""
+    maps = torch.tensor([[[0.75] * 4, [0.25] * 4], [[0.25] * 4, [0.75] * 4]])
+    scores = scored([maps], 1, 8)
+    assert float(scores.cov) == pytest.approx(2 * (0.25 / 0.5))
+    assert float(scores.dataset_entropy) == pytest.approx(np.log(2))
+    assert float(scores.mean_image_entropy) == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+
+
+def test_no_images_no_scores() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        InfoScore(2, 16).scores()
+
+
+def test_ranking_rows_and_top() -> None:
+    scores = LayerScores(
+        mean_image_entropy=torch.tensor([1.0, 2.0, 1.0, 0.5], dtype=torch.float64),
+        dataset_entropy=torch.tensor([2.0, 2.0, 2.0, 2.0], dtype=torch.float64),
+        cov=torch.tensor([3.0, 4.0, 3.0, 5.0], dtype=torch.float64),
+    )
+    assert scores.infoscore.tolist() == [6, 4, 6, 20]
+    assert scores.ranking == [3, 0, 2, 1]  # layers 0 and 2 tie: in layer order
+    assert scores.top(1) == [3]
+    assert scores.top(3) == [0, 2, 3]
+    assert COLUMNS == (
+        "layer",
+        "mean_image_entropy",
+        "dataset_entropy",
+        "entropy_ratio",
+        "cov",
+        "infoscore",
+        "rank",
+    )
+    assert scores.rows() == [
+        (0, 1.0, 2.0, 2.0, 3.0, 6.0, 2),
+        (1, 2.0, 2.0, 1.0, 4.0, 4.0, 4),
+        (2, 1.0, 2.0, 2.0, 3.0, 6.0, 3),
+        (3, 0.5, 2.0, 4.0, 5.0, 20.0, 1),
+    ]
+
+
+def golden_config(*overrides: str) -> Config:
+    return load_config(ROOT / "tests" / "golden_training_free.yaml", list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("attention", "batch", "tolerance"), [("exact", 1, 2e-6), ("fused", 1, 1e-4), ("fused", 5, 1e-4)]
+)
+def test_reproduces_the_published_implementation(attention: str, batch: int, tolerance: float) -> None:
+    config = golden_config(f"runtime.attention={attention}", f"dataloader.batch_size={batch}")
+    blip = load_blip(config.model.name, torch.device("cpu"), attention == "fused")
+    classes = read_class_file(GOLDEN / "classes.json", config.dataset.num_classes)
+    scores = rank_layers(ranking_segmenter(config, blip, classes), evaluation_entries(config, masks=False), config)
+    expected = json.loads((GOLDEN / "expected.json").read_text())["infoscore"]
+    expected["entropy_ratio"] = np.divide(expected["dataset_entropy"], expected["mean_image_entropy"])
+    for name in COLUMNS[1:-1]:
+        np.testing.assert_allclose(getattr(scores, name).numpy(), expected[name], rtol=tolerance, err_msg=name)
+    assert scores.ranking == expected["ranking"]
+
+
+def test_attention_that_is_no_number_is_refused() -> None:
+    infoscore = InfoScore(3, 16)
+    maps = torch.rand(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    for layer in range(3):
+        infoscore.update(layer, maps if layer != 1 else maps * torch.nan)
+    with pytest.raises(UserError, match=r"layers \[1\] is not a number"):
+        infoscore.scores()

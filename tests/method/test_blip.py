@@ -1,0 +1,196 @@
+"""Loading models: what is taken, what is refused and what it is told, without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertTokenizer
+
+from src.config.schema import Config
+from src.errors import UserError
+from src.method.blip import Blip, load_blip, load_configured
+from src.runtime import choose_device
+from tests import tiny
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model to damage."""
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+def edit_config(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_loaded_model_is_frozen_in_float32_and_evaluation_mode(fused: Blip) -> None:
+    assert {parameter.dtype for parameter in fused.model.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in fused.model.parameters())
+    assert not fused.model.training
+    assert (fused.num_layers, fused.patch_size, fused.device) == (tiny.LAYERS, tiny.PATCH, CPU)
+
+
+def test_weights_are_those_of_the_folder(fused: Blip, exact: Blip) -> None:
+    expected = tiny.random_blip().state_dict()
+    loaded = fused.model.state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert fused.digest == exact.digest
+
+
+def test_weights_stored_in_half_precision_are_computed_in_float32(folder: Path) -> None:
+    tiny.save_model(folder, tiny.random_blip().half())
+    assert load_blip(str(folder), CPU).model.itm_head.weight.dtype == torch.float32
+
+
+def test_prompts_are_tokenised_together_and_padded_to_the_longest(fused: Blip) -> None:
+    input_ids, attention_mask = fused.tokenize(["Image of sky.", "Image of red mug."])
+    words = [[tiny.VOCABULARY[token] for token in prompt] for prompt in input_ids]
+    assert words == [
+        ["[CLS]", "image", "of", "sky", ".", "[SEP]", "[PAD]"],
+        ["[CLS]", "image", "of", "red", "mug", ".", "[SEP]"],
+    ]
+    assert attention_mask.sum(1).tolist() == [6, 7]
+
+
+def test_a_prompt_too_long_for_the_model_is_named(fused: Blip) -> None:
+    with pytest.raises(UserError, match=r"prompt 'red cat .*' has more than 12 tokens"):
+        fused.tokenize(["sky", "red cat " * 9])
+
+
+def test_words_the_vocabulary_cannot_spell_are_found(fused: Blip) -> None:
+    assert fused.unknown_words(["cat", "cats", "unicorn", "red unicorn"]) == ["unicorn", "red unicorn"]
+
+
+@pytest.mark.parametrize("kind", ["BlipForConditionalGeneration", "BlipForQuestionAnswering", "BlipModel"])
+def test_other_kinds_of_blip_are_refused(folder: Path, kind: str) -> None:
+    edit_config(folder, architectures=[kind])
+    with pytest.raises(UserError, match=rf"is a {kind}, not a BLIP image-text-matching model .*blip-itm-large-coco"):
+        load_blip(str(folder), CPU)
+
+
+def test_other_models_are_refused(folder: Path) -> None:
+    edit_config(folder, model_type="clip", architectures=["CLIPModel"])
+    with pytest.raises(UserError, match="is a CLIPModel, not a BLIP"):
+        load_blip(str(folder), CPU)
+
+
+@pytest.mark.parametrize("part", ["itm_head", "text_encoder.encoder.layer.1.crossattention", "vision_model"])
+def test_weights_that_lack_a_part_are_refused(folder: Path, part: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(part)}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    missing = len(weights) - len(kept)
+    with pytest.raises(UserError, match=rf"weights lack {part}.* \(and {missing - 1} more\)"):
+        load_blip(str(folder), CPU)
+
+
+def test_missing_projection_heads_do_not_matter(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "_proj" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    load_blip(str(folder), CPU)
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"model folder .* cannot be loaded: .*; it must hold config\.json") as refusal:
+        load_blip(str(folder), CPU)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_without_a_file_it_needs_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=r"model folder .* cannot be loaded"):
+        load_blip(str(folder), CPU)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit_config(folder, text_config={**config["text_config"], "hidden_size": 48})
+    with pytest.raises(UserError, match=r"model folder .* cannot be loaded"):
+        load_blip(str(folder), CPU)
+
+
+def test_a_folder_without_a_vocabulary_is_refused(folder: Path) -> None:
+    for path in folder.iterdir():
+        if "token" in path.name or "vocab" in path.name:
+            path.unlink()
+    with pytest.raises(UserError, match=r"has no vocabulary"):
+        load_blip(str(folder), CPU)
+
+
+def test_vocab_txt_alone_is_a_tokenizer(folder: Path) -> None:
+    for path in folder.iterdir():
+        if "token" in path.name:
+            path.unlink()
+    blip = load_blip(str(folder), CPU)
+    assert blip.tokenize(["Image of cats."])[0].tolist() == [[2, 5, 6, 11, 12, 7, 3]]
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    """Words beyond the embedding table would end in an index error deep inside."""
+    longer = folder / "vocab.txt"
+    longer.write_text("\n".join([*tiny.VOCABULARY, "unicorn"]) + "\n")
+    BertTokenizer(vocab=str(longer)).save_pretrained(folder)
+    blip = load_blip(str(folder), CPU)
+    blip.tokenize(["Image of mug."])
+    with pytest.raises(UserError, match=r"tokenizer of .* does not fit .*'Image of unicorn\.'"):
+        blip.tokenize(["Image of mug.", "Image of unicorn."])
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/no-such-blip", "models/blip/large", "data/blip"])
+def test_folders_that_are_not_there_are_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.name {name}: the folder .* does not exist"):
+        load_blip(name, CPU)
+
+
+def test_hub_names_that_cannot_be_reached_are_told_what_to_do() -> None:
+    with pytest.raises(
+        UserError, match=r"model nobody/no-blip is neither in the HuggingFace cache .*hf download"
+    ) as refusal:
+        load_blip("nobody/no-blip", CPU)
+    assert "\n" not in str(refusal.value)
+
+
+def test_layers_and_sizes_the_model_does_not_have_are_refused(make_config: Callable[..., Config]) -> None:
+    assert load_configured(make_config(), CPU).num_layers == tiny.LAYERS
+    assert load_configured(make_config(model={"layers": "auto", "top_k": 4}), CPU)
+    with pytest.raises(UserError, match=r"model\.layers: \[0, 4\] is not valid; expected layers 0 to 3"):
+        load_configured(make_config(model={"layers": [0, 4]}), CPU)
+    with pytest.raises(UserError, match=r"model\.top_k: 5 is not valid; expected at most 4"):
+        load_configured(make_config(model={"layers": "auto", "top_k": 5}), CPU)
+    with pytest.raises(UserError, match=r"model\.image_size: 72 is not valid; expected a multiple of 16"):
+        load_configured(make_config(model={"image_size": 72}), CPU)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "mps", "cpu:0"])
+def test_devices_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"--device {name}: expected auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+def test_auto_takes_cuda_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("cpu") == CPU
+    with pytest.raises(UserError, match="there are 2 CUDA devices"):
+        choose_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    with pytest.raises(UserError, match="sees no CUDA device here; use --device cpu"):
+        choose_device("cuda")

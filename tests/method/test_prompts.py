@@ -1,0 +1,99 @@
+"""Class files and prompts: the paper's word lists, in their order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.errors import UserError
+from src.method.prompts import ClassEntry, build_prompts, read_class_file
+from src.paths import REPOSITORY
+
+CLASSES = [
+    ClassEntry("sky", ("wall", "tree")),
+    ClassEntry("cat", ("cats",)),
+    ClassEntry("dog"),
+    ClassEntry("tv", ("TV", "tv monitor")),
+]
+
+
+def shipped(data_set: str, num_classes: int) -> list[ClassEntry]:
+    return read_class_file(REPOSITORY / "configs" / "classes" / f"{data_set}.json", num_classes)
+
+
+@pytest.mark.parametrize(("data_set", "classes", "single", "multi"), [("pascal", 21, 49, 116), ("coco", 81, 105, 179)])
+def test_the_papers_data_sets_have_the_papers_numbers_of_prompts(
+    data_set: str, classes: int, single: int, multi: int
+) -> None:
+    entries = shipped(data_set, classes)
+    assert len(build_prompts(entries, multi_prompt=False)) == single
+    assert len(build_prompts(entries, multi_prompt=True)) == multi
+
+
+def test_shipped_class_files_are_in_label_order() -> None:
+    pascal, coco = shipped("pascal", 21), shipped("coco", 81)
+    assert [pascal[label].name for label in (0, 1, 15, 20)] == ["sky", "airplane", "person", "tv"]
+    assert [coco[label].name for label in (0, 1, 5, 24, 80)] == ["sky", "person", "airplane", "giraffe", "toothbrush"]
+    for data_set in ("pascal", "coco"):
+        entries = json.loads((REPOSITORY / "configs" / "classes" / f"{data_set}.json").read_text())
+        assert [entry["id"] for entry in entries if "id" in entry] in ([], list(range(len(entries))))
+
+
+def test_published_quirks_of_the_word_lists_are_kept() -> None:
+    coco = shipped("coco", 81)
+    assert coco[5].related_words == ("aeroplane", "airplanes", "aircraft, plane")  # one prompt, with a comma
+    assert coco[24].related_words == ("girrafes",)
+
+
+def test_single_prompts_are_the_backgrounds_words_and_the_names() -> None:
+    prompts = build_prompts(CLASSES, multi_prompt=False)
+    assert prompts.prompts == [
+        "Image of sky.",
+        "Image of wall.",
+        "Image of tree.",
+        "Image of cat.",
+        "Image of dog.",
+        "Image of tv.",
+    ]
+    assert prompts.prompts_per_class == (3, 1, 1, 1)
+
+
+def test_multi_prompts_come_class_by_class_with_the_name_first() -> None:
+    prompts = build_prompts(CLASSES, multi_prompt=True)
+    assert prompts.words == ("sky", "wall", "tree", "cat", "cats", "dog", "tv", "TV", "tv monitor")
+    assert prompts.prompts_per_class == (3, 2, 1, 3)
+    assert torch.equal(prompts.class_of_prompt, torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 3]))
+
+
+def test_class_0_is_reported_as_background() -> None:
+    assert build_prompts(CLASSES, multi_prompt=False).class_names == ("background", "cat", "dog", "tv")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[", "cannot be read as JSON"),
+        ("{}", "expected a JSON list"),
+        ("[]", "expected a JSON list"),
+        ('[{"name": "sky"}, {"nam": "cat"}]', 'entry 1: expected an object with a "name"'),
+        ('[{"name": "sky"}, "cat"]', 'entry 1: expected an object with a "name", got "cat"'),
+        ('[{"name": "sky"}, {"name": " "}]', "entry 1"),
+        ('[{"name": "sky", "related_word": "wall"}, {"name": "cat"}]', 'entry 0: "related_word" must be a list'),
+        ('[{"name": "sky", "related_words": []}, {"name": "cat"}]', 'unknown key "related_words"'),
+        ('[{"name": "sky"}]', "has 1 classes, but dataset.num_classes is 2"),
+    ],
+)
+def test_class_files_that_cannot_be_meant_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=reason) as refusal:
+        read_class_file(path, 2)
+    assert str(path) in str(refusal.value)
+
+
+def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing\.json does not exist; set class_name_dir"):
+        read_class_file(tmp_path / "nothing.json", 2)

@@ -1,0 +1,192 @@
+"""The whole method on images: against the plain formulas, in batches, chunks and number formats, on CPU and CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from replace_huggingface import modeling_blip_text
+from src.config.schema import Config
+from src.method.blip import Blip, load_blip
+from src.method.crf import ConvCRF
+from src.method.prompts import ClassEntry, PromptSet, build_prompts
+from src.method.segmenter import Segmenter, labels_of
+from src.runtime import autocast_dtype
+from tests import tiny
+from tests.oracles.crf import plain_crf
+from tests.oracles.method import plain_forward, plain_itm, plain_token_logits, plain_unary
+
+CPU = torch.device("cpu")
+LAYERS = (0, 2)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> PromptSet:
+    classes = [ClassEntry(entry["name"], tuple(entry.get("related_word", ()))) for entry in tiny.CLASSES]
+    return build_prompts(classes, multi_prompt=True)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    """Four images: smooth colours with a box in each, so that neighbouring pixels have something to say."""
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randn(4, 3, 1, 1, generator=generator).expand(-1, -1, tiny.SIZE, tiny.SIZE).clone()
+    for number, image in enumerate(images):
+        box = torch.randn(3, 1, 1, generator=generator)
+        image[:, 8 * number : 8 * number + 24, 16:48] = box
+    return images + 0.1 * torch.randn(images.shape, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def expected(prompts: PromptSet, pixels: Tensor, exact: Blip) -> Tensor:
+    """Class probabilities [4, C, S, S] by the plain formulas on HuggingFace's untouched model."""
+    model = tiny.random_blip()
+    input_ids, attention_mask = exact.tokenize(prompts.prompts)
+    unaries = []
+    for image in pixels:
+        hidden, logits = plain_forward(model, input_ids, attention_mask, image, LAYERS)
+        token_logits = [plain_token_logits(logits[layer], attention_mask) for layer in LAYERS]
+        unaries.append(plain_unary(token_logits, plain_itm(model, hidden), prompts.prompts_per_class, tiny.SIZE))
+    return torch.stack(unaries)
+
+
+def segmenter_of(blip: Blip, prompts: PromptSet, crf: ConvCRF | None = None, amp: bool | str = False) -> Segmenter:
+    return Segmenter(blip, prompts, LAYERS, tiny.SIZE, crf, amp)
+
+
+@pytest.mark.parametrize("kind", ["exact", "fused"])
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_class_probabilities_equal_the_plain_formulas(
+    kind: str, batch: int, prompts: PromptSet, pixels: Tensor, expected: Tensor, request: pytest.FixtureRequest
+) -> None:
+    segmenter = segmenter_of(request.getfixturevalue(kind), prompts)
+    got = torch.cat([segmenter.segment(images) for images in pixels.split(batch)])
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_refined_by_the_crf(fused: Blip, prompts: PromptSet, pixels: Tensor, expected: Tensor) -> None:
+    got = segmenter_of(fused, prompts, ConvCRF(iterations=3)).segment(pixels)
+    torch.testing.assert_close(got, plain_crf(expected, pixels, 3), rtol=1e-3, atol=1e-3)
+
+
+def test_different_images_give_different_maps(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
+    """A vision tower of zeros, HuggingFace's default for random models, would give the same map for any image."""
+    unary = segmenter_of(fused, prompts).segment(pixels)
+    for one in range(len(pixels)):
+        for other in range(one):
+            assert (unary[one] - unary[other]).abs().max() > 0.05
+    assert (unary.argmax(1).flatten(1).float().std(1) > 0).any()  # and they are not one class everywhere
+
+
+def test_layers_count_in_any_order_and_all_of_them(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
+    segmenter = segmenter_of(fused, prompts)
+    seen = segmenter.attend(segmenter.encode_images(pixels), (0, 2))
+    both, swapped = segmenter.unary(seen, (0, 2)), segmenter.unary(seen, (2, 0))
+    torch.testing.assert_close(both, swapped)
+    assert (both - segmenter.unary(seen, (0,))).abs().max() > 1e-3
+
+
+def test_encoded_images_may_be_asked_again(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
+    segmenter = segmenter_of(fused, prompts)
+    embeds = segmenter.encode_images(pixels)
+    torch.testing.assert_close(segmenter.segment(pixels, embeds), segmenter.segment(pixels))
+    assert torch.equal(segmenter.segment(pixels, embeds), segmenter.segment(pixels, embeds))
+
+
+def test_prompts_in_chunks_give_the_same(
+    fused: Blip, prompts: PromptSet, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = segmenter_of(fused, prompts).segment(pixels)
+    monkeypatch.setattr(modeling_blip_text, "LOGITS_BUDGET_BYTES", 1)
+    torch.testing.assert_close(segmenter_of(fused, prompts).segment(pixels), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_is_close_to_float32(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
+    full, half = (segmenter_of(fused, prompts, amp=amp) for amp in (False, "bf16"))
+    difference = (half.segment(pixels) - full.segment(pixels)).abs()
+    assert difference.max() > 1e-3  # else it was not bfloat16
+    assert difference.mean() < 0.02
+    assert half.segment(pixels).dtype == torch.float32
+
+
+def test_amp_stands_for_bfloat16_where_the_hardware_gains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert autocast_dtype(False, CPU) is None
+    assert autocast_dtype("bf16", CPU) is torch.bfloat16
+    for tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        assert autocast_dtype(True, CPU) is (torch.bfloat16 if tiles else None)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, tiles=tiles: tiles)
+        assert autocast_dtype(True, torch.device("cuda")) is (torch.bfloat16 if tiles else None)
+
+
+def test_a_configuration_sets_crf_size_and_format(
+    make_config: Callable[..., Config], fused: Blip, prompts: PromptSet
+) -> None:
+    segmenter = Segmenter.from_config(make_config(crf={"iters": 1}), fused, prompts, (1,))
+    assert segmenter.crf.iterations == 1
+    assert (segmenter.image_size, segmenter.layers, segmenter.dtype) == (tiny.SIZE, (1,), None)
+    plain = Segmenter.from_config(make_config(crf={"iters": 0}, runtime={"amp": "bf16"}), fused, prompts, (1,))
+    assert plain.crf is None
+    assert plain.dtype is torch.bfloat16
+
+
+def test_without_a_crf_the_scores_are_the_probabilities(
+    make_config: Callable[..., Config], fused: Blip, prompts: PromptSet, pixels: Tensor, expected: Tensor
+) -> None:
+    segmenter = Segmenter.from_config(make_config(crf={"iters": 0}), fused, prompts, LAYERS)
+    torch.testing.assert_close(segmenter.segment(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_are_encoded_once_and_again_when_forgotten(
+    model_folder: str, prompts: PromptSet, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blip = load_blip(str(model_folder), CPU)
+    encode, calls = blip.model.text_encoder.encode_prompts, []
+    monkeypatch.setattr(
+        blip.model.text_encoder, "encode_prompts", lambda *tokens: calls.append(tokens) or encode(*tokens)
+    )
+    segmenter = segmenter_of(blip, prompts)
+    before = segmenter.segment(pixels[:1])
+    segmenter.segment(pixels)
+    assert len(calls) == 1
+    blip.model.text_encoder.embeddings.word_embeddings.weight.mul_(2)
+    segmenter.forget_prompts()
+    assert (segmenter.segment(pixels[:1]) - before).abs().max() > 1e-3
+    assert len(calls) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("attention", ["fused", "exact"])
+def test_cuda_gives_what_the_cpu_gives(
+    attention: str, model_folder: str, prompts: PromptSet, pixels: Tensor, expected: Tensor
+) -> None:
+    device = torch.device("cuda")
+    blip = load_blip(str(model_folder), device, attention == "fused")
+    got = segmenter_of(blip, prompts).segment(pixels.to(device))
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-3, atol=1e-4)
+    refined = segmenter_of(blip, prompts, ConvCRF(iterations=3)).segment(pixels.to(device))
+    agreement = refined.argmax(1).cpu() == plain_crf(expected, pixels, 3).argmax(1)
+    assert agreement.float().mean() > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_bfloat16_on_cuda_is_close_to_float32(
+    model_folder: str, prompts: PromptSet, pixels: Tensor, expected: Tensor
+) -> None:
+    blip = load_blip(str(model_folder), torch.device("cuda"))
+    segmenter = segmenter_of(blip, prompts, amp="bf16")
+    difference = (segmenter.segment(pixels.cuda()).cpu() - expected).abs()
+    assert difference.max() > 1e-3
+    assert difference.mean() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (2, 21, 40, 60)])
+def test_a_pixel_gets_the_first_of_its_highest_classes(shape: tuple[int, ...]) -> None:
+    scores = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0)).float()  # ties everywhere
+    labels = labels_of(scores)
+    assert labels.dtype == torch.uint8
+    np.testing.assert_array_equal(labels.numpy(), scores.numpy().argmax(-3))  # numpy promises the first

@@ -1,0 +1,164 @@
+"""Keeping image embeddings: each image is encoded once, wherever they are kept, and nothing is left behind."""
+
+from collections import Counter, namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.config.reader import load_config
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.errors import UserError
+from src.evaluation.evaluate import evaluate
+from src.method.blip import load_blip
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+from src.one_shot import embeddings as subject
+from src.one_shot.embeddings import EmbeddingCache, choose_place
+
+ROOT = Path(__file__).parents[2]
+GB = 10**9
+
+
+class CountingEncoder:
+    """Makes embeddings [B, 5, 3] of pixels whose value tells the image; counts how often each was encoded."""
+
+    def __init__(self) -> None:
+        self.encoded: Counter[int] = Counter()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        values = pixels[:, 0, 0, 0]
+        self.encoded.update(values.int().tolist())
+        return values[:, None, None] + torch.linspace(0, 1, 15).view(5, 3)
+
+
+def pixels_of(indices: list[int]) -> Tensor:
+    return torch.tensor(indices, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+
+@pytest.mark.parametrize(("place", "times"), [("none", 3), ("memory", 1), ("disk", 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_encodes_each_image_once_and_gives_what_was_encoded(
+    place: subject.Place, times: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    encoder = CountingEncoder()
+    with EmbeddingCache(encoder, place, 7, (5, 3), dtype, tmp_path / "kept") as cache:
+        for indices in ([4], [0, 4, 2], [2, 0], [4, 2, 0], [0]):  # batches partly known, in any order
+            got = cache.get(indices, pixels_of(indices))
+            expected = CountingEncoder()(pixels_of(indices))
+            if place != "none":
+                expected = expected.to(dtype)
+            assert torch.equal(got, expected)
+            got.zero_()  # what is given away is not what is kept
+    assert encoder.encoded == ({0: 4, 2: 3, 4: 3} if place == "none" else dict.fromkeys((0, 2, 4), times))
+
+
+def test_the_file_on_disk_goes_at_the_end_also_after_an_error(tmp_path: Path) -> None:
+    def broken() -> None:
+        with EmbeddingCache(CountingEncoder(), "disk", 3, (5, 3), torch.float32, tmp_path) as cache:
+            cache.get([1], pixels_of([1]))
+            (kept,) = tmp_path.iterdir()
+            assert kept.stat().st_size == 3 * 5 * 3 * 4
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cache.dir .*file/in cannot be written to"):
+        EmbeddingCache(CountingEncoder(), "disk", 3, (5, 3), torch.float32, tmp_path / "file" / "in")
+
+
+FreeSpace = Callable[[float, float], None]
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
+    """Pretends that so many GB of memory and of disk are free."""
+
+    def pretend(memory: float, disk: float) -> None:
+        state = namedtuple("state", "available free")(memory * GB, disk * GB)
+        monkeypatch.setattr(subject.psutil, "virtual_memory", lambda: state)
+        monkeypatch.setattr(subject.shutil, "disk_usage", lambda _: state)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("wanted", "memory", "disk", "passes", "place"),
+    [
+        ("auto", 100, 100, 1, "none"),  # asked for once: nothing to gain
+        ("auto", 21, 0, 2, "memory"),
+        ("auto", 19, 21, 2, "disk"),
+        ("auto", 19, 19, 2, "none"),
+        ("none", 100, 100, 5, "none"),
+        ("memory", 11, 0, 1, "memory"),  # a wish is granted as long as it fits at all
+        ("disk", 100, 11, 1, "disk"),
+    ],
+)
+def test_where_10_gb_are_kept(
+    wanted: str,
+    memory: float,
+    disk: float,
+    passes: int,
+    place: str,
+    free: FreeSpace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    free(memory, disk)
+    assert choose_place(wanted, 10 * GB, passes, tmp_path / "not" / "there") == place
+    said = capsys.readouterr().out
+    assert "10.00 GB" in said
+    assert f"kept: {place}" in said
+    assert not list(tmp_path.iterdir())  # deciding makes no folders
+
+
+@pytest.mark.parametrize(("wanted", "memory", "disk"), [("memory", 9, 100), ("disk", 100, 9)])
+def test_a_wish_that_cannot_be_granted_is_refused(
+    wanted: str, memory: float, disk: float, free: FreeSpace, tmp_path: Path
+) -> None:
+    free(memory, disk)
+    with pytest.raises(UserError, match=rf"cache.image_embeddings: {wanted} needs 10.0 GB"):
+        choose_place(wanted, 10 * GB, 5, tmp_path)
+
+
+@pytest.mark.parametrize("amp", ["false", "bf16"])
+def test_segmentation_is_the_same_wherever_embeddings_are_kept(amp: str, tmp_path: Path) -> None:
+    overrides = [
+        f"runtime.amp={amp}",
+        "max_images=5",
+        "crf.iters=1",
+        "dataloader.batch_size=2",
+        f"cache.dir={tmp_path}",
+    ]
+    config = load_config(ROOT / "tests" / "golden_one_shot.yaml", overrides)
+    blip = load_blip(config.model.name, torch.device("cpu"))
+    classes = read_class_file(ROOT / config.class_name_dir, 7)
+    segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), config.model.layers)
+    dataset = SegmentationDataset(evaluation_entries(config), config)
+    counts = []
+    for place in ("none", "memory", "disk"):
+        placed = load_config(ROOT / "tests" / "golden_one_shot.yaml", [*overrides, f"cache.image_embeddings={place}"])
+        encoded = []
+        with EmbeddingCache.for_runs(placed, segmenter, len(dataset)) as cache:
+            encode = cache.encode
+            cache.encode = lambda pixels, encode=encode, encoded=encoded: encoded.append(len(pixels)) or encode(pixels)
+            for _ in range(2):
+                evaluation = evaluate(
+                    segmenter,
+                    dataset,
+                    placed,
+                    encoder=lambda batch, cache=cache: cache.get(batch["index"], batch["pixels"]),
+                )
+        counts.append(evaluation.confusion.counts)
+        assert sum(encoded) == (10 if place == "none" else 5)
+    assert torch.equal(counts[0], counts[1])
+    assert torch.equal(counts[0], counts[2])
+    assert not list(tmp_path.iterdir())

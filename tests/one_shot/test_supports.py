@@ -1,0 +1,175 @@
+"""Drawing supports: the same images in the same order as the published code, for the same lists."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.config.reader import load_config
+from src.config.schema import OneShotConfig
+from src.data.lists import ListEntry, evaluation_entries
+from src.errors import UserError
+from src.one_shot.supports import (
+    SEED,
+    Draws,
+    Support,
+    choose_supports,
+    class_areas,
+    find_candidates,
+    find_queries,
+    only_class,
+)
+from tests.oracles.tuning import plain_draw
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "pascal"
+
+
+def random_masks(rng: np.random.Generator, images: int, num_classes: int) -> list[np.ndarray]:
+    """Masks of differing sizes: blocks of a few classes, some ignored pixels, some with background alone."""
+    masks = []
+    for _ in range(images):
+        mask = np.zeros(rng.integers(8, 24, size=2), dtype=np.uint8)
+        for _ in range(rng.integers(0, 4)):
+            top, left = rng.integers(0, 8, size=2)
+            height, width = rng.integers(1, 12, size=2)
+            mask[top : top + height, left : left + width] = rng.integers(1, num_classes)
+        mask[:1, : rng.integers(0, 8)] = 255
+        masks.append(mask)
+    return masks
+
+
+def areas_of(masks: list[np.ndarray], num_classes: int) -> np.ndarray:
+    return np.array([[(mask == label).sum() for label in range(num_classes)] for mask in masks])
+
+
+@pytest.mark.parametrize("only_one", [True, False])
+@pytest.mark.parametrize("shot", [1, 2, 5])
+def test_draws_what_the_description_draws(only_one: bool, shot: int) -> None:
+    num_classes, min_area, cases, fallbacks = 4, 20, 0, 0
+    settings = OneShotConfig(shot=shot, min_support_area=min_area)
+    for seed in range(40):
+        masks = random_masks(np.random.default_rng(seed), images=12 + seed, num_classes=num_classes)
+        areas = areas_of(masks, num_classes)
+        try:
+            candidates = find_candidates(areas, settings, ["background", "a", "b", "c"])
+        except UserError:
+            continue
+        ours, theirs = random.Random(SEED), random.Random(1)
+        for _ in range(3):  # runs: the random numbers carry on
+            asked: list[int] = []
+
+            def qualifies(index: int, label: int, areas: np.ndarray = areas, asked: list[int] = asked) -> bool:
+                asked.append(index)
+                return not only_one or only_class(areas, index, label)
+
+            drawn = choose_supports(candidates, shot, qualifies, ours)
+            expected, looked_at = plain_draw(masks, num_classes, shot, min_area, only_one, theirs)
+            assert [(s.index, s.label, s.isolated) for s in drawn] == expected
+            assert asked == looked_at
+            fallbacks += sum(s.isolated for s in drawn)
+        cases += 1
+        assert find_queries(areas) == [n for n, mask in enumerate(masks) if set(np.unique(mask)) - {0, 255}]
+    assert cases > 10
+    assert (fallbacks > 0) == only_one  # both ways of drawing were put to the test
+
+
+def test_draws_as_the_random_module_does_when_it_is_seeded_with_1() -> None:
+    state = random.getstate()
+    try:
+        random.seed(1)
+        order = list(range(10))
+        random.shuffle(order)
+    finally:
+        random.setstate(state)
+    drawn = choose_supports([range(100, 110)], 10, lambda *_: True, random.Random(SEED))
+    assert [support.index for support in drawn] == [100 + place for place in order]
+
+
+def test_drawing_leaves_the_random_module_alone() -> None:
+    state = random.getstate()
+    choose_supports([[0, 1], [2, 3]], 1, lambda *_: False, random.Random(SEED))
+    assert random.getstate() == state
+
+
+def test_shots_that_do_not_qualify_are_made_up_for_by_isolated_ones() -> None:
+    drawn = choose_supports([[4, 5, 6]], 3, lambda index, _: index == 5, random.Random(0))
+    assert drawn[0] == Support(5, 1, isolated=False)
+    assert len(drawn) == 3
+    assert all(support.isolated and support.index in (4, 5, 6) for support in drawn[1:])
+
+
+def test_only_class_ignores_background_and_ignored_pixels() -> None:
+    masks = [np.array([[0, 2], [255, 2]]), np.array([[1, 2]]), np.array([[1, 1]]), np.array([[0, 255]])]
+    areas = areas_of(masks, 3)
+    assert [only_class(areas, n, 2) for n in range(4)] == [True, False, False, False]
+    assert [only_class(areas, n, 1) for n in range(4)] == [False, False, True, False]
+
+
+def test_areas_are_counted_at_native_size(tmp_path: Path) -> None:
+    config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
+    mask = np.zeros((700, 900), dtype=np.uint8)
+    mask[:16, :] = 6
+    mask[-1, :] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    areas = class_areas([ListEntry(tmp_path / "image.png", tmp_path / "mask.png")], config, "masks")
+    assert areas.tolist() == [[683 * 900, 0, 0, 0, 0, 0, 16 * 900]]
+
+
+def test_the_smallest_area_of_a_candidate_counts() -> None:
+    areas = np.array([[0, 16383], [0, 16384], [0, 20000]])
+    assert find_candidates(areas, OneShotConfig(), ["background", "bird"]) == [[1, 2]]
+
+
+@pytest.mark.parametrize(("shot", "fits"), [(1, True), (2, True), (3, False)])
+def test_a_class_with_fewer_candidates_than_shots_is_refused(shot: int, fits: bool) -> None:
+    areas = np.array([[5, 20000, 0], [5, 20000, 20000], [5, 20000, 20000]])
+    settings, names = OneShotConfig(shot=shot), ["background", "bird", "boat"]
+    if fits:
+        assert find_candidates(areas, settings, names) == [[0, 1, 2], [1, 2]]
+    else:
+        with pytest.raises(UserError, match=r"class 2 \(boat\) .* in 2 images .*oneshot.shot = 3"):
+            find_candidates(areas, settings, names)
+
+
+def test_a_class_without_candidates_is_refused() -> None:
+    with pytest.raises(UserError, match=r"class 1 \(bird\) .*min_support_area = 16384.* in 0 images"):
+        find_candidates(np.array([[7, 16383]]), OneShotConfig(), ["background", "bird"])
+
+
+def test_the_draws_of_a_configuration_are_the_published_ones() -> None:
+    config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
+    draws = Draws(config, evaluation_entries(config), [str(n) for n in range(7)])
+    assert draws.from_evaluation
+    for run in json.loads((GOLDEN / "expected.json").read_text())["one_shot"]["runs"]:
+        supports, queries = draws.next()
+        described = [support.describe(draws.entries, [f"class {n}" for n in range(7)]) for support in supports]
+        assert [entry["class"] for entry in described] == [f"class {n}" for n in range(1, 7)]
+        names = [Path(str(entry["image"])).name for entry in described]
+        read = iter(run["images_read_in_order"])
+        assert all(name in read for name in names)  # in that order
+        assert len(queries) == run["n_query"]
+        assert not {support.index for support in supports} & set(queries)
+
+
+def test_draws_the_published_supports() -> None:
+    config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
+    assert config.oneshot is not None
+    entries = evaluation_entries(config)
+    areas = class_areas(entries, config, "masks")
+    candidates = find_candidates(areas, config.oneshot, [str(n) for n in range(7)])
+    queries, rng = find_queries(areas), random.Random(SEED)
+    for run in json.loads((GOLDEN / "expected.json").read_text())["one_shot"]["runs"]:
+        read: list[str] = []
+
+        def qualifies(index: int, label: int, read: list[str] = read) -> bool:
+            read.append(entries[index].image.name)
+            return only_class(areas, index, label)
+
+        drawn = choose_supports(candidates, 1, qualifies, rng)
+        assert read == run["images_read_in_order"]
+        assert len(drawn) == run["n_support"]
+        assert len(set(queries) - {support.index for support in drawn}) == run["n_query"]

@@ -1,0 +1,206 @@
+"""Tuned weights as files: what comes back from them, and what they refuse to be loaded into."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import one_shot_blip
+import training_free_blip
+from src import cli
+from src.config.reader import load_config
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.method.blip import load_blip
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+from src.one_shot.tuned_weights import load_tuned, save_tuned
+from src.one_shot.tuning import Tunable
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "pascal"
+ONE_SHOT = ROOT / "tests" / "golden_one_shot.yaml"
+TRAINING_FREE = ROOT / "tests" / "golden_training_free.yaml"
+QUICK = ["model.image_size=64", "crf.iters=1"]
+
+
+def segmenter_of(*overrides: str) -> tuple[Segmenter, Tensor]:
+    """A segmenter and the pixels of an image."""
+    config = load_config(ONE_SHOT, [*QUICK, *overrides])
+    blip = load_blip(config.model.name, torch.device("cpu"))
+    prompts = build_prompts(read_class_file(GOLDEN / "classes.json", 7), False)
+    pixels = SegmentationDataset(evaluation_entries(config), config)[0]["pixels"][None]
+    return Segmenter.from_config(config, blip, prompts, config.model.layers), pixels
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> tuple[Path, Segmenter, Tensor]:
+    """A file of tuned weights, the segmenter it was saved from, and an image."""
+    segmenter, pixels = segmenter_of()
+    tunable = Tunable(segmenter)
+    generator = torch.Generator().manual_seed(0)
+    state = tunable.state()
+    tunable.load({name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in state.items()})
+    path = tmp_path / "tuned.safetensors"
+    save_tuned(path, tunable, {"run": 3, "losses": [0.5]})
+    return path, segmenter, pixels
+
+
+def test_a_round_trip_gives_the_same_segmentation(tuned: tuple[Path, Segmenter, Tensor]) -> None:
+    path, saved_from, pixels = tuned
+    fresh, _ = segmenter_of()
+    untuned = fresh.segment(pixels)  # and the prompts' states of the untuned weights are kept now
+    load_tuned(path, fresh)
+    assert torch.equal(fresh.segment(pixels), saved_from.segment(pixels))
+    assert not torch.allclose(fresh.segment(pixels), untuned)
+    before, after = (segmenter.blip.model.state_dict() for segmenter in (saved_from, fresh))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_file_holds_what_changed_and_its_json_where_it_comes_from(tuned: tuple[Path, Segmenter, Tensor]) -> None:
+    path, segmenter, _ = tuned
+    tensors = load_file(path)
+    assert tensors["token_ids"].tolist() == segmenter.input_ids.unique().tolist()
+    assert tensors["word_embeddings"].shape == (len(tensors["token_ids"]), 48)
+    block = segmenter.blip.model.text_encoder.encoder.layer[0].crossattention
+    expected = {f"layer.{n}.crossattention.{name}" for n in (0, 2) for name, _ in block.named_parameters()}
+    assert set(tensors) == expected | {"token_ids", "word_embeddings"}
+    origin = json.loads(path.with_suffix(".json").read_text())
+    assert (origin["run"], origin["losses"], origin["layers"]) == (3, [0.5], [2, 0])
+    assert origin["prompts"] == segmenter.prompts.prompts
+    assert origin["weights"] == segmenter_of()[0].blip.digest  # of the model it can be loaded into: untuned
+
+
+def test_saving_again_keeps_the_earlier_file(tuned: tuple[Path, Segmenter, Tensor]) -> None:
+    path, segmenter, _ = tuned
+    earlier = path.read_bytes()
+    save_tuned(path, Tunable(segmenter), {"run": 3, "losses": [0.5]})
+    assert len(list(path.parent.iterdir())) == 2  # the same again: nothing to keep
+    tunable = Tunable(segmenter)
+    tunable.load({name: 2 * tensor for name, tensor in tunable.state().items()})
+    save_tuned(path, tunable, {"run": 3, "losses": [0.4]})
+    assert path.read_bytes() != earlier
+    (kept,) = set(path.parent.glob("tuned.*.safetensors"))
+    assert kept.read_bytes() == earlier
+
+
+def evaluate_tuned(tmp_path: Path, path: Path, *overrides: str, arguments: Sequence[str] = ()) -> int:
+    options = ["--config", str(TRAINING_FREE), "--device", "cpu", "--output-dir", str(tmp_path / "out")]
+    settings = [*QUICK, "max_images=2", *overrides]
+    return cli.run(training_free_blip.main, [*options, "--tuned", str(path), "--set", *settings, *arguments])
+
+
+def test_the_training_free_command_scores_as_the_tuning_command_did(tmp_path: Path) -> None:
+    common = ["--device", "cpu", "--output-dir", str(tmp_path)]
+    few = [*QUICK, "oneshot.num_iterations=1", "oneshot.total_runs=2"]
+    assert cli.run(one_shot_blip.main, ["--config", str(ONE_SHOT), *common, "--set", *few]) == 0
+    written = json.loads((tmp_path / "golden_summary.json").read_text())
+    lines = (GOLDEN / "data" / "val.txt").read_text().splitlines()
+    scores = []
+    for number, run in enumerate(written["runs"]):
+        supports = {Path(support["image"]).name for support in run["supports"]}
+        queries = [line for line in lines if Path(line.split()[0]).name not in supports]
+        (tmp_path / "queries.txt").write_text("\n".join(queries))
+        weights = tmp_path / f"golden_summary_run{number}.safetensors"
+        list_of_queries = f"val_list={tmp_path / 'queries.txt'}"
+        assert evaluate_tuned(tmp_path, weights, list_of_queries, "max_images=null") == 0
+        rows = list(csv.reader((tmp_path / "out" / "golden.csv").read_text().splitlines()))
+        assert [float(iou) for _, iou in rows[1:]] == [entry["iou"] for entry in run["classes"]]
+        again = json.loads((tmp_path / "out" / "golden.json").read_text())
+        assert again["confusion"] == run["confusion"]
+        scores.append(again["confusion"])
+    assert scores[0] != scores[1]
+
+
+def other_model(tmp_path: Path) -> str:
+    folder = tmp_path / "other"
+    shutil.copytree(GOLDEN / "model", folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["itm_head.bias"][0] += 1e-3  # one number in all
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return f"model.name={folder}"
+
+
+def other_words(tmp_path: Path) -> str:
+    classes = json.loads((GOLDEN / "classes.json").read_text())
+    classes[3]["name"] = "yacht"
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    return f"class_name_dir={tmp_path / 'classes.json'}"
+
+
+def other_vocabulary(tmp_path: Path) -> str:
+    """The same weights and words, but two words have changed places in the vocabulary."""
+    folder = tmp_path / "other"
+    shutil.copytree(GOLDEN / "model", folder)
+    for name in ("vocab.txt", "tokenizer.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("sky", "???").replace("yacht", "sky").replace("???", "yacht"))
+    return f"model.name={folder}"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, code: int) -> str:
+    assert code == 2
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_model, "was made for other weights"),
+        (other_words, "was made for another prompt set"),
+        (other_vocabulary, "was made with another vocabulary"),
+        (lambda _: "model.layers=[2, 1]", "was made for layers [2, 0], not [2, 1]; set model.layers to these"),
+        (lambda _: "model.layers=[2]", "was made for layers [2, 0], not [2]"),
+    ],
+)
+def test_weights_made_for_something_else_are_refused(
+    change: Callable[[Path], str],
+    message: str,
+    tuned: tuple[Path, Segmenter, Tensor],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, _, _ = tuned
+    error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path, change(tmp_path)))
+    assert error.startswith(f"error: --tuned {path} {message}")
+
+
+def test_weights_made_for_the_other_prompt_mode_are_refused(
+    tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = evaluate_tuned(tmp_path, tuned[0], arguments=["--multi_prompt"])
+    assert "--multi_prompt must be as when it was tuned" in refusal(capsys, tmp_path, code)
+
+
+def test_a_model_under_another_name_is_the_same_model(tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "model", tmp_path / "elsewhere")
+    assert evaluate_tuned(tmp_path, tuned[0], f"model.name={tmp_path / 'elsewhere'}") == 0
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "folder", "other safetensors", "truncated", "empty"])
+def test_files_that_are_no_tuned_weights_are_refused(
+    kind: str, tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if kind == "text":
+        path.write_text("no weights at all, and long enough to look like a header\n")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "other safetensors":
+        shutil.copy(GOLDEN / "model" / "model.safetensors", path)
+    elif kind == "truncated":
+        path.write_bytes(tuned[0].read_bytes()[:-100])
+    elif kind == "empty":
+        path.touch()
+    error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path))
+    assert str(path) in error
+    assert ("does not exist" if kind == "missing" else "is no file of tuned weights") in error

@@ -1,0 +1,552 @@
+"""One-shot tuning against the whole model differentiated through, against published numbers, and as a command."""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import BlipForImageTextRetrieval
+
+import one_shot_blip
+from src import cli
+from src.config.reader import load_config
+from src.config.schema import Config, OneShotConfig
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.errors import UserError
+from src.method.blip import Blip, load_blip
+from src.method.prompts import ClassEntry, build_prompts
+from src.method.segmenter import Segmenter
+from src.one_shot.supports import Support
+from src.one_shot.tuning import LabelledImage, Tunable, pixel_weights, read_supports, tune, weighted_nll
+from tests.oracles.tuning import plain_tune, plain_unary
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "pascal"
+CONFIG = ROOT / "tests" / "golden_one_shot.yaml"
+CPU = torch.device("cpu")
+
+# words of one and of two tokens, so that prompts are padded
+CLASSES = [
+    ClassEntry("sky", ("tree", "grass road")),
+    ClassEntry("airplane", ("jet",)),
+    ClassEntry("bicycle"),
+    ClassEntry("bird"),
+    ClassEntry("boat", ("sea ship",)),
+    ClassEntry("bottle"),
+    ClassEntry("bus"),
+]
+
+
+def tiny_config(*overrides: str) -> Config:
+    return load_config(CONFIG, ["model.image_size=64", "crf.iters=0", *overrides])
+
+
+def tiny_segmenter(layers: Sequence[int] = (2, 0), fused: bool = True, multi_prompt: bool = True) -> Segmenter:
+    blip = load_blip(str(GOLDEN / "model"), CPU, fused)
+    return Segmenter(blip, build_prompts(CLASSES, multi_prompt), layers, image_size=64)
+
+
+def supports_of(segmenter: Segmenter, count: int) -> tuple[list[tuple[Tensor, Tensor]], list[LabelledImage]]:
+    """The first images of the list as pixels and labels, and as encoded."""
+    config = tiny_config()
+    dataset = SegmentationDataset(evaluation_entries(config), config)
+    plain = [(dataset[n]["pixels"], dataset[n]["labels"]) for n in range(count)]
+    return plain, [LabelledImage(segmenter.encode_images(pixels[None])[0], labels) for pixels, labels in plain]
+
+
+def parameters_of(blip: Blip) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in blip.model.named_parameters()}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("layers", "multi_prompt", "count", "accumulation"), [((2, 0), True, 3, 2), ((3,), False, 2, 1), ((1,), True, 3, 3)]
+)
+def test_equals_tuning_the_whole_model(
+    layers: tuple[int, ...], multi_prompt: bool, count: int, accumulation: int, fused: bool
+) -> None:
+    """Three supports in steps of two: the last step of a pass has one image."""
+    settings = OneShotConfig(num_iterations=2, lr=1e-3, weight_decay=0.5, batch_gradient_accumulation=accumulation)
+    segmenter = tiny_segmenter(layers, fused, multi_prompt)
+    plain, supports = supports_of(segmenter, count)
+    before = parameters_of(segmenter.blip)
+    losses = tune(Tunable(segmenter), supports, settings, 255, "tuning")
+    after = parameters_of(segmenter.blip)
+
+    model = BlipForImageTextRetrieval.from_pretrained(GOLDEN / "model", dtype=torch.float32).eval()
+    ids, mask, per_class = segmenter.input_ids, segmenter.attention_mask, segmenter.prompts.prompts_per_class
+    with torch.no_grad():
+        unary = plain_unary(model, ids, mask, per_class, plain[0][0], layers)
+    expected_losses = plain_tune(
+        model, ids, mask, per_class, plain, layers, 2, accumulation, settings.lr, settings.weight_decay
+    )
+    assert losses == pytest.approx(expected_losses, rel=1e-3)
+    assert losses[0] == pytest.approx(expected_losses[0], rel=1e-5)
+    assert len(losses) == 2 * -(-count // accumulation)
+    expected = dict(model.named_parameters())
+    used = ids.unique()
+    for name, value in after.items():
+        if name.endswith("word_embeddings.weight"):
+            assert torch.equal(value[_others(used, len(value))], before[name][_others(used, len(value))])
+            change, expected_change = value[used] - before[name][used], expected[name][used] - before[name][used]
+        else:
+            change, expected_change = value - before[name], expected[name] - before[name]
+        # Adam divides a gradient by its own size, so that rounding shows where a gradient all but vanishes
+        error = (change - expected_change).detach().abs().mean()
+        assert error <= 0.01 * expected_change.detach().abs().mean(), name
+
+    # and the tuned segmenter segments as the tuned whole model does
+    with torch.no_grad():
+        expected_unary = plain_unary(model, ids, mask, per_class, plain[0][0], layers)
+        tuned_unary = segmenter.unary(segmenter.attend(supports[0].embeds[None]))[0]
+    torch.testing.assert_close(tuned_unary, expected_unary, rtol=1e-2, atol=1e-3)
+    assert (expected_unary - unary).abs().max() > 0.1
+
+
+def _others(used: Tensor, count: int) -> Tensor:
+    return torch.tensor([row for row in range(count) if row not in used.tolist()])
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_gradient_is_that_of_the_whole_model(accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients: list[dict[tuple[int, ...], Tensor]] = []
+
+    class Recorder(torch.optim.AdamW):
+        def step(self, closure: None = None) -> None:
+            gradients.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+
+    monkeypatch.setattr(torch.optim, "AdamW", Recorder)
+    segmenter = tiny_segmenter()
+    plain, supports = supports_of(segmenter, accumulation)
+    settings = OneShotConfig(num_iterations=1, batch_gradient_accumulation=accumulation)
+    tune(Tunable(segmenter), supports, settings, 255, "tuning")
+
+    model = BlipForImageTextRetrieval.from_pretrained(GOLDEN / "model", dtype=torch.float32).eval()
+    ids, mask, per_class = segmenter.input_ids, segmenter.attention_mask, segmenter.prompts.prompts_per_class
+    plain_tune(model, ids, mask, per_class, plain, (2, 0), 1, accumulation, settings.lr, settings.weight_decay)
+    ours, whole = gradients
+    whole[0] = whole[0][ids.unique()]
+    assert not whole[0][0].any()  # [PAD]
+    for got, expected in zip(ours, whole, strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=float(1e-4 * expected.abs().max()))
+
+
+def test_what_is_trained_and_what_is_not() -> None:
+    segmenter = tiny_segmenter()
+    text_encoder, words = (
+        segmenter.blip.model.text_encoder,
+        segmenter.blip.model.text_encoder.embeddings.word_embeddings,
+    )
+    before = parameters_of(segmenter.blip)
+    vision_calls = []
+    _, supports = supports_of(segmenter, 2)
+    segmenter.blip.model.vision_model.register_forward_hook(lambda *_: vision_calls.append(1))
+    tunable = Tunable(segmenter)
+    untuned = tunable.state()
+    settings = OneShotConfig(num_iterations=3, lr=1e-2, weight_decay=0.05)
+    with tunable.training() as trained:
+        graded = {name for name, parameter in segmenter.blip.model.named_parameters() if parameter.requires_grad}
+        assert len(trained) == len(graded)
+    tune(tunable, supports, settings, 255, "tuning")
+    assert not vision_calls
+    after = parameters_of(segmenter.blip)
+
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    expected = {"text_encoder.embeddings.word_embeddings.weight"} | {
+        name
+        for name in before
+        if name.startswith(tuple(f"text_encoder.encoder.layer.{n}.crossattention" for n in (2, 0)))
+    }
+    assert changed == graded == expected
+    assert text_encoder.embeddings.word_embeddings is words
+    assert words.weight.shape == before["text_encoder.embeddings.word_embeddings.weight"].shape
+    for parameter in segmenter.blip.model.parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+
+    # rows: [PAD] (0) decays without a gradient, the others of the prompts train, the rest stays
+    assert 0 in segmenter.input_ids
+    old, new = before["text_encoder.embeddings.word_embeddings.weight"], words.weight
+    torch.testing.assert_close(new[0], old[0] * (1 - 1e-2 * 0.05) ** 3)
+    used = segmenter.input_ids.unique().tolist()
+    assert 0 < len(used) < len(old)
+    assert [row for row in range(len(old)) if not torch.equal(old[row], new[row])] == used
+
+    tuned = tunable.state()
+    tunable.load(untuned)
+    restored = parameters_of(segmenter.blip)
+    assert all(torch.equal(before[name], restored[name]) for name in before)
+    assert all(not torch.equal(tuned[name], untuned[name]) for name in untuned)
+
+
+def test_a_segmenter_sees_tuned_and_restored_weights() -> None:
+    """The prompts' states are kept between images; they must not outlive the weights they were made with."""
+    segmenter = tiny_segmenter()
+    _, (support,) = supports_of(segmenter, 1)
+    tunable = Tunable(segmenter)
+    untuned = tunable.state()
+
+    def unary() -> Tensor:
+        with torch.no_grad():
+            return segmenter.unary(segmenter.attend(support.embeds[None]))
+
+    first = unary()
+    tune(tunable, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
+    tuned = unary()
+    assert not torch.allclose(first, tuned)
+    fresh = Segmenter(segmenter.blip, segmenter.prompts, segmenter.layers, 64)
+    with torch.no_grad():
+        assert torch.equal(tuned, fresh.unary(fresh.attend(support.embeds[None])))
+    tunable.load(untuned)
+    assert torch.equal(first, unary())
+
+
+def test_tuning_lowers_the_loss() -> None:
+    segmenter = tiny_segmenter()
+    _, supports = supports_of(segmenter, 2)
+    losses = tune(Tunable(segmenter), supports, OneShotConfig(num_iterations=15, lr=1e-3), 255, "tuning")
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_tuning_in_bfloat16_goes_the_same_way() -> None:
+    outcomes = []
+    for amp in (False, "bf16"):
+        blip = load_blip(str(GOLDEN / "model"), CPU)
+        segmenter = Segmenter(blip, build_prompts(CLASSES, True), (2, 0), 64, amp=amp)
+        _, supports = supports_of(segmenter, 2)
+        tunable = Tunable(segmenter)
+        untuned = tunable.state()
+        losses = tune(tunable, supports, OneShotConfig(num_iterations=2), 255, "tuning")
+        tuned = tunable.state()
+        assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}
+        outcomes.append((losses, torch.cat([(tuned[name] - untuned[name]).flatten() for name in tuned])))
+    (losses, change), (losses_bf16, change_bf16) = outcomes
+    assert losses_bf16 != losses
+    assert losses_bf16 == pytest.approx(losses, rel=0.2)
+    assert torch.cosine_similarity(change, change_bf16, 0) > 0.6
+
+
+def test_the_loss_is_the_weighted_nll_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    unary = torch.rand(2, 4, 6, 6, generator=generator)
+    unary = unary / unary.sum(1, keepdim=True)
+    unary[0, :, 0, 0] = torch.tensor([0, 0, 1, 0])  # probability 0 of the true class: clamped, not infinite
+    labels = torch.randint(0, 4, (2, 6, 6), generator=generator, dtype=torch.uint8)
+    labels[0, 0, 0] = 1
+    labels[1, :4] = 255  # the images differ in how much counts, so that a mean of means would be wrong
+    weights = pixel_weights(labels, 255)
+    assert set(weights[labels == 0].tolist()) == {0.5}
+    assert set(weights[(labels > 0) & (labels < 255)].tolist()) == {1.0}
+    assert set(weights[labels == 255].tolist()) == {0.0}
+    criterion = nn.NLLLoss(weight=torch.tensor([0.5, 1, 1, 1]), ignore_index=255)
+    expected = criterion(unary.clamp(min=1e-12).log(), labels.long())
+    got = weighted_nll(unary, labels, weights, 255) / weights.sum()
+    torch.testing.assert_close(got, expected)
+
+    unary.requires_grad_()
+    weighted_nll(unary, labels, weights, 255).backward()
+    ignored = (labels == 255)[:, None].expand_as(unary)
+    assert not unary.grad[ignored].any()
+    assert unary.grad[~ignored].any()
+
+
+def test_an_ignored_label_other_than_255() -> None:
+    labels = torch.tensor([[0, 1, 2, 7]], dtype=torch.uint8)
+    assert pixel_weights(labels, 7).tolist() == [[0.5, 1, 1, 0]]
+    unary = torch.full((1, 3, 1, 4), 1 / 3)
+    loss = weighted_nll(unary, labels[None], pixel_weights(labels, 7)[None], 7)
+    assert float(loss) == pytest.approx(2.5 * np.log(3))
+
+
+def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
+    config = tiny_config()
+    mask = np.zeros((64, 48), dtype=np.uint8)
+    mask[:20], mask[20:40], mask[60:] = 3, 5, 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(np.zeros((64, 48, 3), dtype=np.uint8)).save(tmp_path / "image.png")
+    (tmp_path / "list.txt").write_text("image.png mask.png\n")
+    config = tiny_config(f"data_root={tmp_path}", f"oneshot.test_list={tmp_path / 'list.txt'}")
+    encoded = []
+
+    def encode(indices: list[int], pixels: Tensor) -> Tensor:
+        encoded.append((indices, tuple(pixels.shape)))
+        return torch.zeros(1, 17, 64)
+
+    drawn = [Support(0, 3), Support(0, 5, isolated=True), Support(0, 3)]
+    images = read_supports(drawn, evaluation_entries(config), config, CPU, encode)
+    expected = np.pad(mask, ((0, 0), (0, 16)), constant_values=255)
+    assert encoded == [([0], (1, 3, 64, 64))] * 3
+    np.testing.assert_array_equal(images[0].labels, expected)
+    np.testing.assert_array_equal(images[1].labels, np.where(expected == 3, 0, expected))
+    np.testing.assert_array_equal(images[2].labels, expected)  # removing did not reach the other reading
+
+
+def test_a_loss_that_is_no_number_is_refused_and_the_weights_stay() -> None:
+    segmenter = tiny_segmenter()
+    _, supports = supports_of(segmenter, 3)
+    supports[2] = LabelledImage(torch.full_like(supports[2].embeds, torch.nan), supports[2].labels)
+    whole, reference = Tunable(segmenter), tiny_segmenter()
+    _, first_step = supports_of(reference, 2)
+    settings = OneShotConfig(num_iterations=1)
+    with pytest.raises(UserError, match=r"the loss is nan in pass 1; lower oneshot.lr \(0.0002\)"):
+        tune(whole, supports, settings, 255, "tuning")
+    other = Tunable(reference)
+    tune(other, first_step, settings, 255, "tuning")
+    got, expected = whole.state(), other.state()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+# The command
+
+
+def run(tmp_path: Path, *overrides: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the command with the published settings; returns its JSON."""
+    code = cli.run(one_shot_blip.main, command(tmp_path, *overrides, arguments=arguments))
+    assert code == 0
+    (path,) = (p for p in tmp_path.glob("golden_summary*.json") if "run" not in p.name)
+    return json.loads(path.read_text())
+
+
+def command(tmp_path: Path, *overrides: str, arguments: Sequence[str] = ()) -> list[str]:
+    settings = [f"cache.dir={tmp_path / 'cache'}", *overrides]
+    return ["--config", str(CONFIG), "--device", "cpu", "--output-dir", str(tmp_path), "--set", *settings, *arguments]
+
+
+QUICK = ("model.image_size=64", "crf.iters=0", "oneshot.num_iterations=1")
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+@pytest.mark.parametrize("attention", ["exact", "fused"])
+def test_reproduces_the_published_runs(attention: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = run(tmp_path, f"runtime.attention={attention}")
+    published = json.loads((GOLDEN / "expected.json").read_text())["one_shot"]
+    names = ["background", "airplane", "bicycle", "bird", "boat", "bottle", "bus"]
+    assert written["layers"] == published["layers"]
+    first_pass = len(published["runs"][0]["losses"]) // published["passes"]
+    for run_, expected in zip(written["runs"], published["runs"], strict=True):
+        np.testing.assert_allclose(run_["losses"], expected["losses"], rtol=1e-2)
+        np.testing.assert_allclose(run_["losses"][:first_pass], expected["losses"][:first_pass], rtol=1e-4)
+        np.testing.assert_allclose([c["iou"] for c in run_["classes"]], expected["iou"], atol=1e-2)
+        assert run_["miou"] == pytest.approx(expected["miou"], abs=1e-2)
+        assert run_["images"] == expected["n_query"]
+        supports = [Path(support["image"]).name for support in run_["supports"]]
+        assert len(supports) == expected["n_support"]
+        read = iter(expected["images_read_in_order"])
+        assert all(name in read for name in supports)  # in that order
+        assert [support["class"] for support in run_["supports"]] == names[1:]
+        assert not any(support["other_classes_removed"] for support in run_["supports"])
+    assert [c["name"] for c in written["classes"]] == names
+
+    # the tables: floats in full, population std
+    mious = [run_["miou"] for run_ in written["runs"]]
+    summary = (tmp_path / "golden_summary.csv").read_text()
+    assert summary == f"Run,mIoU\n0,{mious[0]}\n1,{mious[1]}\nmean,{np.mean(mious)}\nstd,{np.std(mious)}\n"
+    classwise = read_csv(tmp_path / "golden_classwise.csv")
+    assert classwise[0] == ["Classname", "IOU Run_0", "IOU Run_1"]
+    for row, name, *classes in zip(classwise[1:], names, *(r["classes"] for r in written["runs"]), strict=True):
+        assert row == [name, *(str(c["iou"]) for c in classes)]
+    assert written["miou_mean"] == pytest.approx(np.mean(mious))
+    assert written["miou_std"] == pytest.approx(np.std(mious))
+
+    # weights: what changed, nothing else
+    said = capsys.readouterr().out
+    for number in range(2):
+        path = tmp_path / f"golden_summary_run{number}.safetensors"
+        tensors = load_file(path)
+        cross_attention = {name for name in tensors if ".crossattention." in name}
+        assert set(tensors) - cross_attention == {"word_embeddings", "token_ids"}
+        assert {name.split(".")[1] for name in cross_attention} == {"0", "2"}
+        assert len(tensors["word_embeddings"]) == len(tensors["token_ids"]) < 36
+        beside = json.loads(path.with_suffix(".json").read_text())
+        assert beside["losses"] == written["runs"][number]["losses"]
+        assert beside["layers"] == [2, 0]
+        assert str(path) in said
+        assert " MB)" in said
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "golden_summary.csv",
+        "golden_summary.json",
+        "golden_summary_iou.png",
+        "golden_classwise.csv",
+        *(f"golden_summary_run{n}.{ending}" for n in range(2) for ending in ("json", "safetensors")),
+    }
+
+
+def test_runs_are_the_same_wherever_embeddings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[Tensor] = []
+    encode = Segmenter.encode_images
+    monkeypatch.setattr(Segmenter, "encode_images", lambda self, pixels: encoded.extend(pixels) or encode(self, pixels))
+    shown = {}
+    for place in ("none", "memory", "disk"):
+        encoded.clear()
+        shown[place] = run(tmp_path / place, *QUICK, f"cache.image_embeddings={place}")["runs"]
+        # 24 images, each a support or a query of both runs, whatever the passes
+        assert len(encoded) == (48 if place == "none" else 24)
+        for run_, reference in zip(shown[place], shown["none"], strict=True):
+            assert run_["losses"] == reference["losses"]
+            assert run_["confusion"] == reference["confusion"]
+        assert not list((tmp_path / place / "cache").glob("*"))
+
+
+def test_the_second_run_starts_from_untuned_weights(tmp_path: Path) -> None:
+    """With weights of the first run left in, the second run's first loss would be another."""
+    both = run(tmp_path / "both", *QUICK)
+    strong = run(tmp_path / "strong", *QUICK, "oneshot.lr=0.1")
+    assert strong["runs"][1]["losses"][0] == both["runs"][1]["losses"][0]
+    assert strong["runs"][0]["losses"][1] != both["runs"][0]["losses"][1]
+
+
+def split_lists(tmp_path: Path) -> list[str]:
+    """The golden images as a train list of 16 and an evaluation list of 8."""
+    lines = (GOLDEN / "data" / "val.txt").read_text().splitlines()
+    (tmp_path / "train.txt").write_text("\n".join(lines[:16]))
+    (tmp_path / "test.txt").write_text("\n".join(lines[16:]))
+    return [
+        f"oneshot.train_list={tmp_path / 'train.txt'}",
+        f"oneshot.test_list={tmp_path / 'test.txt'}",
+        "oneshot.use_training_images_for_supports=true",
+        "oneshot.min_support_area=2000",
+    ]
+
+
+def test_supports_from_the_train_list(tmp_path: Path) -> None:
+    shown = run(tmp_path, *QUICK, *split_lists(tmp_path))
+    for run_ in shown["runs"]:
+        numbers = [int(Path(support["image"]).stem) for support in run_["supports"]]
+        assert len(numbers) == 6
+        assert max(numbers) < 16
+        assert run_["images"] == 8  # all of them: no support is among them
+
+
+def test_five_shots_from_the_train_list(tmp_path: Path) -> None:
+    lines = (GOLDEN / "data" / "val.txt").read_text().splitlines()
+    (tmp_path / "train.txt").write_text("\n".join(3 * lines))  # some classes have but two images
+    sources = (f"oneshot.train_list={tmp_path / 'train.txt'}", "oneshot.use_training_images_for_supports=true")
+    settings = ("oneshot.shot=5", "oneshot.min_support_area=500", "oneshot.total_runs=1", "dataloader.batch_size=4")
+    (only,) = run(tmp_path, *QUICK, *sources, *settings)["runs"]
+    classes = [support["class"] for support in only["supports"]]
+    assert classes == [name for name in ("airplane", "bicycle", "bird", "boat", "bottle", "bus") for _ in range(5)]
+    assert len(only["losses"]) == 15  # 30 supports, two a step
+    assert only["images"] == 24
+
+
+def test_several_shots_from_the_evaluation_list(tmp_path: Path) -> None:
+    settings = ("oneshot.shot=2", "oneshot.min_support_area=500", "oneshot.batch_gradient_accumulation=5")
+    shown = run(tmp_path, *QUICK, *settings)
+    for run_ in shown["runs"]:
+        assert len(run_["supports"]) == 12
+        assert len(run_["losses"]) == 3  # five, five and two supports
+        assert run_["images"] == 24 - len({support["image"] for support in run_["supports"]})
+
+
+def cluttered_data(tmp_path: Path) -> list[str]:
+    """The golden data with a patch of bus in every mask, so that no image holds another class alone."""
+    shutil.copytree(GOLDEN / "data", tmp_path / "data")
+    for path in (tmp_path / "data" / "SegmentationClassAug").iterdir():
+        mask = np.array(Image.open(path))
+        mask[-20:, -20:] = 6
+        Image.fromarray(mask).save(path)
+    return [f"data_root={tmp_path / 'data'}", f"oneshot.test_list={tmp_path / 'data' / 'val.txt'}"]
+
+
+def test_fallback_supports_are_taken_out_of_the_queries(tmp_path: Path) -> None:
+    shown = run(tmp_path, *QUICK, *cluttered_data(tmp_path), "oneshot.total_runs=1")
+    (only,) = shown["runs"]
+    removed = {support["class"]: support["other_classes_removed"] for support in only["supports"]}
+    assert removed["airplane"]
+    assert removed["bicycle"]
+    assert only["images"] == 24 - len({support["image"] for support in only["supports"]})
+
+
+def test_supports_may_hold_other_classes_if_so_configured(tmp_path: Path) -> None:
+    """The first shuffled candidate is taken as it is."""
+    clutter = cluttered_data(tmp_path)
+    shown = run(tmp_path, *QUICK, *clutter, "oneshot.total_runs=1", "oneshot.support_only_one_novel=false")
+    (only,) = shown["runs"]
+    assert not any(support["other_classes_removed"] for support in only["supports"])
+
+
+def test_multi_prompt_results_have_names_of_their_own(tmp_path: Path) -> None:
+    run(tmp_path / "multi", *QUICK, "oneshot.total_runs=1", arguments=["--multi_prompt"])
+    assert {p.name for p in (tmp_path / "multi").iterdir()} == {
+        "golden_summary_multi.csv",
+        "golden_summary_multi.json",
+        "golden_summary_multi_iou.png",
+        "golden_classwise_multi.csv",
+        "golden_summary_multi_run0.json",
+        "golden_summary_multi_run0.safetensors",
+    }
+
+
+def test_evaluation_at_original_size(tmp_path: Path) -> None:
+    shown = run(tmp_path, *QUICK, "oneshot.total_runs=1", "eval.resolution=original")
+    pixels = sum(sum(row) for row in shown["runs"][0]["confusion"])
+    assert pixels > 18 * 200 * 200
+
+
+def test_layers_by_infoscore(tmp_path: Path) -> None:
+    shown = run(tmp_path, *QUICK, "oneshot.total_runs=1", "model.layers=auto", "model.image_size=128")
+    assert shown["layers"] == [2, 3]
+    assert {name.split(".")[1] for name in load_file(tmp_path / "golden_summary_run0.safetensors") if "." in name} == {
+        "2",
+        "3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["oneshot.lr=1e30"], "the loss is nan"),
+        (["oneshot.min_support_area=90000"], "fewer than oneshot.shot = 1"),
+        (["oneshot.shot=9"], "fewer than oneshot.shot = 9"),
+        (["model.layers=[]"], "model.layers: [] is not valid"),
+        (["model.layers=[0, 4]"], "layers 0 to 3"),
+        (["model.top_k=5"], "model.top_k: 5 is not valid; expected at most 4"),
+        (["oneshot=null"], "oneshot"),
+        (["oneshot.use_training_images_for_supports=true"], "oneshot.train_list"),
+        (["oneshot.test_list=tests/no_such_list.txt"], "no_such_list.txt cannot be read"),
+        (["cache.image_embeddings=disk", "cache.dir=pyproject.toml"], "cache.dir"),
+    ],
+)
+def test_bad_input_is_one_line_and_overwrites_nothing(
+    overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = ("golden_summary.csv", "golden_summary.json", "golden_classwise.csv", "golden_summary_run0.safetensors")
+    for name in earlier:
+        (tmp_path / name).write_text("earlier")
+    assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK, *overrides)) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert message in error[0]
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(earlier, "earlier")
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert cli.run(one_shot_blip.main, command(tmp_path / "file", *QUICK)) == 2
+    (error,) = capsys.readouterr().err.splitlines()  # no progress bar came before it
+    assert error.startswith(f"error: cannot write {tmp_path / 'file'}")
+
+
+def test_no_query_left_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (GOLDEN / "data" / "val.txt").read_text().splitlines()
+    shown = run(tmp_path / "first", *QUICK, "oneshot.total_runs=1")
+    numbers = {int(Path(support["image"]).stem) for support in shown["runs"][0]["supports"]}
+    (tmp_path / "list.txt").write_text("\n".join(lines[number] for number in sorted(numbers)))
+    assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK, f"oneshot.test_list={tmp_path / 'list.txt'}")) == 2
+    assert "none of the 6 images" in capsys.readouterr().err
+    assert not list(tmp_path.glob("golden*"))

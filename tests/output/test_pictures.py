@@ -1,0 +1,217 @@
+"""Pictures and charts: what they show, that they are whole, and that an evaluation writes them beside its CSV."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+import training_free_blip
+from src import cli
+from src.data.images import read_mask
+from src.data.lists import ListEntry
+from src.errors import UserError
+from src.files import write_bytes
+from src.output import charts, pictures
+from src.output.evaluation_pictures import evenly_spaced, prediction_files
+from src.paths import REPOSITORY
+
+CONFIG = str(REPOSITORY / "tests/golden_training_free.yaml")
+
+
+def labels_with_square() -> np.ndarray:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[10:30, 20:40] = 15
+    return labels
+
+
+def test_palette_is_that_of_pascal_voc() -> None:
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
+    for label, colour in {**known, 255: (224, 224, 192)}.items():
+        assert tuple(pictures.PALETTE[label].tolist()) == colour
+
+
+def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Path) -> None:
+    labels = labels_with_square()
+    labels[0, 0] = 255
+    path = tmp_path / "labels.png"
+    write_bytes(path, pictures.label_png(labels))
+    assert np.array_equal(read_mask(path, num_classes=21, ignore_label=255), labels)
+    with Image.open(path) as picture:
+        assert np.array_equal(np.asarray(picture.convert("RGB")), pictures.PALETTE[labels])
+
+
+def test_overlay_tints_classes_and_leaves_the_background_alone() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    labels = labels_with_square()
+    drawn = pictures.overlay(image, labels)
+    assert np.array_equal(drawn[labels == 0], image[labels == 0])
+    inside = np.s_[15:25, 25:35]
+    expected = (1 - pictures.OPACITY) * image[inside] + pictures.OPACITY * pictures.PALETTE[15].astype(float)
+    assert np.abs(drawn[inside] - expected).max() <= 1
+    assert drawn[10, 20].tolist() != pytest.approx(expected[0, 0].tolist())  # the outline
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (300, 2), (480, 640)])
+def test_overlay_with_legend_keeps_the_image_in_its_own_size(size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 200, np.uint8)
+    labels = np.ones(size, np.uint8)
+    labels[0, 0] = 2
+    legend = pictures.legend_of([labels], ["background", "cat", "a dog with a long name"])
+    picture = np.asarray(pictures.overlay_with_legend(image, labels, legend))
+    assert picture.shape[1] >= size[1]
+    assert picture.shape[0] > size[0]
+    assert np.array_equal(picture[: size[0], : size[1]], pictures.overlay(image, labels))
+    below = picture[size[0] :].reshape(-1, 3)
+    for entry in legend:
+        assert (below == pictures.PALETTE[entry.label]).all(1).any(), f"no swatch of {entry.text}"
+
+
+def test_legend_holds_the_classes_that_occur() -> None:
+    labels = np.array([[0, 2], [255, 2]], np.uint8)
+    legend = pictures.legend_of([labels, np.array([[1]], np.uint8)], ["background", "cat", "dog", "cow"])
+    assert [(entry.label, entry.text) for entry in legend] == [(1, "cat"), (2, "dog"), (255, "ignored")]
+
+
+def test_legend_breaks_into_lines_that_fit() -> None:
+    entries = [pictures.LegendEntry(label, f"class number {label}") for label in range(1, 21)]
+    strip = pictures.legend_strip(entries, 500, 14)
+    assert strip.width == 500
+    assert (np.asarray(strip)[:, -3:] == 255).all()  # nothing runs over the edge
+    assert strip.height > pictures.legend_strip(entries[:2], 500, 14).height
+
+
+def test_heat_map_is_hot_where_the_class_is_and_dark_where_it_is_nowhere() -> None:
+    image = np.full((50, 80, 3), 120, np.uint8)
+    strength = np.zeros((50, 80), np.float32)
+    strength[:, 40:] = 0.8
+    picture = np.asarray(pictures.heat_map(image, strength, "cat")).astype(int)
+    assert picture[25, 60].sum() > picture[25, 10].sum() + 200
+    nowhere = np.asarray(pictures.heat_map(image, strength * 1e-6, "cat")).astype(int)
+    assert nowhere[25, 60].sum() - nowhere[25, 10].sum() < 30
+
+
+def test_grid_fits_images_of_any_size_into_its_cells() -> None:
+    shapes = [(30, 40), (400, 100), (90, 500)]
+    rows = [[np.full((*shape, 3), 99, np.uint8)] * 3 for shape in shapes]
+    picture = pictures.grid(rows, ("image", "prediction", "ground truth"), [pictures.LegendEntry(1, "cat")])
+    assert 800 < picture.width < 900  # three columns at the width of a README
+    columns = (np.asarray(picture) == 99).all(2).any(0)
+    assert np.count_nonzero(np.diff(columns.astype(int)) == 1) == 3
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"):
+        write_bytes(tmp_path / "file" / "a.png", b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_chart_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        charts.iou_bars(tmp_path / "iou.png", ["a", "b"], [0.1, 0.2, 0.3])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Charts are still written; their figures are kept for a look."""
+    seen, save = [], charts._save
+
+    def keep(figure: Figure, path: Path) -> None:
+        seen.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(charts, "_save", keep)
+    return seen
+
+
+def test_iou_bars_show_percent_in_label_order_and_the_mean(tmp_path: Path, figures: list[Figure]) -> None:
+    charts.iou_bars(tmp_path / "iou.png", ["background", "cat", "dog"], [0.9, 0.25, 0.0], std=[0.01, 0.02, 0])
+    axes = figures[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [90, 25, 0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["background", "cat", "dog"]
+    assert axes.get_legend().get_texts()[0].get_text() == "mIoU 38.33"
+    assert axes.yaxis_inverted()
+    assert Image.open(tmp_path / "iou.png").width > 500
+
+
+def test_confusion_matrix_is_normalised_by_true_class(tmp_path: Path, figures: list[Figure]) -> None:
+    charts.confusion_matrix(tmp_path / "confusion.png", ["background", "cat", "dog"], [[3, 1, 0], [0, 5, 5], [0, 0, 0]])
+    shown = figures[0].axes[0].get_images()[0].get_array()
+    assert shown[:2].tolist() == [[75, 25, 0], [0, 50, 50]]
+    assert np.isnan(np.asarray(shown[2].filled(np.nan))).all()  # no pixel of this class: no row
+    assert sorted(text.get_text() for text in figures[0].axes[0].texts) == ["25", "50", "50", "75"]
+
+
+def test_infoscore_charts_mark_the_chosen_layers(tmp_path: Path, figures: list[Figure]) -> None:
+    charts.infoscore_bars(tmp_path / "bars.png", [3.0, 1.0, 2.0], chosen=[0, 2])
+    charts.infoscore_scatter(tmp_path / "scatter.png", [3.0, 1.0, 2.0], [0.5, 0.1, 0.4], chosen=[0, 2], rho=1.0)
+    colours = [bar.get_facecolor() for bar in figures[0].axes[0].patches]
+    assert colours[0] == colours[2] != colours[1]
+    assert [tuple(text.xy) for text in figures[1].axes[0].texts] == [(3.0, 50.0), (1.0, 10.0), (2.0, 40.0)]
+
+
+def test_grouped_bars_leave_gaps_where_there_is_no_value(tmp_path: Path, figures: list[Figure]) -> None:
+    series = [("a", [0.5, 0.25], [None, None]), ("b", [0.5, None], [0.1, None])]
+    charts.grouped_bars(tmp_path / "grouped.png", ["mIoU", "cat"], series)
+    widths = [bar.get_width() for bar in figures[0].axes[0].patches]
+    assert widths[:3] == [50, 25, 50]
+    assert np.isnan(widths[3])
+
+
+def test_charts_leave_pyplot_alone() -> None:
+    code = "import sys; from src.output import charts; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+def test_evenly_spaced_goes_from_the_first_to_the_last() -> None:
+    assert evenly_spaced(range(100), 3) == [0, 50, 99] or evenly_spaced(range(100), 3) == [0, 49, 99]
+    assert evenly_spaced([4, 7], 5) == [4, 7]
+    assert evenly_spaced([4, 7], 1) == [4]
+    assert len(set(evenly_spaced(range(11), 10))) == 10
+
+
+def test_label_maps_of_different_images_never_share_a_file() -> None:
+    images = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "b/2.png"]
+    files = prediction_files([ListEntry(Path("/data") / image, None) for image in images], Path("/out"))
+    names = [str(files[Path("/data") / image]) for image in images]
+    assert names == ["/out/a/1.png", "/out/b/1.png", "/out/b/2.jpg.png", "/out/b/2.png.png"]
+    (flat,) = prediction_files([ListEntry(Path("/data/JPEGImages/2007_000033.jpg"), None)], Path("/out")).values()
+    assert flat == Path("/out/2007_000033.png")
+
+
+@pytest.mark.parametrize("resolution", ["letterbox", "original"])
+def test_an_evaluation_writes_its_pictures(tmp_path: Path, resolution: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config", CONFIG, "--limit", "5", "--output-dir", str(tmp_path), "--save-predictions"]
+    arguments += ["--save-overlays", "2", "--set", f"eval.resolution={resolution}", "output.csv=out.csv", "crf.iters=2"]
+    assert cli.run(training_free_blip.main, arguments) == 0, capsys.readouterr().err
+    present = {path.name for path in tmp_path.iterdir()}
+    assert present == {
+        "out.csv",
+        "out.json",
+        "out_iou.png",
+        "out_confusion.png",
+        "out_overlays.png",
+        "out_predictions",
+    }
+    predictions = sorted((tmp_path / "out_predictions").iterdir())
+    assert [path.name for path in predictions] == [f"{number:06}.png" for number in range(5)]
+    images = REPOSITORY / "tests/golden/pascal/data/JPEGImages"
+    for path in predictions:
+        with Image.open(path) as labels, Image.open(images / path.name) as image:
+            assert labels.mode == "P"
+            assert labels.size == image.size
+            assert np.asarray(labels).max() < 7
+
+
+def test_charts_are_drawn_unasked_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config", CONFIG, "--limit", "1", "--output-dir", str(tmp_path), "--set", "output.csv=out.csv"]
+    assert cli.run(training_free_blip.main, arguments) == 0, capsys.readouterr().err
+    present = {path.name for path in tmp_path.iterdir()}
+    assert present == {"out.csv", "out.json", "out_iou.png", "out_confusion.png"}

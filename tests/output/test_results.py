@@ -1,0 +1,209 @@
+"""Result files: their format, whole or not at all, and earlier results that stay."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.config.schema import Config
+from src.errors import UserError
+from src.evaluation.metrics import ConfusionMatrix
+from src.files import check_writable, replacing, write_text
+from src.method.prompts import PromptSet
+from src.output.results import Outputs, csv_text, iou_values, provenance, score_table, write_json, write_result
+from src.paths import REPOSITORY
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# paths
+
+
+def test_paths_are_the_configurations_or_in_the_output_folder(tmp_path: Path) -> None:
+    assert Outputs(None, False).path("results/iou.csv") == REPOSITORY / "results/iou.csv"
+    assert Outputs(None, False).path("/elsewhere/iou.csv") == Path("/elsewhere/iou.csv")
+    assert Outputs(tmp_path, False).path("results/iou.csv") == tmp_path / "iou.csv"
+    assert Outputs(tmp_path, False).path("results/iou.csv", ".json") == tmp_path / "iou.json"
+
+
+def test_multi_prompt_names_end_in_multi(tmp_path: Path) -> None:
+    outputs = Outputs(tmp_path, True)
+    assert outputs.path("results/iou.csv") == tmp_path / "iou_multi.csv"
+    assert outputs.path("results/my.run.csv") == tmp_path / "my.run_multi.csv"
+    assert outputs.path("results/iou.csv", ".json") == tmp_path / "iou_multi.json"
+
+
+def test_infoscore_lies_beside_the_csv_unless_told_otherwise(make_config: Callable[..., Config]) -> None:
+    outputs = Outputs(None, False)
+    assert outputs.infoscore_csv(make_config(output={"csv": "/a/b/iou.csv"})) == Path("/a/b/iou_infoscore.csv")
+    config = make_config(output={"csv": "/a/b/iou.csv", "infoscore_csv": "/c/rank.csv"})
+    assert outputs.infoscore_csv(config) == Path("/c/rank.csv")
+
+
+# whole or not at all
+
+
+def test_an_error_while_writing_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("earlier")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            assert temporary.parent == tmp_path
+            assert temporary.suffix == ".csv"
+            temporary.write_text("half")
+            assert path.read_text() == "earlier"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert names_in(tmp_path) == ["a.csv"]
+    assert path.read_text() == "earlier"
+
+
+def test_folders_are_made_and_files_can_be_read_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    mask = os.umask(0o022)
+    try:
+        write_text(path, "żółw\n")
+    finally:
+        os.umask(mask)
+    assert path.read_bytes() == "żółw\n".encode()
+    assert names_in(path.parent) == ["a.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file/a\.csv: .*; choose another folder"):
+        write_text(tmp_path / "file" / "a.csv", "")
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*a\.csv"):
+        write_text(tmp_path / "a.csv", "")
+    assert names_in(tmp_path) == ["a.csv"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    def fail(error: OSError) -> None:
+        with replacing(tmp_path / "a.csv"):
+            raise error
+
+    with pytest.raises(UserError, match=r"cannot write .*a\.csv: No space left on device"):
+        fail(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(FileNotFoundError):  # of another file: not ours to explain
+        fail(FileNotFoundError(errno.ENOENT, "No such file"))
+    assert not names_in(tmp_path)
+
+
+def test_whether_a_file_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "a.csv")
+    assert not names_in(tmp_path)
+    (tmp_path / "file").touch()
+    for path in ("file/a.csv", "file/in/a.csv"):
+        with pytest.raises(UserError, match=rf"cannot write .*{path}: .*; choose another folder"):
+            check_writable(tmp_path / path)
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*a\.csv: it is a folder"):
+        check_writable(tmp_path / "a.csv")
+
+
+# earlier results
+
+
+def test_a_result_that_differs_moves_the_earlier_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "iou.csv"
+    for content in ("one", "two", "three"):
+        write_result(path, content)
+        os.utime(path, (0, 0))  # all within the same second: names must differ nevertheless
+    kept = [name for name in names_in(tmp_path) if name != "iou.csv"]
+    assert path.read_text() == "three"
+    assert sorted((tmp_path / name).read_text() for name in kept) == ["one", "two"]
+    assert all(name.startswith("iou.19") and name.endswith(".csv") for name in kept)
+    assert capsys.readouterr().out.count("kept the earlier iou.csv as iou.19") == 2
+
+
+def test_the_same_result_again_leaves_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        write_result(tmp_path / "iou.csv", "same\n")
+        write_json(tmp_path / "iou.json", {"miou": 0.5, "classes": [{"iou": 0.5}]})
+    assert names_in(tmp_path) == ["iou.csv", "iou.json"]
+    assert capsys.readouterr().out == ""
+
+
+def test_json_that_differs_in_time_alone_is_the_same_result(tmp_path: Path) -> None:
+    path = tmp_path / "iou.json"
+    write_json(path, {"miou": 0.5, "date": "monday", "runs": [{"seconds": 5, "images_per_second": 1}]})
+    write_json(path, {"miou": 0.5, "date": "tuesday", "runs": [{"seconds": 6, "images_per_second": 2}]})
+    assert names_in(tmp_path) == ["iou.json"]
+    assert json.loads(path.read_text())["date"] == "tuesday"
+    write_json(path, {"miou": 0.6, "date": "tuesday", "runs": [{"seconds": 6, "images_per_second": 2}]})
+    assert len(names_in(tmp_path)) == 2
+
+
+def test_a_number_that_is_none_is_null_in_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"rho": float("nan"), "rows": [(0.5, float("inf"))]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"rho": None, "rows": [[0.5, None]]}
+
+
+def test_what_was_no_json_is_kept_too(tmp_path: Path) -> None:
+    (tmp_path / "iou.json").write_text("not ours")
+    write_json(tmp_path / "iou.json", {"miou": 0.5})
+    assert len(names_in(tmp_path)) == 2
+
+
+# contents
+
+
+def test_csv_has_a_header_and_floats_in_full() -> None:
+    text = csv_text(("Class Name", "IoU"), [("background", 1 / 3), ("cup, red", 0.0)])
+    assert text == 'Class Name,IoU\nbackground,0.3333333333333333\n"cup, red",0.0\n'
+
+
+def test_scores_as_values_are_plain_and_complete() -> None:
+    confusion = ConfusionMatrix(2, 255)
+    confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+    values = iou_values(confusion, ("background", "cat"))
+    assert values == {
+        "miou": 0.5,
+        "classes": [
+            {"name": "background", "iou": 0.5, "intersection": 1, "union": 2},
+            {"name": "cat", "iou": 0.5, "intersection": 1, "union": 2},
+        ],
+        "confusion": [[1, 1], [0, 1]],
+    }
+    assert json.loads(json.dumps(values)) == values
+
+
+def test_provenance_says_where_numbers_come_from(make_config: Callable[..., Config]) -> None:
+    prompts = PromptSet(("background", "cat"), ("sky", "cat"), (1, 1))
+    config = make_config()
+    values = provenance(config, prompts, (0, 2), torch.device("cpu"))
+    assert values["prompts"] == ["Image of sky.", "Image of cat."]
+    assert values["layers"] == [0, 2]
+    assert values["config"]["crf"] == {"iters": 2}
+    assert values["config"]["model"]["image_size"] == 64
+    assert values["torch"] == torch.__version__
+    assert (values["device"], values["cuda"]) == ("cpu", None)
+    assert {"transformers", "python", "git_commit", "date", "command", "config_file"} <= values.keys()
+    json.dumps(values)
+
+
+def test_the_table_on_the_screen_has_every_class_and_the_mean() -> None:
+    table = score_table(["background", "cat", "dog"], [0.5, 0.25, 0.125], "29.17")
+    assert [line.split() for line in table.splitlines()] == [
+        ["background", "50.00", "dog", "12.50"],
+        ["cat", "25.00"],
+        ["mIoU", "29.17"],
+    ]

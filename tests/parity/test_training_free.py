@@ -1,0 +1,146 @@
+"""The published implementation's own numbers, reproduced stage by stage and from the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from src.config.reader import load_config
+from src.config.schema import Config
+from src.data.dataset import SegmentationDataset, collate
+from src.data.lists import evaluation_entries
+from src.evaluation.evaluate import predict
+from src.evaluation.metrics import ConfusionMatrix
+from src.method.blip import load_blip
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter
+from src.paths import REPOSITORY, resolve
+
+CONFIG = REPOSITORY / "tests" / "golden_training_free.yaml"
+GOLDEN = REPOSITORY / "tests" / "golden" / "pascal"
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+ALL_LAYERS = range(4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the golden case, and what the published implementation gave for it."""
+
+    config: Config
+    segmenter: Segmenter
+    dataset: SegmentationDataset
+    arrays: dict[str, np.ndarray]
+    scores: dict[str, Any]
+
+    @property
+    def exact(self) -> bool:
+        return self.config.runtime.attention == "exact"
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.dataloader.batch_size
+
+    def first_batch(self) -> Tensor:
+        return collate([self.dataset[position] for position in range(self.batch_size)])["pixels"]
+
+    def assert_close(self, got: Tensor, name: str, atol: float) -> None:
+        """Compare ``got``, of the first image, with the published array ``name``."""
+        expected = torch.from_numpy(self.arrays[name])
+        torch.testing.assert_close(got, expected.view_as(got), rtol=0, atol=atol)
+
+
+@pytest.fixture(scope="module", params=["single", "multi"])
+def prompt_mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["exact", "fused"])
+def attention(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["batch1", "batch4"])
+def case(request: pytest.FixtureRequest, prompt_mode: str, attention: str) -> Case:
+    config = load_config(CONFIG, [f"dataloader.batch_size={request.param}", f"runtime.attention={attention}"])
+    blip = load_blip(config.model.name, torch.device("cpu"), attention == "fused")
+    classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
+    prompts = build_prompts(classes, prompt_mode == "multi")
+    segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
+    dataset = SegmentationDataset(evaluation_entries(config), config)
+    with np.load(GOLDEN / "expected.npz") as file:
+        arrays = {name.removeprefix(f"{prompt_mode}_"): file[name] for name in file if name.startswith(prompt_mode)}
+    return Case(config, segmenter, dataset, arrays, EXPECTED[prompt_mode])
+
+
+def test_prompts(case: Case) -> None:
+    assert case.segmenter.prompts.prompts == case.scores["prompts"]
+
+
+def test_pixels_and_target(case: Case) -> None:
+    item = case.dataset[0]
+    case.assert_close(item["pixels"], "pixels", atol=1e-6)
+    assert np.array_equal(item["labels"], case.arrays["target"])
+
+
+def test_logits_of_all_layers_and_itm(case: Case) -> None:
+    seen = case.segmenter.attend(case.segmenter.encode_images(case.first_batch()), ALL_LAYERS)
+    logits = torch.stack([seen.token_logits[layer][0] for layer in ALL_LAYERS])
+    if case.exact:
+        case.assert_close(logits, "attn", atol=1e-5)
+    else:
+        case.assert_close(logits, "attn", atol=1e-5 * float(np.abs(case.arrays["attn"]).max()))
+    case.assert_close(seen.itm[0], "itm", atol=1e-5)
+
+
+def test_unary_and_crf(case: Case) -> None:
+    pixels = case.first_batch()
+    unary = case.segmenter.unary(case.segmenter.attend(case.segmenter.encode_images(pixels)))
+    case.assert_close(unary[0], "unary", atol=1e-5 if case.exact else 3e-5)
+    refined = case.segmenter.refine(unary, pixels)[0]
+    assert np.abs(refined.numpy() - case.arrays["crf"][0]).mean() <= 1e-4
+
+
+def test_labels_and_scores_of_all_images(case: Case) -> None:
+    confusion = ConfusionMatrix(case.config.dataset.num_classes, case.config.dataset.ignore_label)
+    labels = []
+    for number, prediction in enumerate(predict(case.segmenter, case.dataset, case.config)):
+        assert prediction.index == number
+        confusion.update(prediction.labels, prediction.target)
+        labels.append(prediction.labels.numpy())
+    assert np.mean(np.stack(labels) == case.arrays["pred"]) >= 0.9999
+    np.testing.assert_allclose(confusion.iou.numpy(), case.scores["iou"], rtol=0, atol=1e-4)
+    assert confusion.miou == pytest.approx(case.scores["miou"], abs=1e-4)
+
+
+def test_command_line(prompt_mode: str, tmp_path: Path) -> None:
+    multi = ["--multi_prompt"] if prompt_mode == "multi" else []
+    command = [sys.executable, "training_free_blip.py", "--config", str(CONFIG), "--device", "cpu", *multi]
+    command += ["--output-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = EXPECTED[prompt_mode]
+    stem = "golden_multi" if multi else "golden"
+
+    header, *rows = csv.reader((tmp_path / f"{stem}.csv").read_text().splitlines())
+    assert header == ["Class Name", "IoU"]
+    assert [name for name, _ in rows] == ["background", "airplane", "bicycle", "bird", "boat", "bottle", "bus"]
+    np.testing.assert_allclose([float(iou) for _, iou in rows], expected["iou"], rtol=0, atol=1e-4)
+
+    values = json.loads((tmp_path / f"{stem}.json").read_text())
+    assert values["prompts"] == expected["prompts"]
+    assert values["images"] == 24
+    assert values["miou"] == pytest.approx(expected["miou"], abs=1e-4)
+    for key in ("intersection", "union"):
+        # 390,000 pixels, of which 1 in 10,000 may have another label
+        np.testing.assert_allclose([entry[key] for entry in values["classes"]], expected[key], rtol=0, atol=39)
+    assert f"{100 * expected['miou']:.2f}" in done.stdout

@@ -1,0 +1,112 @@
+"""Unpacking: whole files, resumption, damaged archives, room on the disk."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from src.errors import UserError
+from src.prepare import archives
+from src.prepare.archives import extract
+from src.prepare.space import require_space
+from tests.prepare.devkits import pack_tar, pack_zip, snapshot
+
+CONTENT = {f"top/folder/{number}.txt": f"{number} ".encode() * 3000 for number in range(5)}
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(params=["data.tar", "data.tgz", "data.zip"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    for name, content in CONTENT.items():
+        path = tmp_path / "made" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    path = tmp_path / request.param
+    if path.suffix == ".zip":
+        return pack_zip(path, tmp_path / "made", "top")
+    return pack_tar(path, tmp_path / "made", "top", "w:gz" if path.suffix == ".tgz" else "w")
+
+
+def unpacked(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_unpacks_what_is_wanted(archive: Path, tmp_path: Path) -> None:
+    assert extract(archive, tmp_path / "out", lambda path: path.stem != "3") == 4
+    assert unpacked(tmp_path / "out") == {name: CONTENT[name] for name in CONTENT if "3" not in name}
+
+
+def test_goes_on_where_it_stopped(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, copy, done = tmp_path / "out", shutil.copyfileobj, []
+
+    def interrupt_the_third(source: io.BufferedIOBase, sink: io.BufferedIOBase, length: int) -> None:
+        if len(done) == 2:
+            sink.write(source.read(10))
+            raise KeyboardInterrupt
+        copy(source, sink, length)
+        done.append(source)
+
+    monkeypatch.setattr(archives.shutil, "copyfileobj", interrupt_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        extract(archive, out, lambda _: True)
+    before = snapshot(out)
+    assert len(before) == 2  # the third is not there at all, not even in part
+    monkeypatch.undo()
+    assert extract(archive, out, lambda _: True) == 3
+    assert unpacked(out) == CONTENT
+    assert before.items() <= snapshot(out).items()
+    assert "unpacked again" not in capsys.readouterr().out
+
+
+def test_a_file_that_was_cut_short_is_unpacked_again_and_that_is_said(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    extract(archive, out, lambda _: True)
+    (out / "top/folder/2.txt").write_bytes(b"cut")
+    assert extract(archive, out, lambda _: True) == 1
+    assert unpacked(out) == CONTENT
+    assert "1 files had another size" in capsys.readouterr().out
+
+
+def test_a_cut_archive_is_named_with_the_remedy(archive: Path, tmp_path: Path) -> None:
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"archive .*{archive.name} is damaged or not whole .*fetch it again"):
+        extract(archive, tmp_path / "out", lambda _: True)
+
+
+def test_a_path_that_leads_out_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "bad.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.addfile(tarfile.TarInfo("top/../../outside.txt"), io.BytesIO())
+    with pytest.raises(UserError, match=r"top/\.\./\.\./outside\.txt, which leads out"):
+        extract(archive, tmp_path / "out" / "deep", lambda _: True)
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_room_is_asked_for_before_the_first_file(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = sum(len(content) for content in CONTENT.values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, needed - 1))
+    with pytest.raises(UserError, match=rf"unpacking {archive.name} needs about .* free; make room"):
+        extract(archive, tmp_path / "out", lambda _: True)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, needed))
+    assert extract(archive, tmp_path / "out", lambda _: True) == len(CONTENT)
+
+
+def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, 5 * 10**9))
+    with pytest.raises(UserError, match=r"writing needs about 7\.0 GB in .*not/yet, but 5\.0 GB are free"):
+        require_space(tmp_path / "not" / "yet", 7 * 10**9, "writing")
+    assert asked == [tmp_path.resolve()]

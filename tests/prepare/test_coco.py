@@ -1,0 +1,263 @@
+"""COCO preparation, on an annotation file of four images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as rle_codec
+
+from src.errors import UserError
+from src.prepare import coco, coco_masks
+from src.prepare.coco import prepare_coco
+from src.prepare.coco_masks import MaskJob, draw
+from tests.prepare.devkits import HEIGHT, WIDTH, box, crowd_area, crowd_rle, make_coco, pack_zip, pixels, snapshot
+
+# categories 1, 18 and 90 are the labels 1, 2 and 3
+LABELS = {1: 1, 18: 2, 90: 3}
+
+
+def name(number: int, split: str = "val") -> str:
+    return f"COCO_{split}2014_{number:012d}"
+
+
+def lines(numbers: list[int], split: str = "val") -> list[str]:
+    return [f"{split}2014/{name(n, split)}.jpg {split}/{name(n, split)}.png" for n in numbers]
+
+
+def painted(*annotations: tuple[int, int, object], height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Draw annotations given as id, category, segmentation."""
+    keys = ("id", "category_id", "segmentation")
+    records = [dict(zip(keys, annotation, strict=True)) for annotation in annotations]
+    return draw(MaskJob(Path("x.png"), height, width, records, LABELS))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_coco(tmp_path / "coco", "val")
+    make_coco(tmp_path / "coco", "train")
+    return tmp_path / "coco"
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    return tmp_path / "lists"
+
+
+def test_lists_hold_the_images_with_annotations_in_the_order_of_their_names(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists)
+    assert (lists / "val.txt").read_text().splitlines() == lines([3, 5, 9])
+    assert (lists / "train.txt").read_text().splitlines() == lines([3, 5, 9], "train")
+    for line in (lists / "val.txt").read_text().splitlines():
+        assert all((root / path).is_file() for path in line.split(" "))
+
+
+def test_masks_show_all_parts_and_the_smaller_object_on_top(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[1:6, 1:6] = 1
+    expected[4:10, 10:14] = 1
+    expected[2:4, 2:4] = 3
+    np.testing.assert_array_equal(pixels(root / "val" / f"{name(3)}.png"), expected)
+
+
+def test_crowds_are_included_by_default(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists, ("val",))
+    expected = np.where(crowd_area(), 2, 0).astype(np.uint8)
+    np.testing.assert_array_equal(pixels(root / "val" / f"{name(5)}.png"), expected)
+    expected[3:6, 12:15] = 1
+    np.testing.assert_array_equal(pixels(root / "val" / f"{name(9)}.png"), expected)
+
+
+def test_excluded_crowds_are_background_and_an_image_of_crowds_alone_has_no_mask(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists, ("val",), crowd="exclude")
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[3:6, 12:15] = 1
+    np.testing.assert_array_equal(pixels(root / "val" / f"{name(9)}.png"), expected)
+    assert not (root / "val" / f"{name(5)}.png").exists()
+    assert (lists / "val.txt").read_text().splitlines() == lines([3, 9])
+
+
+@pytest.mark.parametrize("identifiers", [(1, 2), (2, 1)])
+def test_the_order_of_drawing_is_that_of_size_not_of_the_file(identifiers: tuple[int, int]) -> None:
+    large, small = (identifiers[0], 1, [box(0, 0, 8, 8)]), (identifiers[1], 90, [box(4, 4, 6, 6)])
+    for order in ((large, small), (small, large)):
+        labels = painted(*order)
+        assert (labels[4:10, 4:10] == 3).all()
+        assert (labels == 1).sum() == 64 - 16
+
+
+def test_size_is_that_of_all_parts_together() -> None:
+    labels = painted((1, 1, [box(0, 0, 3, 3), box(10, 0, 5, 5)]), (2, 90, [box(0, 0, 5, 5)]))  # 34 and 25 pixels
+    assert (labels[:5, :5] == 3).all()
+
+
+def test_objects_of_one_size_are_drawn_in_the_order_of_their_ids() -> None:
+    first, second = (1, 1, [box(0, 0, 4, 4)]), (2, 18, [box(2, 2, 4, 4)])
+    for order in ((first, second), (second, first)):
+        assert (painted(*order)[2:6, 2:6] == 2).all()
+
+
+def test_compressed_rle_is_drawn_like_its_uncompressed_form() -> None:
+    mask = crowd_area()
+    compressed = rle_codec.encode(np.asfortranarray(mask.astype(np.uint8)))
+    as_text = {"size": compressed["size"], "counts": compressed["counts"].decode()}
+    for segmentation in (crowd_rle(mask), compressed, as_text):
+        np.testing.assert_array_equal(painted((1, 18, segmentation)), np.where(mask, 2, 0))
+
+
+@pytest.mark.parametrize("segmentation", [[], [[1.0, 1.0, 5.0, 5.0]]])
+def test_segmentations_without_area_draw_nothing(segmentation: list[list[float]]) -> None:
+    assert not painted((1, 1, segmentation)).any()
+
+
+def test_a_part_without_area_does_not_hide_the_others() -> None:
+    assert (painted((1, 1, [[1.0, 1.0, 5.0, 5.0], box(2, 2, 3, 3)])) == 1).sum() == 9
+
+
+def test_an_rle_of_another_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"annotation 7 cannot be decoded .*size \[12, 16\]"):
+        painted((7, 18, crowd_rle(crowd_area())), height=HEIGHT + 1)
+
+
+def test_several_processes_draw_the_same_masks(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists, ("val",))
+    alone = {path.name: path.read_bytes() for path in (root / "val").glob("*.png")}
+    for path in (root / "val").glob("*.png"):
+        path.unlink()
+    prepare_coco(root, lists, ("val",), workers=2)
+    assert {path.name: path.read_bytes() for path in (root / "val").glob("*.png")} == alone
+
+
+def test_a_second_run_writes_nothing(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_coco(root, lists)
+    before = snapshot(root), snapshot(lists)
+    prepare_coco(root, lists, force=True)
+    assert (snapshot(root), snapshot(lists)) == before
+    assert "0 masks written, 3 already there" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save, done = coco_masks.save_mask, []
+
+    def interrupt_the_third(path: Path, labels: np.ndarray) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        save(path, labels)
+        done.append(path)
+
+    monkeypatch.setattr(coco_masks, "save_mask", interrupt_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_coco(root, lists, ("val",))
+    assert not lists.exists()
+    before = snapshot(root / "val")
+    monkeypatch.setattr(coco_masks, "save_mask", save)
+    prepare_coco(root, lists, ("val",))
+    after = snapshot(root / "val")
+    assert {path: after[path] for path in before} == before
+    assert "1 masks written, 2 already there" in capsys.readouterr().out
+
+
+def test_masks_drawn_with_another_crowd_setting_are_not_taken_for_these(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists, ("val",))
+    before = snapshot(root / "val")
+    other = lists.with_name("lists2")
+    with pytest.raises(UserError, match=r"masks in .*val were drawn with other settings .*--force draws them anew"):
+        prepare_coco(root, other, ("val",), crowd="exclude")
+    assert snapshot(root / "val") == before
+    prepare_coco(root, other, ("val",), crowd="exclude", force=True)
+    assert not (root / "val" / f"{name(5)}.png").exists()
+    assert set(np.unique(pixels(root / "val" / f"{name(9)}.png"))) == {0, 1}
+    prepare_coco(root, other, ("val",), crowd="exclude")  # the record follows
+
+
+def test_masks_of_unknown_origin_are_kept_and_said(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_coco(root, lists, ("val",))
+    (root / "val" / coco.RECORD).unlink()
+    (root / "val" / f"{name(9)}.png").unlink()
+    before = snapshot(root / "val")
+    prepare_coco(root, lists, ("val",))
+    after = snapshot(root / "val")
+    assert {path: after[path] for path in before} == before
+    assert after.keys() - before.keys() == {f"{name(9)}.png"}
+    assert "2 masks of unknown origin are kept" in capsys.readouterr().out
+
+
+def test_a_list_that_differs_is_replaced_only_with_force(root: Path, lists: Path) -> None:
+    lists.mkdir()
+    (lists / "val.txt").write_text("mine.jpg mine.png\n")
+    with pytest.raises(UserError, match="--force replaces it"):
+        prepare_coco(root, lists, ("val",))
+    assert not (root / "val").exists()
+    prepare_coco(root, lists, ("val",), force=True)
+    assert (lists / "val.txt").read_text().splitlines() == lines([3, 5, 9])
+
+
+def test_counts_other_than_the_known_ones_are_said(
+    root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert coco.EXPECTED_LINES == {"train": 82081, "val": 40137}
+    monkeypatch.setattr(coco, "EXPECTED_LINES", {"train": 82081, "val": 3})
+    prepare_coco(root, lists)
+    out = capsys.readouterr().out
+    assert "train images: 3, but 82,081 expected" in out
+    assert "val images: 3, as expected" in out
+    assert "val categories: 3, but 80 expected" in out
+
+
+def test_an_image_that_is_not_there_is_left_out_and_named(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "val2014" / f"{name(5)}.jpg").unlink()
+    prepare_coco(root, lists, ("val",))
+    assert (lists / "val.txt").read_text().splitlines() == lines([3, 9])
+    assert name(5) in capsys.readouterr().out
+
+
+def test_archives_in_the_root_are_unpacked(tmp_path: Path, lists: Path) -> None:
+    made, root = tmp_path / "made", tmp_path / "coco"
+    make_coco(made)
+    (made / "annotations" / "captions_val2014.json").write_text("{}")
+    pack_zip(root / "annotations_trainval2014.zip", made, "annotations")
+    pack_zip(root / "val2014.zip", made, "val2014")
+    prepare_coco(root, lists, ("val",))
+    assert (lists / "val.txt").read_text().splitlines() == lines([3, 5, 9])
+    assert [path.name for path in (root / "annotations").iterdir()] == ["instances_val2014.json"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "archive"),
+    [("annotations/instances_train2014.json", r"annotations_trainval2014\.zip"), ("train2014", r"train2014\.zip")],
+)
+def test_missing_sources_are_named_with_the_remedy(root: Path, lists: Path, missing: str, archive: str) -> None:
+    (root / missing).rename(root / "elsewhere")
+    with pytest.raises(UserError, match=rf"{missing} does not exist: put {archive} .*--download.*--splits"):
+        prepare_coco(root, lists)
+    prepare_coco(root, lists, ("val",))  # the other split does not need it
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [], "categories": []}', '{"images": [{"id": 1}]}'])
+def test_a_file_that_is_no_instances_file_is_named(root: Path, lists: Path, text: str) -> None:
+    (root / "annotations/instances_val2014.json").write_text(text)
+    with pytest.raises(UserError, match=r"instances_val2014\.json are no COCO instances file"):
+        prepare_coco(root, lists, ("val",))
+
+
+def test_a_category_that_is_not_defined_is_named(root: Path, lists: Path) -> None:
+    path = root / "annotations/instances_val2014.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [category for category in content["categories"] if category["id"] != 18]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="use category 18"):
+        prepare_coco(root, lists, ("val",))
+
+
+def test_annotations_without_any_object_make_no_list(root: Path, lists: Path) -> None:
+    path = root / "annotations/instances_val2014.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    with pytest.raises(UserError, match=r"no images for the list .*val\.txt"):
+        prepare_coco(root, lists, ("val",))
