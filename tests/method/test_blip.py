@@ -15,7 +15,6 @@ from transformers import BertTokenizer
 from src.config.schema import Config
 from src.errors import UserError
 from src.method.blip import Blip, load_blip, load_configured
-from src.runtime import choose_device
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -174,23 +173,3 @@ def test_layers_and_sizes_the_model_does_not_have_are_refused(make_config: Calla
         load_configured(make_config(model={"layers": "auto", "top_k": 5}), CPU)
     with pytest.raises(UserError, match=r"model\.image_size: 72 is not valid; expected a multiple of 16"):
         load_configured(make_config(model={"image_size": 72}), CPU)
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "mps", "cpu:0"])
-def test_devices_that_do_not_exist_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=rf"--device {name}: expected auto, cpu, cuda or cuda:N"):
-        choose_device(name)
-
-
-def test_auto_takes_cuda_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == torch.device("cuda")
-    assert choose_device("cuda:1") == torch.device("cuda", 1)
-    assert choose_device("cpu") == CPU
-    with pytest.raises(UserError, match="there are 2 CUDA devices"):
-        choose_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == CPU
-    with pytest.raises(UserError, match="sees no CUDA device here; use --device cpu"):
-        choose_device("cuda")
