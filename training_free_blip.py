@@ -24,77 +24,57 @@ import sys
 from pathlib import Path
 
 from src import cli
-from src.data.dataset import SegmentationDataset
-from src.data.lists import evaluation_entries
-from src.evaluation.evaluate import evaluate
 from src.files import check_writable
-from src.layer_selection.ranking import choose_layers
-from src.method.blip import load_configured
-from src.method.prompts import build_prompts, read_class_file
-from src.method.segmenter import Segmenter
-from src.one_shot.tuned_weights import load_tuned
-from src.output import evaluation_pictures, results
-from src.paths import resolve
-from src.photos import command as photos
-from src.runtime import choose_device
+from src.photos import options as photo_options
+from src.result_files import csv_text, write_json, write_result
+from src.screen import say
+from src.task import Task
 
 
 def main(arguments: list[str]) -> None:
     """Run the experiment that ``arguments`` describe."""
     args = _parser().parse_args(arguments)
-    photos.check_arguments(args)
+    photo_options.check_arguments(args)
     config = cli.load(args)
     if args.images:
-        photos.segment_photos(args, config)
-        return
-    device = choose_device(args.device)
-    classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
-    prompts = build_prompts(classes, args.multi_prompt)
-    entries = evaluation_entries(config)
-    csv = results.Outputs(args.output_dir, args.multi_prompt).path(config.output.csv)
+        from src.photos.command import segment_photos
+
+        return segment_photos(args, config)
+    task = Task.read(args, config)
+    names = task.prompts.class_names
+    csv = task.outputs.path(config.output.csv)
     check_writable(csv)
 
-    blip = load_configured(config, device)
-    layers = choose_layers(config, blip, classes, entries, cache=csv.parent)
-    segmenter = Segmenter.from_config(config, blip, prompts, layers)
-    if args.tuned:
-        load_tuned(args.tuned, segmenter)
-    print(f"{blip.name} on {device}: {len(prompts)} prompts, layers {list(layers)}, {len(entries)} images")
-    dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
-    pictures = evaluation_pictures.EvaluationPictures(
-        csv, dataset, prompts.class_names, args.save_predictions, args.save_overlays
-    )
+    # torch is imported here: what was wrong with the command has been said without waiting for it
+    from src.data.dataset import SegmentationDataset
+    from src.evaluation.evaluate import evaluate
+    from src.evaluation.metrics import score_table
+    from src.loading import load_segmenter
+    from src.output.evaluation_pictures import EvaluationPictures
+    from src.provenance import provenance
+
+    segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
+    dataset = SegmentationDataset(task.entries, config, original_labels=config.eval.resolution == "original")
+    pictures = EvaluationPictures(csv, dataset, names, args.save_predictions, args.save_overlays)
     evaluation = evaluate(segmenter, dataset, config, pictures.observers)
 
+    scores = evaluation.to_dict(names)
     iou = evaluation.confusion.iou.tolist()
-    results.write_result(csv, results.csv_text(("Class Name", "IoU"), zip(prompts.class_names, iou, strict=True)))
-    results.write_json(
-        csv.with_suffix(".json"),
-        {
-            "experiment": "training-free",
-            "multi_prompt": args.multi_prompt,
-            **results.iou_values(evaluation.confusion, prompts.class_names),
-            **evaluation.timing(),
-            **results.provenance(config, prompts, layers, device),
-        },
-    )
-    print(results.score_table(prompts.class_names, iou, f"{100 * evaluation.confusion.miou:.2f}"))
+    write_result(csv, csv_text(("Class Name", "IoU"), zip(names, iou, strict=True)))
+    origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, **provenance(config, segmenter)}
+    write_json(csv.with_suffix(".json"), {**scores, **origin})
+    say(score_table(names, iou, f"{100 * evaluation.confusion.miou:.2f}"))
     drawn = pictures.write(evaluation.confusion)
-    print("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn))
+    say(" ".join(map(str, ("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn)))))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="training_free_blip.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.common_arguments(parser)
+    parser = cli.experiment_parser("training_free_blip.py", __doc__)
     parser.add_argument(
         "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
     )
-    evaluation_pictures.add_arguments(parser)
-    photos.add_arguments(parser)
+    cli.picture_arguments(parser)
+    photo_options.add_arguments(parser)
     return parser
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from src.config.reader import load_config
 from src.config.schema import Config
 from src.errors import UserError
+from src.screen import note, say
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:
@@ -26,12 +27,21 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
     except UserError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        note(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         return 130
     return 0
+
+
+def experiment_parser(script: str, manual: str | None, multi_prompt: bool = True) -> argparse.ArgumentParser:
+    """A parser for an entry script: its docstring is the manual, the options that all of them share are there."""
+    parser = argparse.ArgumentParser(
+        prog=script, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    common_arguments(parser, multi_prompt)
+    return parser
 
 
 def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True) -> None:
@@ -60,7 +70,7 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True)
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto (CUDA when there is one, else the CPU), cuda, cuda:N or cpu (default: auto)",
+        help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
     )
     parser.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N images of the list")
     parser.add_argument(
@@ -70,6 +80,22 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True)
         help="folder for all result files, instead of the configuration's",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
+
+
+def picture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options for an evaluation's pictures to ``parser``."""
+    group = parser.add_argument_group("pictures of the evaluation", "written beside output.csv")
+    group.add_argument(
+        "--save-predictions",
+        action="store_true",
+        help="write every predicted label map as a palette PNG at the image's own size",
+    )
+    group.add_argument(
+        "--save-overlays",
+        type=positive_int,
+        metavar="N",
+        help="draw image, prediction and ground truth of N images, evenly spaced in the list, in one picture",
+    )
 
 
 def positive_int(text: str) -> int:
@@ -88,7 +114,7 @@ def load(args: argparse.Namespace) -> Config:
     """
     config = load_config(args.config, args.set)
     for override in args.set:
-        print(f"set {override}")
+        say(f"set {override}")
     if args.limit is not None:
         limits = [n for n in (args.limit, config.max_images) if n is not None]
         config = dataclasses.replace(config, max_images=min(limits))

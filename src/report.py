@@ -22,7 +22,8 @@ from typing import Any
 
 from src import cli
 from src.errors import UserError
-from src.output import charts, results
+from src.output import charts
+from src.result_files import write_result
 
 EXPERIMENTS = ("training-free", "one-shot", "infoscore")
 KEPT = re.compile(r"\.\d{8}-\d{6}(-\d+)?$")  # the date in the name of an earlier result that was kept
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> None:
     found = [read_result(path) for path in find_results(args.results)]
     titles = column_titles([result.path for result in found])
     table = markdown(found, titles)
-    results.write_result(args.output, table)
+    write_result(args.output, table)
     written = [args.output]
     scored = [(title, result) for title, result in zip(titles, found, strict=True) if result.scores]
     if scored:

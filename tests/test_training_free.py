@@ -206,7 +206,7 @@ def test_results_that_cannot_be_written_are_noticed_before_the_work(
 
 def test_a_device_that_is_not_there_is_refused(config_file: ConfigFile, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(config_file(), "--device", "gpu") == 2
-    assert capsys.readouterr().err == "error: --device gpu: expected auto, cpu, cuda or cuda:N\n"
+    assert capsys.readouterr().err == "error: --device gpu: expected auto, cpu, cuda, cuda:N or mps\n"
 
 
 def test_debug_shows_the_traceback_too(config_file: ConfigFile, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,9 +58,10 @@ class Evaluation:
     images: int
     seconds: float
 
-    def timing(self) -> dict[str, float | int]:
-        """Image count, seconds and images per second, as plain values."""
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Plain values: the scores of the C classes ``names``, image count, seconds and images per second."""
         return {
+            **self.confusion.to_dict(names),
             "images": self.images,
             "seconds": self.seconds,
             "images_per_second": self.images / self.seconds,

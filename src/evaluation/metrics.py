@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from src.screen import display_width, table
 
 
 class ConfusionMatrix:
@@ -46,3 +51,23 @@ class ConfusionMatrix:
     def miou(self) -> float:
         """Mean of :attr:`iou` over all C classes, background included."""
         return float(self.iou.mean())
+
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Plain values: mIoU; IoU, intersection and union of each of the C classes ``names``; the counts."""
+        columns = (names, self.iou.tolist(), self.intersection.tolist(), self.union.tolist())
+        keys = ("name", "iou", "intersection", "union")
+        return {
+            "miou": self.miou,
+            "classes": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
+            "confusion": self.counts.tolist(),
+        }
+
+
+def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:
+    """Per-class IoU in percent for the screen, two classes a line, and ``miou`` as the last line."""
+    cells = [(name, f"{100 * value:.2f}") for name, value in zip(names, iou, strict=True)]
+    half = (len(cells) + 1) // 2
+    halves = [[*cells[:half], ("mIoU", miou)], [*cells[half:], *[("", "")] * (2 * half - len(cells) + 1)]]
+    left, right = (table(rows).split("\n") for rows in halves)
+    width = max(map(display_width, left))
+    return "\n".join(f"{a}{' ' * (width - display_width(a))}   {b}".rstrip() for a, b in zip(left, right, strict=True))

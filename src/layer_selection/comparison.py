@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from src.layer_selection.infoscore import InfoScore, LayerScores
 from src.layer_selection.ranking import check_images
 from src.method import attention
 from src.method.segmenter import Segmenter
+from src.screen import table
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class Comparison:
     def rho(self) -> float:
         """Spearman's rank correlation between InfoScore and mIoU over the layers."""
         return float(spearmanr(self.scores.infoscore.numpy(), self.single_layer_miou).statistic)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: rho, and name, layers and mIoU of every choice."""
+        choices = [{"name": c.name, "layers": c.layers, "miou": c.confusion.miou} for c in self.choices]
+        return {"spearman_rho": self.rho, "choices": choices}
+
+    def table(self) -> str:
+        """mIoU of every choice in percent and rho, for the screen."""
+        rows = [(f"{c.name} {list(c.layers)}", f"{100 * c.confusion.miou:.2f}") for c in self.choices]
+        rho = f"  Spearman's rho between InfoScore and mIoU of the layers: {self.rho:.2f}"
+        return f"{table([('layers', 'mIoU'), *rows])}\n{rho}"
 
 
 @torch.no_grad()

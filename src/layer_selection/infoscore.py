@@ -7,6 +7,7 @@ A layer is good if its attention in one image is about few prompts (low entropy 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.method.attention import upsample
+from src.screen import table
 
 CLAMP = 1e-6
 
@@ -52,6 +54,20 @@ class LayerScores:
         columns = (self.mean_image_entropy, self.dataset_entropy, self.entropy_ratio, self.cov, self.infoscore)
         values = torch.stack(columns, 1).tolist()
         return [(layer, *row, ranking.index(layer) + 1) for layer, row in enumerate(values)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: the layers in order of InfoScore, and the rows."""
+        return {
+            "layers_by_infoscore": self.ranking,
+            "table": [dict(zip(COLUMNS, row, strict=True)) for row in self.rows()],
+        }
+
+    def table(self) -> str:
+        """The rows for the screen."""
+        header = ("layer", "image entropy", "dataset entropy", "ratio", "CoV", "InfoScore", "rank")
+        formats = ("d", ".4f", ".4f", ".4f", ".3f", ".3f", "d")
+        cells = [[format(value, form) for value, form in zip(row, formats, strict=True)] for row in self.rows()]
+        return table([header, *cells])
 
 
 def prompt_shares(maps: Tensor, image_size: int) -> Tensor:

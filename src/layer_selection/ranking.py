@@ -24,6 +24,7 @@ from src.layer_selection.infoscore import InfoScore, LayerScores
 from src.method.blip import Blip
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
+from src.screen import say
 from src.sources import source_files
 
 
@@ -90,7 +91,7 @@ def choose_layers(
         write_text(path, json.dumps({"ranking": ranking, "digest": digest}) + "\n")
         origin = f"computed on {len(entries)} images"
     layers = tuple(sorted(ranking[: config.model.top_k]))
-    print(f"layers: {list(layers)}  # top {config.model.top_k} by InfoScore, {origin}")
+    say(f"layers: {list(layers)}  # top {config.model.top_k} by InfoScore, {origin}")
     return layers
 
 

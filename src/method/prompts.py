@@ -6,9 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from src.errors import UserError
 
 TEMPLATE = "Image of {word}."
@@ -39,11 +36,6 @@ class PromptSet:
     @property
     def prompts(self) -> list[str]:
         return [TEMPLATE.format(word=word) for word in self.words]
-
-    @property
-    def class_of_prompt(self) -> Tensor:
-        """[P] int64, the class of every prompt."""
-        return torch.repeat_interleave(torch.tensor(self.prompts_per_class))
 
     def __len__(self) -> int:
         return len(self.words)

@@ -17,6 +17,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.method.segmenter import Segmenter
 from src.paths import resolve
+from src.screen import say
 
 Place = Literal["none", "memory", "disk"]
 
@@ -106,7 +107,7 @@ def choose_place(wanted: Literal["auto"] | Place, needed: int, passes: int, fold
         place = "none"
     else:
         place = "memory" if needed < memory / 2 else "disk" if needed < disk / 2 else "none"
-    print(
+    say(
         f"image embeddings: {needed / 1e9:.2f} GB ({memory / 1e9:.1f} GB of memory and {disk / 1e9:.1f} GB of disk are "
         f"free), kept: {place}"
     )

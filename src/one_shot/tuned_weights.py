@@ -12,7 +12,7 @@ from safetensors.torch import save
 from src.errors import UserError
 from src.method.segmenter import Segmenter
 from src.one_shot.tuning import Tunable
-from src.output.results import write_json, write_result
+from src.result_files import write_json, write_result
 
 
 def save_tuned(path: Path, tunable: Tunable, origin: dict[str, Any]) -> None:

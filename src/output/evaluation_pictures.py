@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from src.cli import positive_int
 from src.data.dataset import SegmentationDataset
 from src.data.images import read_image, read_mask
 from src.data.lists import ListEntry
@@ -18,22 +16,6 @@ from src.evaluation.evaluate import Observer, Prediction
 from src.evaluation.metrics import ConfusionMatrix
 from src.files import write_bytes
 from src.output import charts, pictures
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for an evaluation's pictures to ``parser``."""
-    group = parser.add_argument_group("pictures of the evaluation", "written beside output.csv")
-    group.add_argument(
-        "--save-predictions",
-        action="store_true",
-        help="write every predicted label map as a palette PNG at the image's own size",
-    )
-    group.add_argument(
-        "--save-overlays",
-        type=positive_int,
-        metavar="N",
-        help="draw image, prediction and ground truth of N images, evenly spaced in the list, in one picture",
-    )
 
 
 class EvaluationPictures:

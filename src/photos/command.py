@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,46 +25,16 @@ from src.method.blip import load_configured
 from src.method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned
-from src.output import pictures, results
+from src.output import pictures
 from src.paths import resolve
+from src.result_files import write_result
 from src.runtime import choose_device
+from src.screen import note, say, table
 
 FOLDER = "results/photos"
 MOST_CLASSES = 254  # labels are bytes; 0 is the background, 255 stands for ignored pixels
 MOST_MISSING = 10  # so many classes without pixels are still worth a word each
 OURS = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for photos to ``parser``."""
-    group = parser.add_argument_group("photos", "segment images of your own instead of the configuration's list")
-    group.add_argument(
-        "--images", nargs="+", type=Path, metavar="PATH", help="image files, or folders of which every image is taken"
-    )
-    group.add_argument(
-        "--classes",
-        metavar="WORDS",
-        help='what to look for: classes apart by ";", words for the same thing after "=", such as '
-        '"cat; dog = puppy, hound; my red mug" (default: the class file)',
-    )
-    group.add_argument(
-        "--background",
-        metavar="WORDS",
-        help='what else may be there, such as "table, wall" (default: the background words of the class file)',
-    )
-    group.add_argument("--save-heatmaps", action="store_true", help="also draw how strongly each class was seen where")
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse options that belong to the other way of running the script.
-
-    Raises:
-        UserError: an option for photos without ``--images``.
-    """
-    given = {"--classes": args.classes, "--background": args.background, "--save-heatmaps": args.save_heatmaps}
-    for option, value in given.items():
-        if value and not args.images:
-            raise UserError(f"{option} goes with --images PATH: it says what to do with photos of your own")
 
 
 def segment_photos(args: argparse.Namespace, config: Config) -> None:
@@ -90,9 +59,9 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     unknown = blip.unknown_words(list(prompts.words))
     if unknown:
         words = ", ".join(f'"{word}"' for word in unknown)
-        print(f"note: the vocabulary of {blip.name} cannot spell {words}; expect little of it", file=sys.stderr)
+        note(f"note: the vocabulary of {blip.name} cannot spell {words}; expect little of it")
     classes = len(prompts.class_names) - 1
-    print(f"{blip.name} on {device}: {classes} classes, {len(prompts)} prompts, {len(photos)} images")
+    say(f"{blip.name} on {device}: {classes} classes, {len(prompts)} prompts, {len(photos)} images")
 
     unreadable = []
     for path, name in photos:
@@ -100,14 +69,14 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
             image = read_photo(path)
         except UserError as error:
             unreadable.append(path)
-            print(f"left out: {error}", file=sys.stderr)
+            note(f"left out: {error}")
             continue
         answer = segment_photo(segmenter, image, config)
-        print(f"\n{path}  {image.shape[1]} x {image.shape[0]}\n{answer.text(prompts.class_names)}")
+        say(f"\n{path}  {image.shape[1]} x {image.shape[0]}\n{answer.text(prompts.class_names)}")
         labels, overlay, *heat_maps = write_pictures(
             output / name, image, answer, prompts.class_names, args.save_heatmaps
         )
-        print(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
+        say(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
     if unreadable:
         names = ", ".join(map(str, unreadable))
         raise UserError(f"{len(unreadable)} of {len(photos)} images could not be read: {names}")
@@ -135,7 +104,7 @@ def photo_prompts(args: argparse.Namespace, config: Config) -> PromptSet:
         background = [word for word in words if word.lower() not in asked]
         taken = [word for word in words if word.lower() in asked]
         if taken:
-            print(f"no background words here, since they are classes: {', '.join(taken)}")
+            say(f"no background words here, since they are classes: {', '.join(taken)}")
         if not background:
             raise UserError("no background words are left; name some with --background")
     entries = [ClassEntry(background[0], tuple(background[1:])), *foreground]
@@ -273,9 +242,8 @@ class Answer:
     def text(self, names: Sequence[str]) -> str:
         """Class, share of pixels and matching score, largest first; classes without a pixel after them."""
         rows = sorted(zip(self.shares, self.itm, names, strict=True), key=lambda row: -row[0])
-        width = max(12, *(len(name) for share, _, name in rows if share))
-        lines = [f"  {'class':<{width}}{'pixels':>9}{'itm':>7}"]
-        lines += [f"  {name:<{width}}{100 * share:>8.1f}%{itm:>7.2f}" for share, itm, name in rows if share]
+        found = [(name, f"{100 * share:.1f}%", f"{itm:.2f}") for share, itm, name in rows if share]
+        lines = [table([("class", "pixels", "itm"), *found])]
         missing = [f"{name} (itm {itm:.2f})" for share, itm, name in rows if not share]
         if 0 < len(missing) <= MOST_MISSING:
             lines.append(f"  not found: {', '.join(missing)}")
@@ -336,7 +304,7 @@ def write_pictures(stem: Path, image: np.ndarray, answer: Answer, names: Sequenc
 
 def _write(stem: Path, ending: str, content: bytes) -> Path:
     path = stem.with_name(f"{stem.name}_{ending}.png")
-    results.write_result(path, content)
+    write_result(path, content)
     return path
 
 

@@ -145,9 +145,10 @@ def test_an_unreadable_image_ends_the_evaluation_with_its_name(
 
 def test_timing_counts_images(make_config: Callable[..., Config], fused: Blip) -> None:
     config = make_config()
-    timing = evaluate(*setup(config, fused), config).timing()
-    assert timing["images"] == 3
-    assert timing["images_per_second"] == pytest.approx(3 / timing["seconds"])
+    segmenter, dataset = setup(config, fused)
+    values = evaluate(segmenter, dataset, config).to_dict(segmenter.prompts.class_names)
+    assert values["images"] == 3
+    assert values["images_per_second"] == pytest.approx(3 / values["seconds"])
 
 
 def test_running_score_is_shown(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from src.evaluation.metrics import ConfusionMatrix
+from src.evaluation.metrics import ConfusionMatrix, score_table
 from tests.oracles.method import plain_iou
 
 
@@ -62,3 +64,31 @@ def test_more_pixels_than_float32_can_count() -> None:
     confusion.counts[0, 0] = 2**40
     confusion.update(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8))
     assert confusion.intersection.tolist() == [2**40 + 1, 0]
+
+
+def test_scores_as_values_are_plain_and_complete() -> None:
+    confusion = ConfusionMatrix(2, 255)
+    confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
+    values = confusion.to_dict(("background", "cat"))
+    assert values == {
+        "miou": 0.5,
+        "classes": [
+            {"name": "background", "iou": 0.5, "intersection": 1, "union": 2},
+            {"name": "cat", "iou": 0.5, "intersection": 1, "union": 2},
+        ],
+        "confusion": [[1, 1], [0, 1]],
+    }
+    assert json.loads(json.dumps(values)) == values
+
+
+LEFT_COLUMN = ("50.00", "25.00", "29.17")
+
+
+def test_the_table_on_the_screen_has_every_class_and_the_mean() -> None:
+    table = score_table(["background", "a class of a long name", "dog"], [0.5, 0.25, 0.125], "29.17")
+    assert [line.split() for line in table.splitlines()] == [
+        ["background", "50.00", "dog", "12.50"],
+        ["a", "class", "of", "a", "long", "name", "25.00"],
+        ["mIoU", "29.17"],
+    ]
+    assert len({line.index(number) for line, number in zip(table.splitlines(), LEFT_COLUMN, strict=True)}) == 1

@@ -1,4 +1,4 @@
-"""Result files: CSV tables, a JSON that says where the numbers come from, and the table on the screen.
+"""Result files: what they are called and how they are written. (What is in them is said by the results themselves.)
 
 Files appear whole or not at all. A result that is already there is never lost: if the new one differs, the earlier file
 stays beside it under a name that carries its date.
@@ -10,23 +10,16 @@ import csv
 import io
 import json
 import math
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from src.config.schema import Config
-from src.evaluation.metrics import ConfusionMatrix
 from src.files import write_bytes, write_text
-from src.method.prompts import PromptSet
-from src.paths import REPOSITORY, resolve
+from src.paths import resolve
+from src.screen import say
 
 VOLATILE = ("date", "seconds", "images_per_second")
 """Keys of result files whose values differ from run to run of the same command."""
@@ -44,13 +37,13 @@ class Outputs:
     directory: Path | None
     multi_prompt: bool
 
-    def path(self, configured: str, ending: str | None = None) -> Path:
-        """Where the file that the configuration calls ``configured`` goes; ``ending`` replaces its suffix."""
+    def path(self, configured: str) -> Path:
+        """Where the file that the configuration calls ``configured`` goes."""
         path = resolve(configured)
         if self.directory is not None:
             path = self.directory / path.name
         stem = path.stem + ("_multi" if self.multi_prompt else "")
-        return path.with_name(stem + (path.suffix if ending is None else ending))
+        return path.with_name(stem + path.suffix)
 
     def infoscore_csv(self, config: Config) -> Path:
         """Where InfoScore goes: ``output.infoscore_csv``, by default beside ``output.csv``."""
@@ -76,7 +69,7 @@ def keep_earlier(path: Path, content: bytes) -> None:
         kept = path.with_name(f"{path.stem}.{date}-{number}{path.suffix}")
         number += 1
     path.rename(kept)
-    print(f"kept the earlier {path.name} as {kept.name}")
+    say(f"kept the earlier {path.name} as {kept.name}")
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -117,62 +110,3 @@ def _lasting(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: _lasting(value) for key, value in values.items() if key not in VOLATILE}
     return [_lasting(value) for value in values] if isinstance(values, list) else values
-
-
-def iou_values(confusion: ConfusionMatrix, names: Sequence[str]) -> dict[str, Any]:
-    """Scores of an evaluation as plain values: mIoU, and IoU, intersection and union per class."""
-    return {
-        "miou": confusion.miou,
-        "classes": [
-            {"name": name, "iou": iou, "intersection": intersection, "union": union}
-            for name, iou, intersection, union in zip(
-                names,
-                confusion.iou.tolist(),
-                confusion.intersection.tolist(),
-                confusion.union.tolist(),
-                strict=True,
-            )
-        ],
-        "confusion": confusion.counts.tolist(),
-    }
-
-
-def provenance(config: Config, prompts: PromptSet, layers: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """Where numbers come from: command, settings, prompts, software, hardware, commit."""
-    cuda = device.type == "cuda"
-    return {
-        "command": " ".join(sys.argv),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "config_file": config.source,
-        "config": config.to_dict(),
-        "layers": list(layers),
-        "prompts": prompts.prompts,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "cuda": torch.version.cuda if cuda else None,
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "git_commit": _git_commit(),
-    }
-
-
-def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:
-    """Per-class IoU in percent for the screen, two classes a line, and ``miou`` as the last line."""
-    cells = [f"{name:<16}{100 * value:6.2f}" for name, value in zip(names, iou, strict=True)]
-    half = (len(cells) + 1) // 2
-    right = cells[half:] + [""] * (2 * half - len(cells))
-    lines = [f"  {a}     {b}".rstrip() for a, b in zip(cells[:half], right, strict=True)]
-    return "\n".join([*lines, f"  {'mIoU':<16}{miou:>6}"])
-
-
-def _git_commit() -> str | None:
-    """Commit of this checkout, with ``+`` if tracked files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

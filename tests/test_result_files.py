@@ -10,15 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.evaluation.metrics import ConfusionMatrix
 from src.files import check_writable, replacing, write_text
-from src.method.prompts import PromptSet
-from src.output.results import Outputs, csv_text, iou_values, provenance, score_table, write_json, write_result
 from src.paths import REPOSITORY
+from src.result_files import Outputs, csv_text, write_json, write_result
 
 
 def names_in(folder: Path) -> list[str]:
@@ -32,14 +29,12 @@ def test_paths_are_the_configurations_or_in_the_output_folder(tmp_path: Path) ->
     assert Outputs(None, False).path("results/iou.csv") == REPOSITORY / "results/iou.csv"
     assert Outputs(None, False).path("/elsewhere/iou.csv") == Path("/elsewhere/iou.csv")
     assert Outputs(tmp_path, False).path("results/iou.csv") == tmp_path / "iou.csv"
-    assert Outputs(tmp_path, False).path("results/iou.csv", ".json") == tmp_path / "iou.json"
 
 
 def test_multi_prompt_names_end_in_multi(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path, True)
     assert outputs.path("results/iou.csv") == tmp_path / "iou_multi.csv"
     assert outputs.path("results/my.run.csv") == tmp_path / "my.run_multi.csv"
-    assert outputs.path("results/iou.csv", ".json") == tmp_path / "iou_multi.json"
 
 
 def test_infoscore_lies_beside_the_csv_unless_told_otherwise(make_config: Callable[..., Config]) -> None:
@@ -169,41 +164,3 @@ def test_what_was_no_json_is_kept_too(tmp_path: Path) -> None:
 def test_csv_has_a_header_and_floats_in_full() -> None:
     text = csv_text(("Class Name", "IoU"), [("background", 1 / 3), ("cup, red", 0.0)])
     assert text == 'Class Name,IoU\nbackground,0.3333333333333333\n"cup, red",0.0\n'
-
-
-def test_scores_as_values_are_plain_and_complete() -> None:
-    confusion = ConfusionMatrix(2, 255)
-    confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
-    values = iou_values(confusion, ("background", "cat"))
-    assert values == {
-        "miou": 0.5,
-        "classes": [
-            {"name": "background", "iou": 0.5, "intersection": 1, "union": 2},
-            {"name": "cat", "iou": 0.5, "intersection": 1, "union": 2},
-        ],
-        "confusion": [[1, 1], [0, 1]],
-    }
-    assert json.loads(json.dumps(values)) == values
-
-
-def test_provenance_says_where_numbers_come_from(make_config: Callable[..., Config]) -> None:
-    prompts = PromptSet(("background", "cat"), ("sky", "cat"), (1, 1))
-    config = make_config()
-    values = provenance(config, prompts, (0, 2), torch.device("cpu"))
-    assert values["prompts"] == ["Image of sky.", "Image of cat."]
-    assert values["layers"] == [0, 2]
-    assert values["config"]["crf"] == {"iters": 2}
-    assert values["config"]["model"]["image_size"] == 64
-    assert values["torch"] == torch.__version__
-    assert (values["device"], values["cuda"]) == ("cpu", None)
-    assert {"transformers", "python", "git_commit", "date", "command", "config_file"} <= values.keys()
-    json.dumps(values)
-
-
-def test_the_table_on_the_screen_has_every_class_and_the_mean() -> None:
-    table = score_table(["background", "cat", "dog"], [0.5, 0.25, 0.125], "29.17")
-    assert [line.split() for line in table.splitlines()] == [
-        ["background", "50.00", "dog", "12.50"],
-        ["cat", "25.00"],
-        ["mIoU", "29.17"],
-    ]

@@ -1,0 +1,83 @@
+"""The result of one-shot tuning: several runs, their mean and their standard deviation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from src.evaluation.evaluate import Evaluation
+from src.evaluation.metrics import score_table
+
+
+def run_record(
+    run: int, evaluation: Evaluation, names: Sequence[str], losses: Sequence[float], supports: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What is kept of one run, as plain values: scores, losses of all steps, and the supports as described."""
+    return {"run": run, **evaluation.to_dict(names), "losses": list(losses), "supports": list(supports)}
+
+
+@dataclass(frozen=True)
+class OneShotSummary:
+    """Scores over the runs of one-shot tuning, as fractions; standard deviations are those of a population.
+
+    Args:
+        names: C class names.
+        runs: a record per run, from :func:`run_record`.
+    """
+
+    names: Sequence[str]
+    runs: Sequence[dict[str, Any]]
+
+    @property
+    def mious(self) -> list[float]:
+        return [record["miou"] for record in self.runs]
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.mious)
+
+    @property
+    def std(self) -> float:
+        return statistics.pstdev(self.mious)
+
+    @property
+    def ious(self) -> list[list[float]]:
+        """[runs, C]."""
+        return [[entry["iou"] for entry in record["classes"]] for record in self.runs]
+
+    @property
+    def class_means(self) -> list[float]:
+        """[C]."""
+        return [statistics.fmean(values) for values in zip(*self.ious, strict=True)]
+
+    @property
+    def class_stds(self) -> list[float]:
+        """[C]."""
+        return [statistics.pstdev(values) for values in zip(*self.ious, strict=True)]
+
+    @property
+    def classwise_header(self) -> list[str]:
+        return ["Classname", *(f"IOU Run_{run}" for run in range(len(self.runs)))]
+
+    def classwise_rows(self) -> list[tuple[object, ...]]:
+        """A row per class: its name and its IoU in every run."""
+        return list(zip(self.names, *self.ious, strict=True))
+
+    def summary_rows(self) -> list[tuple[object, ...]]:
+        """A row per run with its mIoU, then mean and standard deviation."""
+        return [*enumerate(self.mious), ("mean", self.mean), ("std", self.std)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: mean and standard deviation of mIoU, mean IoU per class, every run."""
+        return {
+            "miou_mean": self.mean,
+            "miou_std": self.std,
+            "classes": [{"name": name, "iou": iou} for name, iou in zip(self.names, self.class_means, strict=True)],
+            "runs": list(self.runs),
+        }
+
+    def table(self) -> str:
+        """Mean IoU per class and mIoU with its standard deviation, for the screen."""
+        return score_table(self.names, self.class_means, f"{100 * self.mean:.2f} ± {100 * self.std:.2f}")

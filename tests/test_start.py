@@ -1,0 +1,39 @@
+"""What is answered before torch is imported, which takes seconds: --help, wrong options, wrong configurations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from src.paths import REPOSITORY
+
+WATCHED = """
+import runpy, sys
+script, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+    runpy.run_path(script, run_name="__main__")
+except SystemExit as end:
+    print("exit", end.code, "torch" if "torch" in sys.modules else "no torch")
+"""
+SCRIPTS = ("training_free_blip.py", "compute_infoscore_blip.py", "one_shot_blip.py")
+CONFIG = "configs/miniature_one_shot.yaml"
+ANSWERED = {
+    "help": ["--help"],
+    "no_such_option": ["--confg", CONFIG],
+    "no_such_file": ["--config", "configs/none.yaml"],
+    "unknown_key": ["--config", CONFIG, "--set", "crf.iterations=3"],
+    "wrong_class_file": ["--config", CONFIG, "--set", "class_name_dir=configs/classes/coco.json"],
+    "no_list": ["--config", CONFIG, "--set", "oneshot.test_list=nowhere.txt"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("arguments", ANSWERED.values(), ids=ANSWERED)
+def test_answers_without_torch(script: str, arguments: list[str]) -> None:
+    command = [sys.executable, "-c", WATCHED, script, *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    expected = "0" if arguments == ["--help"] else "2"
+    assert done.stdout.splitlines()[-1] == f"exit {expected} no torch", done.stderr
+    assert "Traceback" not in done.stderr
