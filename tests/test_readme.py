@@ -77,8 +77,13 @@ def test_modules(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert cli.run(report, [str(tmp_path)]) == 2
     else:
         with pytest.raises(SystemExit) as end:  # --help comes last: everything before it must be known
-            importlib.import_module(module).main([*arguments, "--help"])
+            importlib.import_module(_command_of(module)).main([*arguments, "--help"])
         assert end.value.code == 0
+
+
+def _command_of(module: str) -> str:
+    """What ``python -m module`` runs: a package's ``__main__``."""
+    return f"{module}.__main__" if (REPOSITORY / module.replace(".", "/")).is_dir() else module
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))

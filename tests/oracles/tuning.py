@@ -49,7 +49,7 @@ def plain_tune(
     for parameter in trained:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
-    class_weights = torch.ones(len(prompts_per_class))
+    class_weights = torch.ones(len(prompts_per_class), device=input_ids.device)
     class_weights[0] = 0.5
     criterion = nn.NLLLoss(weight=class_weights, ignore_index=255)
     losses = []

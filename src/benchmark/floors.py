@@ -1,0 +1,48 @@
+"""The least that each stage must take: its matrix products at a measured rate, its memory at a measured copy rate."""
+
+from __future__ import annotations
+
+import torch
+
+from src.benchmark.options import RUNS, STEP_IMAGES, Options
+from src.benchmark.stopwatch import best_of
+from src.benchmark.workload import Words, vocabulary
+from src.config.schema import CrfConfig
+from src.runtime import choose_device
+
+
+def floors(options: Options) -> dict[str, float]:
+    """Least seconds per image of each stage of the job; no implementation in float32 can be faster."""
+    device = choose_device(options.device)
+    rate, copy = matmul_rate(device), copy_rate(device)
+    prompts = vocabulary(options)
+    tokens = Words()(prompts.prompts).input_ids.numel()
+    classes, size, patches = len(prompts.class_names), options.image_size, 1 + (options.image_size // 16) ** 2
+    vision = 24 * 2 * (12 * patches * 1024**2 + 2 * patches**2 * 1024)
+    keys_values = 2 * patches * 1024 * 768
+    text = 12 * 2 * (14 * tokens * 768**2 + keys_values + 2 * tokens * patches * 768)
+    iterations, full_size = CrfConfig().iters, 4 * classes * size**2
+    crf = max(iterations * 2 * 225 * classes * (size // 4) ** 2 / rate, iterations * full_size / copy)
+    once = full_size / copy
+    least = {"vision": vision / rate, "text": text / rate, "maps": once, "CRF": crf, "metric": once}
+    if options.what == "infoscore":
+        del least["CRF"], least["metric"]
+        least["maps"] = 0.0  # patch maps: next to nothing
+    if options.what == "tuning":
+        least = {"step": STEP_IMAGES * 2 * text / rate}  # forward and backward
+    if options.what == "runs":
+        least = {stage: seconds * (1 if stage == "vision" else RUNS) for stage, seconds in least.items()}
+    return least
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Floating-point operations per second of one large float32 product."""
+    a = torch.randn(2048, 2048, device=device)
+    return 2 * 2048**3 / best_of(lambda: a @ a, device)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes per second read by one large copy."""
+    a = torch.empty(64 * 2**20, device=device)
+    b = torch.empty_like(a)
+    return a.nbytes / best_of(lambda: b.copy_(a), device)

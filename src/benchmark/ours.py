@@ -1,0 +1,85 @@
+"""This project's way, stage by stage."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from src.benchmark import workload
+from src.benchmark.options import AMP, RUNS, Options
+from src.benchmark.stopwatch import Stopwatch
+from src.config.schema import CrfConfig, OneShotConfig
+from src.layer_selection.infoscore import InfoScore
+from src.method.blip import Blip, prepare
+from src.method.crf import ConvCRF
+from src.method.segmenter import Segmenter, labels_of
+from src.one_shot.tuning import LabelledImage, Tunable, tune
+
+
+class Ours:
+    """The jobs of the benchmark as this project does them.
+
+    Args:
+        options: what is asked.
+        device: where to compute.
+    """
+
+    def __init__(self, options: Options, device: torch.device) -> None:
+        tokenizer = cast(PreTrainedTokenizerBase, cast(object, workload.Words()))
+        blip = Blip(prepare(workload.model_on(device)), tokenizer, "random BLIP-large")
+        crf = ConvCRF(iterations=CrfConfig().iters)
+        prompts, layers = workload.vocabulary(options), workload.layers_of(options)
+        self.segmenter = Segmenter(blip, prompts, layers, options.image_size, crf, AMP[options.amp])
+        self.device = device
+        self.jobs = {
+            "segment": self.segment,
+            "infoscore": self.infoscore,
+            "tuning": self.tuning,
+            "runs": self.runs,
+            "nothing": self.nothing,
+        }
+
+    def segment(self, watch: Stopwatch, jpegs: list[bytes], embeds: Tensor | None = None) -> None:
+        """One batch from JPEG to counted labels; ``embeds`` spares the encoding."""
+        segmenter = self.segmenter
+        pixels = watch("read", self._read, jpegs)
+        with torch.no_grad():
+            if embeds is None:
+                embeds = watch("vision", segmenter.encode_images, pixels)
+            seen = watch("text", segmenter.attend, embeds)
+            unary = watch("maps", segmenter.unary, seen)
+            scores = watch("CRF", segmenter.refine, unary, pixels)
+            watch("metric", lambda: workload.count(labels_of(scores), scores.shape[1]))
+
+    def infoscore(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
+        """All layers' scores of one batch."""
+        segmenter = self.segmenter
+        pixels = watch("read", self._read, jpegs)
+        with torch.no_grad():
+            embeds = watch("vision", segmenter.encode_images, pixels)
+            seen = watch("text", segmenter.attend, embeds)
+            scores = InfoScore(len(segmenter.layers), segmenter.image_size)
+            watch("maps", lambda: [scores.update(layer, seen.prompt_maps(layer)) for layer in segmenter.layers])
+
+    def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
+        """One optimiser step on images that were encoded before: that is done once per run."""
+        embeds = [self.segmenter.encode_images(self._read([jpeg]))[0] for jpeg in jpegs]
+        labels = [each.to(self.device) for each in workload.random_labels(self.segmenter.image_size, len(jpegs))]
+        images = [LabelledImage(*pair) for pair in zip(embeds, labels, strict=True)]
+        one_step = OneShotConfig(num_iterations=1, batch_gradient_accumulation=len(images))
+        watch("step", tune, Tunable(self.segmenter), images, one_step, workload.IGNORED, "tuning")
+
+    def runs(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
+        """A query image in five runs: encoded once, its embeddings kept."""
+        embeds = watch("vision", self.segmenter.encode_images, self._read(jpegs))
+        for _ in range(RUNS):
+            self.segment(watch, jpegs, embeds)
+
+    def nothing(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
+        """Only what the model itself takes."""
+
+    def _read(self, jpegs: list[bytes]) -> Tensor:
+        return torch.stack([workload.read(jpeg, self.segmenter.image_size) for jpeg in jpegs]).to(self.device)
