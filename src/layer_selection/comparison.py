@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from src.config.schema import Config
 from src.data.dataset import SegmentationDataset, batches
 from src.data.lists import ListEntry
-from src.errors import UserError
+from src.disk import require_space
 from src.evaluation.evaluate import predictions_of
 from src.evaluation.metrics import ConfusionMatrix
 from src.layer_selection.infoscore import InfoScore, LayerScores
@@ -92,7 +91,9 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     choices += [_choice("all layers", layers, config, segmenter)]
     shape = (len(entries), len(layers), config.dataset.num_classes, segmenter.num_patches)
     scratch.mkdir(parents=True, exist_ok=True)
-    _check_room(scratch, 4 * math.prod(shape))
+    # before the work: a memory map that outgrows its disk ends the process without a word
+    remedy = "use --limit, or --output-dir on another disk"
+    require_space(scratch, 4 * math.prod(shape), "--compare, with the class maps that it keeps,", remedy)
     with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
         kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
         with tqdm(total=len(dataset), desc="comparing layers", unit="image", dynamic_ncols=True) as bar:
@@ -116,16 +117,6 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
         del kept
     last = Choice("last layer", (layers[-1],), choices[len(layers) - 1].confusion)
     return Comparison(scores, [*choices[: len(layers)], best, *choices[len(layers) :], last])
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    # a memory map that outgrows its disk ends the process without a word
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"--compare keeps {needed / 1e9:.1f} GB of class maps in {folder}, where {free / 1e9:.1f} GB are free; use "
-            "--limit, or --output-dir on another disk"
-        )
 
 
 def _choice(name: str, layers: tuple[int, ...], config: Config, segmenter: Segmenter) -> Choice:

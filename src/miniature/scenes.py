@@ -12,8 +12,7 @@ from src.miniature.canvas import Canvas, Frame, Pen
 from src.miniature.objects import HOMES, LOOKS, WIDE, Look
 from src.miniature.words import CLASSES
 
-SIDE = 384  # longer side of every scene, pixels
-SHAPES = ((384, 384), (288, 384), (384, 288))  # height and width
+SHAPES = ((384, 384), (288, 384), (384, 288))  # height and width, pixels
 SHAPE_CHANCES = (0.6, 0.25, 0.15)
 OBJECT_COUNT_CHANCES = (0.55, 0.35, 0.10)  # one, two, three objects
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from src.config.schema import Config
+from src.disk import free_space
 from src.errors import UserError
 from src.method.segmenter import Segmenter
 from src.paths import resolve
@@ -99,8 +99,7 @@ def choose_place(wanted: Literal["auto"] | Place, needed: int, passes: int, fold
     ``auto``: nowhere if they are asked for once, in memory if they fit in half of what is free, else on disk if they
     fit in half of what is free there, else nowhere.
     """
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(existing).free
+    memory, disk = psutil.virtual_memory().available, free_space(folder)
     if wanted != "auto":
         place: Place = wanted
     elif passes == 1:

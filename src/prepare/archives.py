@@ -14,9 +14,11 @@ from typing import IO
 
 from tqdm import tqdm
 
+from src.disk import require_space
 from src.errors import UserError
 from src.files import replacing
-from src.prepare.space import require_space
+
+MAKE_ROOM = "make room or choose another --root"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
                 if not (target.is_file() and target.stat().st_size == member.size):
                     missing.append((member, target))
             cut_short = sum(target.is_file() for _, target in missing)
-            require_space(folder, sum(member.size for member, _ in missing), f"unpacking {archive.name}")
+            needed = sum(member.size for member, _ in missing)
+            require_space(folder, needed, f"unpacking {archive.name}", MAKE_ROOM)
             for member, target in tqdm(missing, desc=f"unpacking {archive.name}", unit="file", disable=not missing):
                 with replacing(target) as temporary, member.open() as source, temporary.open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)

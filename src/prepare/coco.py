@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from src.disk import GB, require_space
 from src.errors import UserError
 from src.files import write_text
-from src.prepare.archives import extract
+from src.prepare.archives import MAKE_ROOM, extract
 from src.prepare.coco_masks import Instances, MaskJob, draw_and_save, read_instances
 from src.prepare.download import download_coco
 from src.prepare.lists import check_list, say_count, write_list
 from src.prepare.masks import MASK_BYTES, names_in
 from src.prepare.parallel import for_each
-from src.prepare.space import GB, require_space
 
 EXPECTED_LINES = {"train": 82_081, "val": 40_137}
 EXPECTED_CATEGORIES = 80
@@ -66,7 +66,7 @@ def _fetch(root: Path, splits: tuple[str, ...], download: bool) -> None:
         complete = {name: folder.is_dir() for name, folder in folders.items()}
         complete[ANNOTATIONS_ARCHIVE] = all(path.is_file() for path in files.values())
         missing = [name for name, done in complete.items() if not done and not (root / name).is_file()]
-        require_space(root, sum(ARCHIVE_BYTES[name] for name in missing), "downloading and unpacking")
+        require_space(root, sum(ARCHIVE_BYTES[name] for name in missing), "downloading and unpacking", MAKE_ROOM)
         for name in missing:
             download_coco(name, root)
     wanted = {f"annotations/{path.name}" for path in files.values()}
@@ -107,7 +107,7 @@ def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: b
     _match_record(folder, {"annotations": _fingerprint(root, split), "crowd": crowd}, force)
     there = names_in(folder, ".png")
     missing = [name for name in annotated if name not in there]
-    require_space(root, len(missing) * MASK_BYTES, f"writing masks of {split}")
+    require_space(root, len(missing) * MASK_BYTES, f"writing masks of {split}", MAKE_ROOM)
     for_each(draw_and_save, _jobs(instances, folder, missing), len(missing), workers, f"masks of {split}")
     kept = len(annotated) - len(missing)
     print(f"{folder}: {len(missing):,} masks written, {kept:,} already there")

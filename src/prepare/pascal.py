@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.disk import GB, require_space
 from src.errors import UserError
 from src.files import replacing
+from src.prepare.archives import MAKE_ROOM
 from src.prepare.download import download_sbd, download_voc
 from src.prepare.lists import check_list, say_count, write_list
 from src.prepare.masks import MASK_BYTES, names_in, save_mask
@@ -23,7 +25,6 @@ from src.prepare.pascal_sources import (
     read_sbd_mask,
     read_voc_mask,
 )
-from src.prepare.space import GB, require_space
 
 EXPECTED_MASKS = 12_031  # 10,582 images outside the official val and its 1,449
 EXPECTED_LINES = {"train": 5_953, "val": 1_449}
@@ -79,7 +80,7 @@ def prepare_pascal(
         check_list(lists / f"{split}.txt", lines[split], force)
 
     _link(links)
-    require_space(root, len(jobs) * MASK_BYTES, "writing masks")
+    require_space(root, len(jobs) * MASK_BYTES, "writing masks", MAKE_ROOM)
     for_each(convert, jobs, len(jobs), workers, "masks")
     print(f"{masks}: {len(jobs):,} masks written, {len(there):,} already there")
     if len(with_image) < len(names):
@@ -104,7 +105,7 @@ def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> 
     devkit = None if unsure else find_devkit(root, voc)
     if download:
         needed = (devkit is None) * VOC_BYTES + (sbd_folder is None) * SBD_BYTES
-        require_space(root, needed, "downloading and unpacking")
+        require_space(root, needed, "downloading and unpacking", MAKE_ROOM)
         if devkit is None:
             download_voc(root)
             devkit = find_devkit(root, None)
@@ -165,7 +166,8 @@ def _link(links: list[tuple[Path, Path]]) -> None:
                 os.link(source.resolve(), target)
             except OSError:
                 if not copied:
-                    require_space(folder, sum(s.stat().st_size for s, t in links if not t.exists()), "copying images")
+                    needed = sum(s.stat().st_size for s, t in links if not t.exists())
+                    require_space(folder, needed, "copying images", MAKE_ROOM)
                 with replacing(target) as temporary:
                     shutil.copyfile(source, temporary)
                 copied += 1

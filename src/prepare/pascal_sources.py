@@ -12,7 +12,6 @@ from src.errors import UserError
 from src.prepare.archives import extract
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
-SETS = ("Main/train", "Segmentation/train", "Segmentation/val")
 LABELS = frozenset({*range(21), 255})
 
 # of the devkit's folders these are needed; boxes and object masks stay in the archive
@@ -36,7 +35,7 @@ class Devkit:
         return self.folder / "SegmentationClass"
 
     def image_set(self, name: str) -> list[str]:
-        """The image names of one of :data:`SETS`, in the order of its file.
+        """The image names of ImageSets/``name``.txt, in the order of the file.
 
         Raises:
             UserError: the file is missing or unreadable.

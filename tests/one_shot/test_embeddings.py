@@ -1,5 +1,6 @@
 """Keeping image embeddings: each image is encoded once, wherever they are kept, and nothing is left behind."""
 
+import shutil
 from collections import Counter, namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
     def pretend(memory: float, disk: float) -> None:
         state = namedtuple("state", "available free")(memory * GB, disk * GB)
         monkeypatch.setattr(subject.psutil, "virtual_memory", lambda: state)
-        monkeypatch.setattr(subject.shutil, "disk_usage", lambda _: state)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: state)
 
     return pretend
 

@@ -13,7 +13,6 @@ import pytest
 from src.errors import UserError
 from src.prepare import archives
 from src.prepare.archives import extract
-from src.prepare.space import require_space
 from tests.prepare.devkits import pack_tar, pack_zip, snapshot
 
 CONTENT = {f"top/folder/{number}.txt": f"{number} ".encode() * 3000 for number in range(5)}
@@ -102,11 +101,3 @@ def test_room_is_asked_for_before_the_first_file(
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, needed))
     assert extract(archive, tmp_path / "out", lambda _: True) == len(CONTENT)
-
-
-def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, 5 * 10**9))
-    with pytest.raises(UserError, match=r"writing needs about 7\.0 GB in .*not/yet, but 5\.0 GB are free"):
-        require_space(tmp_path / "not" / "yet", 7 * 10**9, "writing")
-    assert asked == [tmp_path.resolve()]
