@@ -1,4 +1,4 @@
-"""The square frame that images and labels are put into, and the way back out of it."""
+"""The square frame that images and labels are put into, and the way back out of it (docs/method.md, "Frame")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intersection over union from a confusion matrix, summed over all images of an evaluation."""
+"""Intersection over union from a confusion matrix, summed over all images (docs/method.md, "Score")."""
 
 from __future__ import annotations
 

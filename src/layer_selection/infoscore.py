@@ -1,4 +1,4 @@
-"""InfoScore: which text layers attend to what is in the image, told without labels (section 7 of the method).
+"""InfoScore: which text layers attend to what is in the image, told without labels (docs/method.md, "InfoScore").
 
 A layer is good if its attention in one image is about few prompts (low entropy per image), over all images about many
 (high entropy of the mean), and differs between images (high coefficient of variation).

@@ -1,4 +1,4 @@
-"""From cross-attention logits to class probabilities: steps 3 and 4 of the method, one function each.
+"""From cross-attention logits to class probabilities, a function for each step (docs/method.md, "Maps").
 
 B images, P prompts, H heads, T tokens per padded prompt, N = g * g patches, C classes (0 = background), S image side.
 """

@@ -1,7 +1,7 @@
 """The ConvCRF (Teichmann and Cipolla 2018): class probabilities drawn towards the edges of the image.
 
-The formula unfolds the 15 x 15 neighbourhood of every cell of every class map and keeps q at full size. The
-same numbers come cheaper from two observations:
+The formula (docs/method.md, "ConvCRF"), taken at its word, unfolds the 15 x 15 neighbourhood of every cell of every
+class map and keeps q at full size. The same numbers come cheaper from two observations:
 
 - The kernel does not change over the iterations. It is laid out once as one matrix for each block of cells
   (rows: the cells around the block; columns: the cells of the block; zeros outside the window), and the messages

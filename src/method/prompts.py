@@ -1,4 +1,4 @@
-"""Class files and the prompts made from them (METHOD: one prompt per class name or related word)."""
+"""Class files and the prompts made from them (docs/method.md, "Prompts")."""
 
 from __future__ import annotations
 

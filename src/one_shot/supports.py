@@ -1,4 +1,4 @@
-"""Supports and queries of one-shot tuning, drawn as the published code draws them (section 8 of the method)."""
+"""Supports and queries of one-shot tuning, drawn as published (docs/method.md, "Supports and queries")."""
 
 from __future__ import annotations
 

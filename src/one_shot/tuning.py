@@ -1,4 +1,4 @@
-"""Tuning on a few labelled images: what is trained, the loss, the steps (section 8 of the method).
+"""Tuning on a few labelled images: what is trained, the loss, the steps (docs/method.md, "Tuning").
 
 Trained are the word embeddings and the cross-attention blocks of the chosen layers. The vision encoder is frozen, so
 images come encoded and nothing is differentiated through it.
