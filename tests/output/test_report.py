@@ -10,6 +10,7 @@ from PIL import Image
 
 from src import cli, report
 from src.errors import UserError
+from src.output.report import column_titles, find_results, markdown, read_result
 
 NAMES = ("background", "cat", "dog")
 
@@ -84,10 +85,10 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     other = training_free(0.5)
     other["classes"] = [{"name": "dog", "iou": 0.1}, {"name": "cow", "iou": 0.2}]
     found = [
-        report.read_result(write(tmp_path / "a.json", training_free(0.5))),
-        report.read_result(write(tmp_path / "b.json", other)),
+        read_result(write(tmp_path / "a.json", training_free(0.5))),
+        read_result(write(tmp_path / "b.json", other)),
     ]
-    rows = cells(report.markdown(found, ["a", "b"]))
+    rows = cells(markdown(found, ["a", "b"]))
     assert rows["dog"] == ["25.00", "10.00"]
     assert rows["cow"] == ["–", "20.00"]
     assert rows["cat"] == ["50.00", "–"]
@@ -109,9 +110,9 @@ def test_a_folder_gives_its_results_without_earlier_ones_and_other_files(tmp_pat
     write(tmp_path / "a.20260101-120000-2.json", training_free(0.4))
     write(tmp_path / "one_shot_run0.json", {"run": 0, "miou": 0.5})
     (tmp_path / "broken.json").write_text("{")
-    assert [path.name for path in report.find_results([tmp_path])] == ["a.json"]
+    assert [path.name for path in find_results([tmp_path])] == ["a.json"]
     earlier = tmp_path / "a.20260101-120000.json"
-    assert report.find_results([tmp_path, earlier, tmp_path / "a.json"]) == [tmp_path / "a.json", earlier]
+    assert find_results([tmp_path, earlier, tmp_path / "a.json"]) == [tmp_path / "a.json", earlier]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "cooking"}', '"infoscore"'])
@@ -130,18 +131,18 @@ def test_an_incomplete_result_is_refused_by_name(tmp_path: Path, missing: str) -
     values = training_free(0.5)
     del values[missing]
     with pytest.raises(UserError, match=r"other\.json is no complete result of training-free"):
-        report.read_result(write(tmp_path / "other.json", values))
+        read_result(write(tmp_path / "other.json", values))
 
 
 @pytest.mark.parametrize("name", ["nowhere.json", ""])
 def test_a_path_without_results_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"does not exist|holds no result"):
-        report.find_results([tmp_path / name])
+        find_results([tmp_path / name])
 
 
 def test_equal_names_are_told_apart_by_their_folders() -> None:
-    assert report.column_titles([Path("/r/x/a.json"), Path("/r/y/a.json")]) == ["x/a", "y/a"]
-    assert report.column_titles([Path("/r/x/a.json"), Path("/r/x/b.json")]) == ["a", "b"]
+    assert column_titles([Path("/r/x/a.json"), Path("/r/y/a.json")]) == ["x/a", "y/a"]
+    assert column_titles([Path("/r/x/a.json"), Path("/r/x/b.json")]) == ["a", "b"]
 
 
 def test_the_chart_does_not_overwrite_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
