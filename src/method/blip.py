@@ -133,9 +133,13 @@ def prepare(model: nn.Module, fused: bool = True) -> nn.Module:
     With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in
     the vision tower, equal up to float32 rounding. Without, every number is bit-equal to HuggingFace's own.
 
+    For the whole process float32 is made to mean float32: by default PyTorch lets convolutions on CUDA round their
+    inputs to TF32, 10 bits of mantissa.
+
     Raises:
         UserError: the installed transformers is another release than this code was written for.
     """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         expose_cross_attention(model, fused)
     except UnsupportedTransformersError as error:

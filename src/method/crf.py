@@ -16,8 +16,8 @@ B images, C classes, H x W pixels, f pooling, h x w = H/f x W/f cells, n blocks 
 
 from __future__ import annotations
 
+import functools
 import importlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.errors import UserError
+from src.screen import note
 
 Run = Callable[..., list]
 
@@ -55,8 +56,7 @@ class ConvCRF:
     The kernel between two cells is the sum of two Gaussians, of their distance in the image and of that of their
     colours: weight * exp(-|difference / bandwidth|^2 / 2).
 
-    Everything is computed in float32, under autocast too (on CUDA the matrix products are in TF32 if the process
-    allows it, which torch does not by default). No gradient is kept.
+    Everything is computed in float32, under autocast too. No gradient is kept.
     """
 
     iterations: int = 20
@@ -87,9 +87,9 @@ class ConvCRF:
 
         Raises:
             ValueError: the shapes do not fit each other, or H or W is not a multiple of the pooling.
-            UserError: the Triton backend is asked for and Triton is not installed.
+            UserError: the Triton backend is asked for and cannot run on this device.
         """
-        batch, _, height, width = unary.shape
+        batch, classes, height, width = unary.shape
         if image.shape != (batch, 3, height, width):
             raise ValueError(f"image is {tuple(image.shape)}, expected {(batch, 3, height, width)}")
         if height % self.pooling or width % self.pooling:
@@ -97,20 +97,18 @@ class ConvCRF:
         device = unary.device
         # The modes of torch are those of one thread: leave them here, so that all threads of the work run alike.
         with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-            return self._infer(unary.detach(), image.detach(), self._triton(device))
+            return self._infer(unary.detach(), image.detach(), self._triton(device, classes))
 
-    def _triton(self, device: torch.device) -> ModuleType | None:
+    def _triton(self, device: torch.device, classes: int) -> ModuleType | None:
         """The module of the Triton kernel if it is to run on this device."""
         if self.backend == "torch" or (self.backend == "auto" and device.type != "cuda"):
             return None
-        try:
-            # Imported here: it takes a second, and the CPU has no use for it.
-            return importlib.import_module("src.method.crf_triton")
-        except ImportError as error:
-            if self.backend == "triton":
-                raise UserError(f"CRF backend 'triton': {error}; install triton or use 'torch'") from error
-            warnings.warn(f"CRF in plain torch, slower with the same result: {error}", stacklevel=3)
-            return None
+        module, fault = load_triton(device, classes, self.pooling)
+        if module is None and self.backend == "triton":
+            raise UserError(f"CRF backend 'triton' does not run on {device}: {fault}; use 'torch'")
+        if module is None:
+            _note_once(f"CRF on {device} in plain torch, slower with the same result: {fault}")
+        return module
 
     def _infer(self, unary: Tensor, image: Tensor, triton: ModuleType | None) -> Tensor:
         output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
@@ -185,6 +183,28 @@ class ConvCRF:
             left, right = rows[..., j : j + w], rows[..., j + 1 : j + 1 + w]
             torch.lerp(left, right, weight, out=upsampled[:, :, phase])
         return upsampled
+
+
+@functools.cache
+def load_triton(device: torch.device, classes: int, pooling: int) -> tuple[ModuleType | None, str]:
+    """The module of the Triton kernel if the kernel runs on ``device``; else None, and why it does not.
+
+    Only running it tells: Triton compiles at the first launch, with the machine's C compiler and Python's headers, into
+    a cache folder that must be writable, for a GPU that it must know. Tried once per device and number of classes.
+    """
+    try:
+        # Imported here: it takes a second, and the CPU has no use for it.
+        module = importlib.import_module("src.method.crf_triton")
+        module.probe(device, classes, pooling)
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel
+    except Exception as error:  # compilers, drivers and file systems raise many kinds; all mean: not here
+        text = " ".join(str(error).split())
+        return None, f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return module, ""
+
+
+_note_once = functools.cache(note)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ the CPU in Triton's interpreter (TRITON_INTERPRET=1 before the first import), wh
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -69,15 +70,39 @@ def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
         pooled: [B, C, h, w], contiguous along the last axis.
     """
     batch, pooling, _, classes, height, width = u.shape
+    padded_classes, cells, warps = tile(classes)
+    # Triton launches on the current device, whatever device its arguments are on.
+    with torch.cuda.device_of(u):
+        _update[(triton.cdiv(height * width, cells), batch)](
+            u, messages, pooled, height, width,
+            u.stride(0), u.stride(2), u.stride(3),
+            *messages.stride()[:3],
+            *pooled.stride()[:3],
+            CLASSES=classes, PADDED_CLASSES=padded_classes, POOLING=pooling, CELLS=cells,
+            num_warps=warps,
+        )  # fmt: skip
+
+
+def tile(classes: int) -> tuple[int, int, int]:
+    """Classes (padded to a power of two) and cells that a program takes, and its warps."""
     padded_classes = triton.next_power_of_2(classes)
     # Eight values of a tile in each thread: with sixteen the registers spill (by the report of ptxas for sm_90).
     warps = 4 if padded_classes <= 128 else 8 if padded_classes <= 256 else 16
-    cells = min(64, max(4, 8 * 32 * warps // padded_classes))
-    _update[(triton.cdiv(height * width, cells), batch)](
-        u, messages, pooled, height, width,
-        u.stride(0), u.stride(2), u.stride(3),
-        *messages.stride()[:3],
-        *pooled.stride()[:3],
-        CLASSES=classes, PADDED_CLASSES=padded_classes, POOLING=pooling, CELLS=cells,
-        num_warps=warps,
-    )  # fmt: skip
+    return padded_classes, min(64, max(4, 8 * 32 * warps // padded_classes)), warps
+
+
+def probe(device: torch.device, classes: int, pooling: int) -> None:
+    """Compile and run the kernel on ``device`` once, on a small image of so many classes.
+
+    Raises:
+        RuntimeError: it ran, and what it wrote is wrong.
+        Exception: whatever Triton, its compilers and the driver raise where the kernel does not run.
+    """
+    side = 16
+    u = torch.zeros(1, pooling, pooling, classes, side, side, device=device)
+    messages = torch.zeros(1, classes, side + 2, side + 2, device=device)
+    pooled = torch.zeros(1, classes, side, side, device=device)
+    update(u, messages, pooled)
+    expected = pooling**2 / classes  # of equal classes each has an equal share of a cell's pixels
+    if not torch.allclose(pooled, torch.full_like(pooled, expected), rtol=1e-4):
+        raise RuntimeError("the kernel gives wrong results")

@@ -38,6 +38,14 @@ def test_a_loaded_model_is_frozen_in_float32_and_evaluation_mode(fused: Blip) ->
     assert (fused.num_layers, fused.patch_size, fused.device) == (tiny.LAYERS, tiny.PATCH, CPU)
 
 
+def test_float32_means_float32_on_cuda_too(folder: Path) -> None:
+    """PyTorch lets CUDA's convolutions compute in TF32 by default, 1e-3 off."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    load_blip(str(folder), CPU)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_weights_are_those_of_the_folder(fused: Blip, exact: Blip) -> None:
     expected = tiny.random_blip().state_dict()
     loaded = fused.model.state_dict()

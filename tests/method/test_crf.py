@@ -3,17 +3,20 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from src.errors import UserError
-from src.method.crf import SMALL_IMAGE, ConvCRF
+from src.method.crf import SMALL_IMAGE, ConvCRF, load_triton
 from tests.oracles.crf import plain_crf
 
 ROOT = Path(__file__).parents[2]
@@ -176,11 +179,98 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         ConvCRF(window=14)
 
 
+@pytest.fixture
+def fresh_probe() -> Iterator[None]:
+    """Whether Triton runs is remembered: forget it before and after."""
+    load_triton.cache_clear()
+    yield
+    load_triton.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_probe")
 def test_missing_triton_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "src.method.crf_triton", None)
     unary, image = scene(1, 2, 8, 8)
-    with pytest.raises(UserError, match="triton"):
+    with pytest.raises(UserError, match=r"'triton' does not run on cpu: ModuleNotFoundError.*; use 'torch'"):
         ConvCRF(backend="triton")(unary, image)
+
+
+NO_COMPILER = "Failed to find C compiler.\nPlease specify via CC environment variable."
+
+
+@pytest.mark.usefixtures("fresh_probe")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError(NO_COMPILER),
+        subprocess.CalledProcessError(1, "gcc"),  # no Python.h
+        PermissionError(13, "Permission denied", "/root/.triton"),
+        ValueError("unsupported GPU"),
+    ],
+)
+def test_a_kernel_that_cannot_be_launched_gives_way_to_torch(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Triton compiles at the first launch: a fault then must not end the run, and is said once, in a line."""
+    probes = []
+
+    def probe(*arguments: object) -> None:
+        probes.append(arguments)
+        raise fault
+
+    monkeypatch.setitem(sys.modules, "src.method.crf_triton", SimpleNamespace(probe=probe))
+    device = torch.device("cuda", len(str(fault)))  # no two faults are said of the same device
+    for _ in range(2):
+        assert ConvCRF()._triton(device, 21) is None
+    assert probes == [(device, 21, 4)]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"CRF on {device} in plain torch, slower with the same result: {type(fault).__name__}")
+    with pytest.raises(UserError, match=f"'triton' does not run on {device}"):
+        ConvCRF(backend="triton")._triton(device, 21)
+
+
+@pytest.mark.usefixtures("fresh_probe")
+def test_too_little_memory_says_nothing_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(sys.modules, "src.method.crf_triton", SimpleNamespace(probe=probe))
+    with pytest.raises(torch.OutOfMemoryError):
+        ConvCRF()._triton(torch.device("cuda"), 21)
+
+
+@pytest.mark.usefixtures("fresh_probe")
+def test_the_kernel_is_used_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = SimpleNamespace(probe=lambda *_: None)
+    monkeypatch.setitem(sys.modules, "src.method.crf_triton", kernel)
+    assert ConvCRF()._triton(torch.device("cuda"), 21) is kernel
+    assert ConvCRF()._triton(torch.device("cpu"), 21) is None
+    assert ConvCRF(backend="torch")._triton(torch.device("cuda"), 21) is None
+
+
+def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current device: with the pointers of another one, unless that is made current."""
+    crf_triton = pytest.importorskip("src.method.crf_triton")
+    current, launched_on = [0], []
+
+    def exchange(index: int) -> int:
+        before, current[0] = current[0], index if index >= 0 else current[0]
+        return before
+
+    class Kernel:
+        def __getitem__(self, _: object) -> Callable[..., None]:
+            return lambda *_, **__: launched_on.append(current[0])
+
+    monkeypatch.setattr(torch.cuda, "_exchange_device", exchange)
+    monkeypatch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
+    monkeypatch.setattr(crf_triton, "_update", Kernel())
+    with FakeTensorMode():
+        u = torch.empty(1, 4, 4, 2, 8, 8, device="cuda:1")
+        messages, pooled = (torch.empty(1, 2, side, side, device="cuda:1") for side in (10, 8))
+        crf_triton.update(u, messages, pooled)
+    assert launched_on == [1]
+    assert current == [0]  # and the caller's device is as it was
 
 
 INTERPRETED = """
