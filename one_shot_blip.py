@@ -58,14 +58,14 @@ def main(arguments: list[str]) -> None:
         for run in range(oneshot.total_runs):
             title = f"run {run + 1}/{oneshot.total_runs}"
             supports, queries = draws.next()
-            encode = cache.get if draws.from_evaluation else (lambda _, pixels: segmenter.encode_images(pixels))
-            images = read_supports(supports, draws.entries, config, segmenter.device, encode)
+            encoder = cache.get if draws.from_evaluation else None
+            images = read_supports(supports, draws.entries, segmenter, config.dataset.ignore_label, encoder)
             losses = tune(tunable, images, oneshot, config.dataset.ignore_label, f"{title}: tuning")
             evaluation = evaluate(
                 segmenter,
-                SegmentationDataset(task.entries, config, config.eval.resolution == "original", indices=queries),
-                config,
-                encoder=lambda batch: cache.get(batch["index"], batch["pixels"]),
+                SegmentationDataset.from_config(task.entries, config, indices=queries),
+                config.dataloader,
+                encoder=cache.get,
                 description=f"{title}: queries",
             )
             described = [support.describe(draws.entries, names) for support in supports]

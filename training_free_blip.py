@@ -54,9 +54,9 @@ def main(arguments: list[str]) -> None:
     from src.provenance import provenance
 
     segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
-    dataset = SegmentationDataset(task.entries, config, original_labels=config.eval.resolution == "original")
+    dataset = SegmentationDataset.from_config(task.entries, config)
     pictures = EvaluationPictures(csv, dataset, names, args.save_predictions, args.save_overlays)
-    evaluation = evaluate(segmenter, dataset, config, pictures.observers)
+    evaluation = evaluate(segmenter, dataset, config.dataloader, pictures.observers)
 
     scores = evaluation.to_dict(names)
     iou = evaluation.confusion.iou.tolist()

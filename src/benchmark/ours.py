@@ -12,6 +12,7 @@ from src.benchmark import workload
 from src.benchmark.options import AMP, RUNS, Options
 from src.benchmark.stopwatch import Stopwatch
 from src.config.schema import CrfConfig, OneShotConfig
+from src.data.frame import Frame
 from src.layer_selection.infoscore import InfoScore
 from src.method.blip import Blip, prepare
 from src.method.crf import ConvCRF
@@ -32,7 +33,7 @@ class Ours:
         blip = Blip(prepare(workload.model_on(device)), tokenizer, "random BLIP-large")
         crf = ConvCRF(iterations=CrfConfig().iters)
         prompts, layers = workload.vocabulary(options), workload.layers_of(options)
-        self.segmenter = Segmenter(blip, prompts, layers, options.image_size, crf, AMP[options.amp])
+        self.segmenter = Segmenter(blip, prompts, layers, Frame(options.image_size), crf, AMP[options.amp])
         self.device = device
         self.jobs = {
             "segment": self.segment,
@@ -49,8 +50,8 @@ class Ours:
         with torch.no_grad():
             if embeds is None:
                 embeds = watch("vision", segmenter.encode_images, pixels)
-            seen = watch("text", segmenter.attend, embeds)
-            unary = watch("maps", segmenter.unary, seen)
+            attended = watch("text", segmenter.attend, embeds)
+            unary = watch("maps", segmenter.unary, attended)
             scores = watch("CRF", segmenter.refine, unary, pixels)
             watch("metric", lambda: workload.count(labels_of(scores), scores.shape[1]))
 
@@ -60,14 +61,14 @@ class Ours:
         pixels = watch("read", self._read, jpegs)
         with torch.no_grad():
             embeds = watch("vision", segmenter.encode_images, pixels)
-            seen = watch("text", segmenter.attend, embeds)
-            scores = InfoScore(len(segmenter.layers), segmenter.image_size)
-            watch("maps", lambda: [scores.update(layer, seen.prompt_maps(layer)) for layer in segmenter.layers])
+            attended = watch("text", segmenter.attend, embeds)
+            scores = InfoScore(len(segmenter.layers), segmenter.frame.size)
+            watch("maps", lambda: [scores.update(layer, attended.prompt_maps(layer)) for layer in segmenter.layers])
 
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """One optimiser step on images that were encoded before: that is done once per run."""
         embeds = [self.segmenter.encode_images(self._read([jpeg]))[0] for jpeg in jpegs]
-        labels = [each.to(self.device) for each in workload.random_labels(self.segmenter.image_size, len(jpegs))]
+        labels = [each.to(self.device) for each in workload.random_labels(self.segmenter.frame.size, len(jpegs))]
         images = [LabelledImage(*pair) for pair in zip(embeds, labels, strict=True)]
         one_step = OneShotConfig(num_iterations=1, batch_gradient_accumulation=len(images))
         watch("step", tune, Tunable(self.segmenter), images, one_step, workload.IGNORED, "tuning")
@@ -82,4 +83,4 @@ class Ours:
         """Only what the model itself takes."""
 
     def _read(self, jpegs: list[bytes]) -> Tensor:
-        return torch.stack([workload.read(jpeg, self.segmenter.image_size) for jpeg in jpegs]).to(self.device)
+        return torch.stack([workload.read(jpeg, self.segmenter.frame.size) for jpeg in jpegs]).to(self.device)

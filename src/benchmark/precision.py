@@ -43,9 +43,10 @@ def _miniature(options: Options, device: torch.device, iterations: int) -> None:
     formats = [Segmenter.from_config(each, blip, prompts, MINIATURE_LAYERS) for each in configs]
     counts = [ConfusionMatrix(len(classes), config.dataset.ignore_label, device) for _ in formats]
     differing, pixels = 0, 0
-    for batch in batches(SegmentationDataset(evaluation_entries(config), config), config, device):
-        scores = [segmenter.segment(batch["pixels"]) for segmenter in formats]
-        for pair in zip(*(predictions_of(batch, each, config) for each in scores), strict=True):
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
+    for batch in batches(dataset, config.dataloader, device):
+        scores = [segmenter.segment(batch.pixels) for segmenter in formats]
+        for pair in zip(*(predictions_of(batch, each, dataset) for each in scores), strict=True):
             for prediction, confusion in zip(pair, counts, strict=True):
                 confusion.update(prediction.labels, prediction.target)
             differing += int((pair[0].labels != pair[1].labels).sum())
@@ -58,8 +59,8 @@ def _miniature(options: Options, device: torch.device, iterations: int) -> None:
 def _full_size(options: Options, device: torch.device) -> None:
     """With random weights, among the foreground classes: the background's many prompts win everywhere."""
     full = Ours(options, device).segmenter
-    other = Segmenter(full.blip, full.prompts, full.layers, full.image_size, None, "bf16")
-    images = [workload.read(workload.photo(seed), full.image_size) for seed in range(options.batch_size)]
+    other = Segmenter(full.blip, full.prompts, full.layers, full.frame, None, "bf16")
+    images = [workload.read(workload.photo(seed), full.frame.size) for seed in range(options.batch_size)]
     pixels = torch.stack(images).to(device)
     unaries = [segmenter.unary(segmenter.attend(segmenter.encode_images(pixels))) for segmenter in (full, other)]
     for name, scores in (("no CRF", unaries), ("CRF", [full.refine(unary, pixels) for unary in unaries])):

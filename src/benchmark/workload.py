@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from transformers import BlipConfig, BlipForImageTextRetrieval
 
 from src.benchmark.options import CLASSES, Options
-from src.data.frame import Letterbox, preprocess
+from src.data.frame import Frame
 from src.errors import UserError
 from src.evaluation.metrics import ConfusionMatrix
 from src.method.prompts import PromptSet, build_prompts, read_class_file
 from src.paths import REPOSITORY
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LAYERS = (0, 3)
 ALL_LAYERS = range(12)
 IGNORED = 255
@@ -98,7 +97,7 @@ def read(jpeg: bytes, size: int) -> Tensor:
     """Decode, letterbox and normalise: [3, S, S]."""
     with Image.open(io.BytesIO(jpeg)) as image:
         pixels = np.asarray(image.convert("RGB"))
-    return preprocess(pixels, Letterbox(pixels.shape[0], pixels.shape[1], size), MEAN, STD)
+    return Frame(size).image(pixels)
 
 
 def random_labels(size: int, images: int) -> list[Tensor]:

@@ -1,4 +1,7 @@
-"""The square frame that images and labels are put into, and the way back out of it (docs/method.md, "Frame")."""
+"""The square frame in which the model sees images and labels are compared, and the way back out of it.
+
+docs/method.md, "Frame", tells its rules.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +13,88 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from src.config.schema import Config, DatasetConfig, ModelConfig
+
 CELL = 8  # resized sides are floored to a multiple of this, as published
+CHUNK_PIXELS = 2**24  # of class maps brought back to an image's size at once; a map of more pixels comes alone
 
 
 @dataclass(frozen=True)
-class Letterbox:
-    """Geometry of one image in the frame: scaled so that its longer side is ``size``, pasted top-left.
+class Frame:
+    """A square of ``size`` pixels: an image's longer side fills it, the rest is padded; colours are normalised.
+
+    The shape of an image is always (height, width) of the untouched image, in pixels.
 
     Attributes:
-        height, width: of the untouched image, pixels.
-        size: side of the frame, pixels.
+        size: S, side of the frame, pixels.
+        mean: per channel, of colours from 0 to 1.
+        std: likewise.
     """
 
-    height: int
-    width: int
-    size: int
+    size: int = ModelConfig.image_size
+    mean: tuple[float, float, float] = DatasetConfig.mean
+    std: tuple[float, float, float] = DatasetConfig.std
 
-    @property
-    def inner(self) -> tuple[int, int]:
-        """Height and width of the resized image inside the frame."""
-        longer = max(self.height, self.width)
+    @classmethod
+    def from_config(cls, config: Config) -> Frame:
+        """The frame of a configuration: ``model.image_size``, ``dataset.mean`` and ``dataset.std``."""
+        return cls(config.model.image_size, config.dataset.mean, config.dataset.std)
+
+    def inner(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that an image of ``shape`` has inside the frame, where it lies at the top left."""
+        longer = max(shape)
         ratio = self.size / longer
         # the longer side is the frame's by definition: 389 * (128 / 389) is 127.99... in floating point
-        height, width = (
-            (self.size if side == longer else int(side * ratio)) // CELL * CELL for side in (self.height, self.width)
-        )
+        height, width = ((self.size if side == longer else int(side * ratio)) // CELL * CELL for side in shape)
         # an image more than size / 8 times longer than wide would vanish; it keeps one cell instead
         return max(height, CELL), max(width, CELL)
 
-    def image(self, pixels: np.ndarray) -> np.ndarray:
-        """Resize float32 RGB ``pixels`` [height, width, 3] bilinearly and pad with black: [size, size, 3]."""
-        return self._paste(pixels, cv2.INTER_LINEAR, 0)
+    def image(self, rgb: np.ndarray) -> Tensor:
+        """Put an image in: resized bilinearly, padded with black, normalised.
 
-    def label(self, labels: np.ndarray, ignore_label: int) -> np.ndarray:
-        """Resize uint8 ``labels`` [height, width] to the nearest and pad with ``ignore_label``: [size, size]."""
+        Args:
+            rgb: uint8 [height, width, 3].
+
+        Returns:
+            float32 [3, S, S]: (x / 255 - mean) / std, padding included.
+        """
+        framed = self._paste(rgb.astype(np.float32), cv2.INTER_LINEAR, 0)
+        normalised = (framed / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)
+        return torch.from_numpy(normalised.transpose(2, 0, 1).copy())
+
+    def mask(self, labels: np.ndarray, ignore_label: int) -> np.ndarray:
+        """Put labels in, uint8 [height, width] to [S, S]: resized to the nearest, padded with ``ignore_label``."""
         return self._paste(labels, cv2.INTER_NEAREST, ignore_label)
 
-    def undo(self, maps: Tensor) -> Tensor:
-        """Bring maps [K, size, size] back to the untouched image: padding cut off, bilinear, [K, height, width]."""
-        height, width = self.inner
+    def undo(self, maps: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Bring maps [K, S, S] back to the image: padding cut off, resized bilinearly, [K, height, width]."""
+        height, width = self.inner(shape)
         cropped = maps[None, :, :height, :width]
-        return F.interpolate(cropped, size=(self.height, self.width), mode="bilinear", align_corners=False)[0]
+        return F.interpolate(cropped, size=shape, mode="bilinear", align_corners=False)[0]
+
+    def labels(self, scores: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The class of the highest score at each pixel of the image: argmax of :meth:`undo`, a few classes at a time.
+
+        All classes of an image of 100 megapixels would not fit into memory.
+
+        Args:
+            scores: [C, S, S] class scores.
+            shape: of the image.
+
+        Returns:
+            uint8 [height, width], on the device of ``scores``; the first of classes with equal scores.
+        """
+        step = max(1, CHUNK_PIXELS // (shape[0] * shape[1]))
+        labels = torch.zeros(shape, dtype=torch.uint8, device=scores.device)
+        best = torch.full(shape, -torch.inf, dtype=scores.dtype, device=scores.device)
+        for first in range(0, len(scores), step):
+            for label, score in enumerate(self.undo(scores[first : first + step], shape), first):
+                labels.masked_fill_(score > best, label)
+                torch.maximum(best, score, out=best)
+        return labels
 
     def _paste(self, array: np.ndarray, interpolation: int, padding: float) -> np.ndarray:
-        height, width = self.inner
-        frame = np.full((self.size, self.size, *array.shape[2:]), padding, dtype=array.dtype)
-        frame[:height, :width] = cv2.resize(array, (width, height), interpolation=interpolation)
-        return frame
-
-
-def preprocess(pixels: np.ndarray, letterbox: Letterbox, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Letterbox and normalise RGB uint8 [h, w, 3] to float32 [3, S, S]: (x / 255 - mean) / std, padding included."""
-    frame = letterbox.image(pixels.astype(np.float32))
-    normalised = (frame / np.float32(255) - np.float32(mean)) / np.float32(std)
-    return torch.from_numpy(normalised.transpose(2, 0, 1).copy())
+        height, width = self.inner((array.shape[0], array.shape[1]))
+        framed = np.full((self.size, self.size, *array.shape[2:]), padding, dtype=array.dtype)
+        framed[:height, :width] = cv2.resize(array, (width, height), interpolation=interpolation)
+        return framed

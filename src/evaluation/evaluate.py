@@ -10,14 +10,15 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from src.config.schema import Config
-from src.data.dataset import SegmentationDataset, batches
-from src.data.frame import Letterbox
+from src.config.schema import DataloaderConfig
+from src.data.dataset import Batch, SegmentationDataset, batches
+from src.data.frame import Frame
 from src.evaluation.metrics import ConfusionMatrix
 from src.method.segmenter import Segmenter, labels_of
 
-Encoder = Callable[[dict[str, Any]], Tensor]
-"""Makes image embeddings [B, 1 + N, D] of a batch; lets a cache stand in for the vision encoder."""
+Encoder = Callable[[list[int], Tensor], Tensor]
+"""Makes embeddings [B, 1 + N, D] of images, given their numbers in the list and their pixels [B, 3, S, S]; lets a cache
+stand in for the vision encoder."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,25 @@ class Prediction:
     """One segmented image.
 
     Attributes:
-        index: its place in the image list.
-        scores: [C, S, S] class scores in the letterbox frame.
-        labels: predicted labels in the frame of the evaluation, uint8: [S, S], or [height, width] with
+        index: its number in the image list.
+        scores: [C, S, S] class scores in the frame.
+        labels: predicted labels at the resolution of the evaluation, uint8: [S, S], or [height, width] with
             ``eval.resolution: original``.
-        target: true labels in the same frame, uint8.
-        letterbox: the image's way into the frame and back.
+        target: true labels at the same resolution, uint8.
+        frame: in which the image was segmented.
+        shape: (height, width) of the untouched image.
     """
 
     index: int
     scores: Tensor
     labels: Tensor
     target: Tensor
-    letterbox: Letterbox
+    frame: Frame
+    shape: tuple[int, int]
 
-    def original_labels(self) -> Tensor:
+    def labels_at_own_size(self) -> Tensor:
         """Predicted labels [height, width] of the untouched image, uint8."""
-        if self.labels.shape == (self.letterbox.height, self.letterbox.width):
-            return self.labels
-        return labels_of(self.letterbox.undo(self.scores))
+        return self.labels if self.labels.shape == self.shape else self.frame.labels(self.scores, self.shape)
 
 
 Observer = Callable[[Prediction], None]
@@ -69,38 +70,37 @@ class Evaluation:
 
 
 def predict(
-    segmenter: Segmenter, dataset: SegmentationDataset, config: Config, encoder: Encoder | None = None
+    segmenter: Segmenter, dataset: SegmentationDataset, loader: DataloaderConfig, encoder: Encoder | None = None
 ) -> Iterator[Prediction]:
     """Segment ``dataset`` image by image, in batches inside.
 
     Raises:
         UserError: an image or mask could not be read.
     """
-    for batch in batches(dataset, config, segmenter.device):
-        scores = segmenter.segment(batch["pixels"], encoder(batch) if encoder else None)
-        yield from predictions_of(batch, scores, config)
+    for batch in batches(dataset, loader, segmenter.device):
+        scores = segmenter.segment(batch.pixels, encoder(batch.indices, batch.pixels) if encoder else None)
+        yield from predictions_of(batch, scores, dataset)
 
 
-def predictions_of(batch: dict[str, Any], scores: Tensor, config: Config) -> Iterator[Prediction]:
-    """Label a batch's images in the frame of the evaluation.
+def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
+    """Label a batch's images at the resolution of the evaluation.
 
     Args:
-        batch: from :func:`src.data.dataset.batches`, with labels in that frame.
-        scores: [B, C, S, S] class scores in the letterbox frame.
-        config: says which frame that is.
+        batch: of ``dataset``.
+        scores: [B, C, S, S] class scores in the frame.
+        dataset: says which frame and which resolution.
     """
-    original = config.eval.resolution == "original"
-    labels = None if original else labels_of(scores)
-    for position, index in enumerate(batch["index"]):
-        letterbox = Letterbox(batch["height"][position], batch["width"][position], scores.shape[-1])
-        own = labels_of(letterbox.undo(scores[position])) if original else labels[position]
-        yield Prediction(index, scores[position], own, batch["labels"][position], letterbox)
+    frame = dataset.frame
+    framed = labels_of(scores) if dataset.resolution == "letterbox" else None
+    for number, (index, shape, target) in enumerate(zip(batch.indices, batch.shapes, batch.labels, strict=True)):
+        labels = frame.labels(scores[number], shape) if framed is None else framed[number]
+        yield Prediction(index, scores[number], labels, target, frame, shape)
 
 
 def evaluate(
     segmenter: Segmenter,
     dataset: SegmentationDataset,
-    config: Config,
+    loader: DataloaderConfig,
     observers: Sequence[Observer] = (),
     encoder: Encoder | None = None,
     description: str = "segmenting",
@@ -110,10 +110,10 @@ def evaluate(
     Raises:
         UserError: an image or mask could not be read.
     """
-    confusion = ConfusionMatrix(config.dataset.num_classes, config.dataset.ignore_label, segmenter.device)
+    confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
     start = time.perf_counter()
     with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
-        for count, prediction in enumerate(predict(segmenter, dataset, config, encoder), 1):
+        for count, prediction in enumerate(predict(segmenter, dataset, loader, encoder), 1):
             confusion.update(prediction.labels, prediction.target)
             for observer in observers:
                 observer(prediction)

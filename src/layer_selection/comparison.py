@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.config.schema import Config
-from src.data.dataset import SegmentationDataset, batches
+from src.data.dataset import Batch, SegmentationDataset, batches
 from src.data.lists import ListEntry
 from src.disk import require_space
 from src.evaluation.evaluate import predictions_of
@@ -85,10 +85,10 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     """
     check_images(entries)
     layers = segmenter.layers
-    dataset = SegmentationDataset(entries, config, original_labels=config.eval.resolution == "original")
-    infoscore = InfoScore(len(layers), segmenter.image_size)
-    choices = [_choice(f"layer {layer}", (layer,), config, segmenter) for layer in layers]
-    choices += [_choice("all layers", layers, config, segmenter)]
+    dataset = SegmentationDataset.from_config(entries, config)
+    infoscore = InfoScore(len(layers), segmenter.frame.size)
+    choices = [_choice(f"layer {layer}", (layer,), dataset, segmenter.device) for layer in layers]
+    choices += [_choice("all layers", layers, dataset, segmenter.device)]
     shape = (len(entries), len(layers), config.dataset.num_classes, segmenter.num_patches)
     scratch.mkdir(parents=True, exist_ok=True)
     # before the work: a memory map that outgrows its disk ends the process without a word
@@ -97,36 +97,35 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
         kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
         with tqdm(total=len(dataset), desc="comparing layers", unit="image", dynamic_ncols=True) as bar:
-            for batch in batches(dataset, config, segmenter.device):
-                seen = segmenter.attend(segmenter.encode_images(batch["pixels"]))
+            for batch in batches(dataset, config.dataloader, segmenter.device):
+                attended = segmenter.attend(segmenter.encode_images(batch.pixels))
                 for layer in layers:
-                    infoscore.update(layer, seen.prompt_maps(layer))
-                maps = torch.stack([segmenter.layer_class_maps(seen, layer) for layer in layers], 1)  # [B, L, C, N]
-                kept[batch["index"]] = maps.cpu().numpy()
+                    infoscore.update(layer, attended.prompt_maps(layer))
+                maps = torch.stack([segmenter.layer_class_maps(attended, layer) for layer in layers], 1)  # [B, L, C, N]
+                kept[batch.indices] = maps.cpu().numpy()
                 for choice in choices:
-                    _score(choice, maps, batch, segmenter, config)
-                bar.update(len(batch["index"]))
+                    _score(choice, maps, batch, segmenter, dataset)
+                bar.update(len(batch))
         scores = infoscore.scores()
-        best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), config, segmenter)
+        best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), dataset, segmenter.device)
         description = f"scoring layers {list(best.layers)}"
         with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
-            for batch in batches(dataset, config, segmenter.device):
-                maps = torch.from_numpy(kept[batch["index"]]).to(segmenter.device)
-                _score(best, maps, batch, segmenter, config)
-                bar.update(len(batch["index"]))
+            for batch in batches(dataset, config.dataloader, segmenter.device):
+                maps = torch.from_numpy(kept[batch.indices]).to(segmenter.device)
+                _score(best, maps, batch, segmenter, dataset)
+                bar.update(len(batch))
         del kept
     last = Choice("last layer", (layers[-1],), choices[len(layers) - 1].confusion)
     return Comparison(scores, [*choices[: len(layers)], best, *choices[len(layers) :], last])
 
 
-def _choice(name: str, layers: tuple[int, ...], config: Config, segmenter: Segmenter) -> Choice:
-    confusion = ConfusionMatrix(config.dataset.num_classes, config.dataset.ignore_label, segmenter.device)
-    return Choice(name, layers, confusion)
+def _choice(name: str, layers: tuple[int, ...], dataset: SegmentationDataset, device: torch.device) -> Choice:
+    return Choice(name, layers, ConfusionMatrix(dataset.num_classes, dataset.ignore_label, device))
 
 
-def _score(choice: Choice, maps: Tensor, batch: dict, segmenter: Segmenter, config: Config) -> None:
+def _score(choice: Choice, maps: Tensor, batch: Batch, segmenter: Segmenter, dataset: SegmentationDataset) -> None:
     """Segment a batch from its class maps [B, L, C, N], averaged over the layers of ``choice``, and score it."""
     chosen = [maps[:, layer] for layer in choice.layers]
-    scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.image_size), batch["pixels"])
-    for prediction in predictions_of(batch, scores, config):
+    scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.frame.size), batch.pixels)
+    for prediction in predictions_of(batch, scores, dataset):
         choice.confusion.update(prediction.labels, prediction.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
@@ -41,14 +42,14 @@ def rank_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config) 
         UserError: there is but one image, or one could not be read.
     """
     check_images(entries)
-    infoscore = InfoScore(len(segmenter.layers), segmenter.image_size)
-    dataset = SegmentationDataset(entries, config, masks=False)
+    infoscore = InfoScore(len(segmenter.layers), segmenter.frame.size)
+    dataset = SegmentationDataset.from_config(entries, config, masks=False)
     with tqdm(total=len(dataset), desc="InfoScore", unit="image", dynamic_ncols=True) as bar:
-        for batch in batches(dataset, config, segmenter.device):
-            seen = segmenter.attend(segmenter.encode_images(batch["pixels"]))
+        for batch in batches(dataset, config.dataloader, segmenter.device):
+            attended = segmenter.attend(segmenter.encode_images(batch.pixels))
             for layer in segmenter.layers:
-                infoscore.update(layer, seen.prompt_maps(layer))
-            bar.update(len(batch["index"]))
+                infoscore.update(layer, attended.prompt_maps(layer))
+            bar.update(len(batch))
             # scoring goes over all images so far: ever more rarely, so that the whole stays linear
             if infoscore.images & (infoscore.images - 1) == 0 or infoscore.images % 100 == 0:
                 bar.set_postfix(top=infoscore.scores().ranking[: config.model.top_k])
@@ -98,9 +99,7 @@ def choose_layers(
 def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> str:
     digest = hashlib.sha256()
     settings: dict[str, Any] = {
-        "image_size": config.model.image_size,
-        "mean": config.dataset.mean,
-        "std": config.dataset.std,
+        "frame": dataclasses.asdict(segmenter.frame),
         "dtype": str(segmenter.dtype),
         "attention": config.runtime.attention,
         # what weights do not tell: heads, activation, epsilon, patch size

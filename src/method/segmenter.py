@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from replace_huggingface.modeling_blip_text import PromptStates
 from src.config.schema import Config
+from src.data.frame import Frame
 from src.method import attention
 from src.method.blip import Blip
 from src.method.crf import ConvCRF
@@ -47,7 +49,7 @@ class Segmenter:
         blip: the model.
         prompts: the prompt set.
         layers: text layers whose attention is averaged.
-        image_size: S, side of the letterbox frame.
+        frame: what images are put into: side S, normalisation, and the way back to an image's own size.
         crf: the refinement, or None.
         amp: ``runtime.amp`` of the configuration, see :func:`autocast_dtype`.
     """
@@ -57,14 +59,14 @@ class Segmenter:
         blip: Blip,
         prompts: PromptSet,
         layers: Sequence[int],
-        image_size: int,
+        frame: Frame,
         crf: ConvCRF | None = None,
         amp: bool | Literal["bf16"] = False,
     ) -> None:
         self.blip = blip
         self.prompts = prompts
         self.layers = tuple(layers)
-        self.image_size = image_size
+        self.frame = frame
         self.crf = crf
         self.dtype = autocast_dtype(amp, blip.device)
         self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
@@ -72,9 +74,9 @@ class Segmenter:
 
     @classmethod
     def from_config(cls, config: Config, blip: Blip, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
-        """A segmenter with a configuration's image size, CRF and number format."""
+        """A segmenter with a configuration's frame, CRF and number format."""
         crf = ConvCRF(iterations=config.crf.iters) if config.crf.iters else None
-        return cls(blip, prompts, layers, config.model.image_size, crf, config.runtime.amp)
+        return cls(blip, prompts, layers, Frame.from_config(config), crf, config.runtime.amp)
 
     @property
     def device(self) -> torch.device:
@@ -82,8 +84,8 @@ class Segmenter:
 
     @property
     def num_patches(self) -> int:
-        """N, patches of the letterbox frame."""
-        return (self.image_size // self.blip.patch_size) ** 2
+        """N, patches of the frame."""
+        return (self.frame.size // self.blip.patch_size) ** 2
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -107,14 +109,14 @@ class Segmenter:
             )
             return PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
 
-    def layer_class_maps(self, seen: PatchAttention, layer: int) -> Tensor:
+    def layer_class_maps(self, attended: PatchAttention, layer: int) -> Tensor:
         """Class maps [B, C, N] of one layer at the patch grid."""
-        return attention.class_maps(seen.prompt_maps(layer), self.prompts.prompts_per_class)
+        return attention.class_maps(attended.prompt_maps(layer), self.prompts.prompts_per_class)
 
-    def unary(self, seen: PatchAttention, layers: Sequence[int] | None = None) -> Tensor:
+    def unary(self, attended: PatchAttention, layers: Sequence[int] | None = None) -> Tensor:
         """Class probabilities [B, C, S, S] from the attention of ``layers`` (default: the segmenter's)."""
-        maps = [self.layer_class_maps(seen, layer) for layer in (self.layers if layers is None else layers)]
-        return attention.class_probabilities(maps, self.image_size)
+        maps = [self.layer_class_maps(attended, layer) for layer in (self.layers if layers is None else layers)]
+        return attention.class_probabilities(maps, self.frame.size)
 
     @torch.no_grad()
     def segment(self, pixels: Tensor, image_embeds: Tensor | None = None) -> Tensor:
@@ -124,6 +126,19 @@ class Segmenter:
         """
         embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
         return self.refine(self.unary(self.attend(embeds)), pixels)
+
+    @torch.no_grad()
+    def segment_image(self, rgb: np.ndarray) -> np.ndarray:
+        """Segment one image at its own size.
+
+        Args:
+            rgb: uint8 [height, width, 3], of any size.
+
+        Returns:
+            Labels, uint8 [height, width]: numbers of :attr:`PromptSet.class_names`.
+        """
+        scores = self.segment(self.frame.image(rgb)[None].to(self.device))[0]
+        return self.frame.labels(scores, rgb.shape[:2]).cpu().numpy()
 
     def refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
         """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S]."""

@@ -7,7 +7,7 @@ images come encoded and nothing is differentiated through it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from src.config.schema import Config, OneShotConfig
+from src.config.schema import OneShotConfig
 from src.data.dataset import SegmentationDataset
 from src.data.lists import ListEntry
 from src.errors import UserError
+from src.evaluation.evaluate import Encoder
 from src.method.segmenter import Segmenter
 from src.one_shot.supports import Support
 
@@ -42,31 +43,35 @@ class LabelledImage:
 def read_supports(
     supports: Sequence[Support],
     entries: Sequence[ListEntry],
-    config: Config,
-    device: torch.device,
-    encode: Callable[[list[int], Tensor], Tensor],
+    segmenter: Segmenter,
+    ignore_label: int,
+    encoder: Encoder | None = None,
 ) -> list[LabelledImage]:
     """Read and encode support images.
 
     Args:
         supports: the drawn ones, in class order.
         entries: the support list they index.
-        config: for the data set and the frame.
-        device: where to put them.
-        encode: called with indices and pixels [1, 3, S, S]; makes embeddings [1, 1 + N, D].
+        segmenter: whose frame, classes and vision encoder count.
+        ignore_label: of the masks.
+        encoder: stands in for the vision encoder.
 
     Raises:
         UserError: an image or mask could not be read.
     """
-    dataset = SegmentationDataset(list(entries), config)
+    indices = [support.index for support in supports]
+    num_classes = len(segmenter.prompts.class_names)
+    dataset = SegmentationDataset(entries, segmenter.frame, num_classes, ignore_label, indices=indices)
     images = []
-    for support in tqdm(supports, desc="encoding supports", unit="image", dynamic_ncols=True):
-        item = dataset.read(entries[support.index])
-        labels = item["labels"].to(device)
+    for position, support in enumerate(tqdm(supports, desc="encoding supports", unit="image", dynamic_ncols=True)):
+        sample = dataset[position]
+        assert sample.labels is not None
+        labels = sample.labels.to(segmenter.device)
         if support.isolated:
-            labels[(labels != support.label) & (labels != config.dataset.ignore_label)] = 0
-        embeds = encode([support.index], item["pixels"][None].to(device))[0]
-        images.append(LabelledImage(embeds, labels))
+            labels[(labels != support.label) & (labels != ignore_label)] = 0
+        pixels = sample.pixels[None].to(segmenter.device)
+        embeds = encoder([support.index], pixels) if encoder else segmenter.encode_images(pixels)
+        images.append(LabelledImage(embeds[0], labels))
     return images
 
 

@@ -68,16 +68,17 @@ class EvaluationPictures:
         return [*written, self.predictions] if self.save_predictions else written
 
     def _write_prediction(self, prediction: Prediction) -> None:
-        labels = prediction.original_labels().cpu().numpy()
+        labels = prediction.labels_at_own_size().cpu().numpy()
         write_bytes(self._files[self.dataset.entries[prediction.index].image], pictures.label_png(labels))
 
     def _keep_row(self, prediction: Prediction) -> None:
         if prediction.index in self._shown:
-            entry, dataset = self.dataset.entries[prediction.index], self.dataset.dataset
+            dataset = self.dataset
+            entry = dataset.entries[prediction.index]
             assert entry.mask is not None
             target = read_mask(entry.mask, dataset.num_classes, dataset.ignore_label)
             target[target == dataset.ignore_label] = pictures.IGNORED
-            labels = prediction.original_labels().cpu().numpy()
+            labels = prediction.labels_at_own_size().cpu().numpy()
             self._rows.append((read_image(entry.image), labels, target))
 
     def _grid(self) -> bytes:

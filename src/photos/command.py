@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from src.config.schema import Config
-from src.data.frame import Letterbox, preprocess
+from src.data.frame import Frame
 from src.data.images import IMAGE_ENDINGS, images_in
 from src.errors import UserError
 from src.method.blip import load_configured
@@ -71,7 +71,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
             unreadable.append(path)
             note(f"left out: {error}")
             continue
-        answer = segment_photo(segmenter, image, config)
+        answer = segment_photo(segmenter, image)
         say(f"\n{path}  {image.shape[1]} x {image.shape[0]}\n{answer.text(prompts.class_names)}")
         labels, overlay, *heat_maps = write_pictures(
             output / name, image, answer, prompts.class_names, args.save_heatmaps
@@ -226,13 +226,13 @@ class Answer:
         labels: uint8 [height, width].
         itm: [C] best matching score of the prompts of each class.
         unary: [C, S, S] class probabilities before the CRF, in the letterbox frame.
-        letterbox: the photo's way into the frame and back.
+        frame: in which the photo was segmented.
     """
 
     labels: np.ndarray
     itm: list[float]
     unary: Tensor
-    letterbox: Letterbox
+    frame: Frame
 
     @property
     def shares(self) -> list[float]:
@@ -251,34 +251,14 @@ class Answer:
 
 
 @torch.no_grad()
-def segment_photo(segmenter: Segmenter, image: np.ndarray, config: Config) -> Answer:
+def segment_photo(segmenter: Segmenter, image: np.ndarray) -> Answer:
     """Segment one RGB image uint8 [height, width, 3] at its own size."""
-    letterbox = Letterbox(*image.shape[:2], segmenter.image_size)
-    pixels = preprocess(image, letterbox, config.dataset.mean, config.dataset.std)[None].to(segmenter.device)
-    seen = segmenter.attend(segmenter.encode_images(pixels))
-    unary = segmenter.unary(seen)
-    itm = [float(scores.max()) for scores in seen.itm[0].split(list(segmenter.prompts.prompts_per_class))]
-    labels = labels_at_own_size(segmenter.refine(unary, pixels)[0].cpu(), letterbox)
-    return Answer(labels, itm, unary[0].cpu(), letterbox)
-
-
-def labels_at_own_size(scores: Tensor, letterbox: Letterbox) -> np.ndarray:
-    """argmax of ``letterbox.undo(scores)``, class by class: at 100 megapixels all of them would not fit into memory.
-
-    Args:
-        scores: [C, S, S].
-        letterbox: of the image.
-
-    Returns:
-        uint8 [height, width].
-    """
-    best = letterbox.undo(scores[:1])[0]
-    labels = torch.zeros(best.shape, dtype=torch.uint8)
-    for label in range(1, len(scores)):
-        score = letterbox.undo(scores[label : label + 1])[0]
-        labels[score > best] = label
-        torch.maximum(best, score, out=best)
-    return labels.numpy()
+    pixels = segmenter.frame.image(image)[None].to(segmenter.device)
+    attended = segmenter.attend(segmenter.encode_images(pixels))
+    unary = segmenter.unary(attended)
+    itm = [float(scores.max()) for scores in attended.itm[0].split(list(segmenter.prompts.prompts_per_class))]
+    labels = segmenter.frame.labels(segmenter.refine(unary, pixels)[0], image.shape[:2])
+    return Answer(labels.cpu().numpy(), itm, unary[0], segmenter.frame)
 
 
 def write_pictures(stem: Path, image: np.ndarray, answer: Answer, names: Sequence[str], heat_maps: bool) -> list[Path]:
@@ -296,7 +276,7 @@ def write_pictures(stem: Path, image: np.ndarray, answer: Answer, names: Sequenc
         _write(stem, "overlay", pictures.png(pictures.overlay_with_legend(image, answer.labels, legend))),
     ]
     for label, name in enumerate(names if heat_maps else ()):
-        strength = answer.letterbox.undo(answer.unary[label : label + 1])[0].numpy()
+        strength = answer.frame.undo(answer.unary[label : label + 1], image.shape[:2])[0].cpu().numpy()
         ending = f"heatmap_{label:02d}_{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')[:40]}"
         written.append(_write(stem, ending, pictures.png(pictures.heat_map(image, strength, name))))
     return written

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from src.config.schema import Config
-from src.data.dataset import SegmentationDataset, batches, collate
+from src.data.dataset import Batch, SegmentationDataset, batches
 from src.data.images import read_image, read_mask
 from src.data.lists import evaluation_entries, read_list
 from src.errors import UserError
@@ -23,7 +23,7 @@ LABELS = np.array([[0, 1, 2], [3, 255, 20]], np.uint8)
 
 
 def dataset_of(config: Config, **options: bool) -> SegmentationDataset:
-    return SegmentationDataset(evaluation_entries(config), config, **options)
+    return SegmentationDataset.from_config(evaluation_entries(config), config, **options)
 
 
 # lists
@@ -206,43 +206,41 @@ def test_items_are_letterboxed_and_normalised(make_config: Callable[..., Config]
     for position, entry in enumerate(dataset.entries):
         pixels, labels = read_image(entry.image), read_mask(entry.mask, 4, 255)
         image, target = plain_letterbox(pixels, labels, tiny.SIZE)
-        item = dataset[position]
-        assert (item["index"], item["height"], item["width"]) == (position, *labels.shape)
+        sample = dataset[position]
+        assert (sample.index, sample.shape) == (position, labels.shape)
         expected = (image / 255 - (0.1, 0.2, 0.3)) / (0.5, 0.6, 0.7)
-        np.testing.assert_allclose(item["pixels"].permute(1, 2, 0).numpy(), expected, atol=1e-6)
-        assert np.array_equal(item["labels"], target)
+        np.testing.assert_allclose(sample.pixels.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+        assert np.array_equal(sample.labels, target)
 
 
-def test_original_labels_are_untouched(make_config: Callable[..., Config]) -> None:
-    dataset = dataset_of(make_config(), original_labels=True)
+def test_labels_at_original_resolution_are_untouched(make_config: Callable[..., Config]) -> None:
+    dataset = dataset_of(make_config(eval={"resolution": "original"}))
     for position, entry in enumerate(dataset.entries):
-        assert np.array_equal(dataset[position]["labels"], read_mask(entry.mask, 4, 255))
+        assert np.array_equal(dataset[position].labels, read_mask(entry.mask, 4, 255))
 
 
 def test_indices_choose_images_and_keep_their_numbers(make_config: Callable[..., Config]) -> None:
     config = make_config()
-    dataset = SegmentationDataset(evaluation_entries(config), config, indices=[2, 0])
-    assert [dataset[position]["index"] for position in range(len(dataset))] == [2, 0]
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config, indices=[2, 0])
+    assert [dataset[position].index for position in range(len(dataset))] == [2, 0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_come_in_list_order_with_the_same_images(make_config: Callable[..., Config], workers: int) -> None:
-    config = make_config(dataloader={"batch_size": 2, "num_workers": workers})
-    dataset = dataset_of(config, original_labels=True)
-    got = list(batches(dataset, config, CPU))
-    assert [batch["index"] for batch in got] == [[0, 1], [2]]
-    assert [batch["pixels"].shape[0] for batch in got] == [2, 1]
-    assert torch.equal(
-        torch.cat([batch["pixels"] for batch in got]), torch.stack([dataset[n]["pixels"] for n in range(3)])
-    )
-    assert [tuple(labels.shape) for labels in got[0]["labels"]] == [(90, 120), (120, 77)]
+    config = make_config(dataloader={"batch_size": 2, "num_workers": workers}, eval={"resolution": "original"})
+    dataset = dataset_of(config)
+    got = list(batches(dataset, config.dataloader, CPU))
+    assert [batch.indices for batch in got] == [[0, 1], [2]]
+    assert [len(batch.pixels) for batch in got] == [2, 1]
+    assert torch.equal(torch.cat([batch.pixels for batch in got]), torch.stack([dataset[n].pixels for n in range(3)]))
+    assert [tuple(labels.shape) for labels in got[0].labels] == got[0].shapes == [(90, 120), (120, 77)]
 
 
 def test_image_and_mask_must_agree_in_size(make_config: Callable[..., Config], data_root: Path) -> None:
     tiny.save_mask(data_root / "masks" / "1.png", np.zeros((77, 120), np.uint8), palette=False)
     dataset = dataset_of(make_config())
     with pytest.raises(UserError, match=r"1\.png is 120 x 77 pixels, but image .*1\.jpg is 77 x 120; they must agree"):
-        dataset.read(dataset.entries[1])
+        dataset[1]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -251,12 +249,12 @@ def test_what_cannot_be_read_ends_a_run_with_its_name(
 ) -> None:
     (data_root / "images" / "2.jpg").unlink()
     config = make_config(dataloader={"batch_size": 3, "num_workers": workers})
-    with pytest.raises(UserError, match=r"2\.jpg does not exist"):
-        list(batches(dataset_of(config), config, CPU))
+    with pytest.raises(UserError, match=r"^image .*2\.jpg does not exist; check data_root and the image list$"):
+        list(batches(dataset_of(config), config.dataloader, CPU))
 
 
 def test_masks_are_not_read_where_none_are_needed(make_config: Callable[..., Config], data_root: Path) -> None:
     (data_root / "masks" / "0.png").unlink()
-    item = dataset_of(make_config(), masks=False)[0]
-    assert "labels" not in item
-    assert "labels" not in collate([item])
+    sample = dataset_of(make_config(), masks=False)[0]
+    assert sample.labels is None
+    assert Batch.of([sample, sample]).labels == []

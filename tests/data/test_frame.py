@@ -1,4 +1,4 @@
-"""The letterbox frame: sizes, padding, and the way back to the untouched image."""
+"""The frame: sizes, padding, normalisation, and the way back to the untouched image."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.frame import Letterbox, preprocess
+from src.data import frame as subject
+from src.data.frame import Frame
 from tests.oracles.method import plain_letterbox
 from tests.tiny import random_scene
+
+
+def plain(size: int) -> Frame:
+    """A frame whose images are x / 255."""
+    return Frame(size, (0, 0, 0), (1, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,7 @@ from tests.tiny import random_scene
 def test_longer_side_fills_the_frame_and_the_other_is_floored_to_8(
     height: int, width: int, size: int, inner: tuple[int, int]
 ) -> None:
-    assert Letterbox(height, width, size).inner == inner
+    assert Frame(size).inner((height, width)) == inner
 
 
 def test_longer_side_fills_the_frame_for_every_size() -> None:
@@ -33,77 +39,93 @@ def test_longer_side_fills_the_frame_for_every_size() -> None:
     assert int(389 * (128 / 389)) == 127
     for size in (128, 512):
         for side in range(8, 3000):
-            assert Letterbox(side, side // 2, size).inner[0] == size
-            assert Letterbox(side // 2, side, size).inner[1] == size
+            assert Frame(size).inner((side, side // 2))[0] == size
+            assert Frame(size).inner((side // 2, side))[1] == size
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 5000), (5000, 1), (3, 400)])
-def test_extreme_shapes_keep_a_cell(height: int, width: int) -> None:
-    letterbox = Letterbox(height, width, 128)
-    assert sorted(letterbox.inner) == [8, 128]
-    pixels = np.full((height, width, 3), 200, np.float32)
-    frame = letterbox.image(pixels)
-    assert (frame != 0).any(2).sum() == 8 * 128
-    assert letterbox.undo(torch.zeros(2, 128, 128)).shape == (2, height, width)
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (3, 400)])
+def test_extreme_shapes_keep_a_cell(shape: tuple[int, int]) -> None:
+    frame = plain(128)
+    assert sorted(frame.inner(shape)) == [8, 128]
+    assert (frame.image(np.full((*shape, 3), 200, np.uint8)) != 0).any(0).sum() == 8 * 128
+    assert frame.undo(torch.zeros(2, 128, 128), shape).shape == (2, *shape)
+    assert frame.labels(torch.zeros(2, 128, 128), shape).shape == shape
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (121, 77), (64, 64), (389, 313), (200, 31)])
 def test_image_and_labels_equal_the_description(shape: tuple[int, int]) -> None:
-    pixels, labels = random_scene(np.random.default_rng(3), *shape)
-    letterbox = Letterbox(*shape, 128)
-    image, target = plain_letterbox(pixels, labels, 128)
-    assert np.array_equal(letterbox.image(pixels.astype(np.float32)), image)
-    assert np.array_equal(letterbox.label(labels, 255), target)
+    rgb, labels = random_scene(np.random.default_rng(3), *shape)
+    image, target = plain_letterbox(rgb, labels, 128)
+    assert np.array_equal(plain(128).image(rgb).permute(1, 2, 0), image / np.float32(255))
+    assert np.array_equal(Frame(128).mask(labels, 255), target)
 
 
 def test_padding_is_black_and_ignored_at_the_bottom_or_the_right() -> None:
-    letterbox = Letterbox(40, 80, 64)
-    image = letterbox.image(np.full((40, 80, 3), 100, np.float32))
-    labels = letterbox.label(np.full((40, 80), 3, np.uint8), 255)
-    assert (image[:32] == 100).all()
-    assert (image[32:] == 0).all()
+    image = plain(64).image(np.full((40, 80, 3), 51, np.uint8))
+    labels = Frame(64).mask(np.full((40, 80), 3, np.uint8), 255)
+    assert (image[:, :32] == np.float32(0.2)).all()
+    assert (image[:, 32:] == 0).all()
     assert (labels[:32] == 3).all()
     assert (labels[32:] == 255).all()
-    upright = Letterbox(80, 40, 64).label(np.full((80, 40), 3, np.uint8), 200)
+    upright = Frame(64).mask(np.full((80, 40), 3, np.uint8), 200)
     assert (upright[:, :32] == 3).all()
     assert (upright[:, 32:] == 200).all()
 
 
 def test_labels_are_never_mixed() -> None:
     labels = np.random.default_rng(0).choice(np.uint8([1, 9, 255]), (150, 97))
-    assert set(np.unique(Letterbox(150, 97, 128).label(labels, 255))) == {1, 9, 255}
+    assert set(np.unique(Frame(128).mask(labels, 255))) == {1, 9, 255}
 
 
 def test_padding_is_black_before_normalisation() -> None:
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-    pixels = np.zeros((40, 80, 3), np.uint8)
-    pixels[:] = (255, 102, 51)
-    frame = preprocess(pixels, Letterbox(40, 80, 64), mean, std)
-    assert frame.dtype == torch.float32
-    assert frame[:, 0, 0].tolist() == pytest.approx([2.5, 0.0, -0.2], abs=1e-6)
-    assert frame[:, -1, 0].tolist() == pytest.approx([-2.5, -1.6, -0.6], abs=1e-6)
+    rgb = np.zeros((40, 80, 3), np.uint8)
+    rgb[:] = (255, 102, 51)
+    image = Frame(64, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)).image(rgb)
+    assert image.dtype == torch.float32
+    assert image[:, 0, 0].tolist() == pytest.approx([2.5, 0.0, -0.2], abs=1e-6)
+    assert image[:, -1, 0].tolist() == pytest.approx([-2.5, -1.6, -0.6], abs=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (121, 77), (64, 64), (7, 300)])
 def test_undo_gives_the_untouched_size_without_the_padding(shape: tuple[int, int]) -> None:
-    letterbox = Letterbox(*shape, 64)
-    height, width = letterbox.inner
+    frame = Frame(64)
+    height, width = frame.inner(shape)
     maps = torch.full((2, 64, 64), 7.0)  # what the padding holds must not come back
     maps[0, :height, :width] = 1
     maps[1, :height, :width] = torch.linspace(0, 1, width)
-    undone = letterbox.undo(maps)
+    undone = frame.undo(maps, shape)
     assert undone.shape == (2, *shape)
     torch.testing.assert_close(undone[0], torch.ones(shape))
     assert undone[1].max() <= 1
     assert (undone[1].diff(dim=1) >= 0).all()
 
 
-def test_undo_takes_scores_back_to_where_they_came_from() -> None:
+def test_labels_go_back_to_where_they_came_from() -> None:
     """A box put into the frame and brought back covers itself up to a pixel of its border."""
-    labels = np.zeros((180, 240), np.uint8)
-    labels[40:120, 60:200] = 1
-    letterbox = Letterbox(180, 240, 128)
-    scores = torch.from_numpy(np.stack([letterbox.label(1 - labels, 0), letterbox.label(labels, 0)])).float()
-    back = letterbox.undo(scores).argmax(0).numpy()
-    assert np.array_equal(back[42:118, 62:198], labels[42:118, 62:198])
+    mask = np.zeros((180, 240), np.uint8)
+    mask[40:120, 60:200] = 1
+    frame = Frame(128)
+    scores = torch.from_numpy(np.stack([frame.mask(1 - mask, 0), frame.mask(mask, 0)])).float()
+    back = frame.labels(scores, (180, 240)).numpy()
+    assert np.array_equal(back[42:118, 62:198], mask[42:118, 62:198])
     assert back[:38].max() == back[122:].max() == back[:, :58].max() == back[:, 202:].max() == 0
+
+
+@pytest.mark.parametrize("classes_at_once", [1, 2, 5])
+def test_labels_are_the_argmax_of_the_scores_brought_back(
+    classes_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few classes fit into memory; of equal scores the first counts."""
+    monkeypatch.setattr(subject, "CHUNK_PIXELS", classes_at_once * 77 * 131)
+    scores = torch.randint(0, 3, (5, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+    shape = (77, 131)
+    labels = Frame(32).labels(scores, shape)
+    assert labels.dtype == torch.uint8
+    assert np.array_equal(labels, Frame(32).undo(scores, shape).numpy().argmax(0))  # numpy promises the first
+
+
+def test_labels_at_own_size_are_not_blocky() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    labels = Frame(32).labels(torch.stack([columns - rows, rows - columns]), (320, 320))  # ten times the frame
+    edge = (labels == 0).int().argmax(1)[20:300]  # first background pixel of each row: a diagonal
+    assert edge.diff().max() <= 2

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.config.schema import Config
 from src.data.dataset import SegmentationDataset
-from src.data.images import read_mask
+from src.data.images import read_image, read_mask
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.evaluation.evaluate import Prediction, evaluate, predict
@@ -27,7 +27,6 @@ from tests.oracles.method import plain_iou, plain_letterbox
 class ColourSegmenter:
     """Knows the class of every pixel from its colour: what it gets wrong, the evaluation got wrong."""
 
-    image_size = tiny.SIZE
     device = torch.device("cpu")
     COLOURS = torch.tensor([[-1.0, -1.0, -1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
 
@@ -51,8 +50,7 @@ def coloured(data_root: Path) -> None:
 def setup(config: Config, blip: Blip) -> tuple[Segmenter, SegmentationDataset]:
     classes = read_class_file(Path(config.class_name_dir), config.dataset.num_classes)
     segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), config.model.layers)
-    original = config.eval.resolution == "original"
-    return segmenter, SegmentationDataset(evaluation_entries(config), config, original_labels=original)
+    return segmenter, SegmentationDataset.from_config(evaluation_entries(config), config)
 
 
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # black to white is -1 to 1
@@ -63,13 +61,12 @@ HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # black to white is -1
 def test_a_perfect_segmenter_scores_nearly_one(make_config: Callable[..., Config], resolution: str) -> None:
     """Only pixels that resizing mixes may be wrong; a frame that is off by a cell would cost far more."""
     config = make_config(dataset=HALF, eval={"resolution": resolution})
-    original = resolution == "original"
-    dataset = SegmentationDataset(evaluation_entries(config), config, original_labels=original)
-    evaluation = evaluate(ColourSegmenter(), dataset, config)
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
+    evaluation = evaluate(ColourSegmenter(), dataset, config.dataloader)
     assert evaluation.images == 3
     assert evaluation.confusion.iou.min() > 0.95
     counted = int(evaluation.confusion.counts.sum())
-    if original:
+    if resolution == "original":
         masks = [read_mask(entry.mask, 4, 255) for entry in dataset.entries]
         assert counted == sum((mask != 255).sum() for mask in masks)
     else:
@@ -81,7 +78,7 @@ def test_letterbox_scores_equal_the_plain_count(make_config: Callable[..., Confi
     config = make_config(dataloader={"batch_size": batch})
     segmenter, dataset = setup(config, fused)
     shown: list[Prediction] = []
-    evaluation = evaluate(segmenter, dataset, config, [shown.append])
+    evaluation = evaluate(segmenter, dataset, config.dataloader, [shown.append])
     assert [prediction.index for prediction in shown] == [0, 1, 2]
     targets, predictions = [], []
     for entry, prediction in zip(dataset.entries, shown, strict=True):
@@ -98,13 +95,13 @@ def test_original_scores_are_of_the_untouched_mask(make_config: Callable[..., Co
     config = make_config(eval={"resolution": "original"}, dataloader={"batch_size": 2})
     segmenter, dataset = setup(config, fused)
     shown: list[Prediction] = []
-    evaluation = evaluate(segmenter, dataset, config, [shown.append])
+    evaluation = evaluate(segmenter, dataset, config.dataloader, [shown.append])
     targets = [read_mask(entry.mask, 4, 255) for entry in dataset.entries]
-    predictions = [prediction.letterbox.undo(prediction.scores).argmax(0).numpy() for prediction in shown]
+    predictions = [prediction.frame.undo(prediction.scores, prediction.shape).argmax(0).numpy() for prediction in shown]
     for prediction, target, own in zip(shown, targets, predictions, strict=True):
         assert np.array_equal(prediction.target, target)
         assert np.array_equal(prediction.labels, own)
-        assert np.array_equal(prediction.original_labels(), own)
+        assert np.array_equal(prediction.labels_at_own_size(), own)
     got = zip(evaluation.confusion.intersection.tolist(), evaluation.confusion.union.tolist(), strict=True)
     assert list(got) == plain_iou(predictions, targets, 4)
 
@@ -115,9 +112,20 @@ def test_labels_at_original_size_are_the_same_from_either_frame(
     own = []
     for resolution in ("letterbox", "original"):
         config = make_config(eval={"resolution": resolution})
-        own.append([prediction.original_labels() for prediction in predict(*setup(config, fused), config)])
+        own.append(
+            [prediction.labels_at_own_size() for prediction in predict(*setup(config, fused), config.dataloader)]
+        )
     assert [labels.shape for labels in own[0]] == [(90, 120), (120, 77), (80, 80)]
     assert all(torch.equal(one, other) for one, other in zip(*own, strict=True))
+
+
+def test_an_image_segmented_alone_is_what_the_evaluation_scores(
+    make_config: Callable[..., Config], fused: Blip
+) -> None:
+    config = make_config(eval={"resolution": "original"})
+    segmenter, dataset = setup(config, fused)
+    for entry, prediction in zip(dataset.entries, predict(segmenter, dataset, config.dataloader), strict=True):
+        assert np.array_equal(segmenter.segment_image(read_image(entry.image)), prediction.labels)
 
 
 def test_embeddings_may_come_from_elsewhere(make_config: Callable[..., Config], fused: Blip) -> None:
@@ -125,11 +133,13 @@ def test_embeddings_may_come_from_elsewhere(make_config: Callable[..., Config], 
     segmenter, dataset = setup(config, fused)
     asked = []
 
-    def encoder(batch: dict) -> Tensor:
-        asked.append(batch["index"])
-        return segmenter.encode_images(batch["pixels"])
+    def encoder(indices: list[int], pixels: Tensor) -> Tensor:
+        asked.append(indices)
+        return segmenter.encode_images(pixels)
 
-    counts = [evaluate(segmenter, dataset, config, encoder=given).confusion.counts for given in (None, encoder)]
+    counts = [
+        evaluate(segmenter, dataset, config.dataloader, encoder=given).confusion.counts for given in (None, encoder)
+    ]
     assert torch.equal(*counts)
     assert asked == [[0, 1], [2]]
 
@@ -140,13 +150,13 @@ def test_an_unreadable_image_ends_the_evaluation_with_its_name(
     config = make_config()
     (data_root / "images" / "1.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"1\.jpg cannot be read"):
-        evaluate(*setup(config, fused), config)
+        evaluate(*setup(config, fused), config.dataloader)
 
 
 def test_timing_counts_images(make_config: Callable[..., Config], fused: Blip) -> None:
     config = make_config()
     segmenter, dataset = setup(config, fused)
-    values = evaluate(segmenter, dataset, config).to_dict(segmenter.prompts.class_names)
+    values = evaluate(segmenter, dataset, config.dataloader).to_dict(segmenter.prompts.class_names)
     assert values["images"] == 3
     assert values["images_per_second"] == pytest.approx(3 / values["seconds"])
 
@@ -155,7 +165,7 @@ def test_running_score_is_shown(
     make_config: Callable[..., Config], fused: Blip, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config()
-    evaluation = evaluate(*setup(config, fused), config)
+    evaluation = evaluate(*setup(config, fused), config.dataloader)
     shown = capsys.readouterr().err
     assert "3/3" in shown
     assert f"mIoU={100 * evaluation.confusion.miou:.2f}" in shown

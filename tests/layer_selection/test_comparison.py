@@ -58,10 +58,10 @@ def test_every_choice_scores_as_on_its_own(resolution: str, batch: int, tmp_path
         ("all layers", (0, 1, 2, 3)),
         ("last layer", (3,)),
     ]
-    dataset = SegmentationDataset(entries, config, original_labels=resolution == "original")
+    dataset = SegmentationDataset.from_config(entries, config)
     for choice in result.choices:
         segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), choice.layers)
-        expected = evaluate(segmenter, dataset, config).confusion
+        expected = evaluate(segmenter, dataset, config.dataloader).confusion
         assert torch.equal(choice.confusion.counts, expected.counts), choice.name
     assert result.single_layer_miou == [choice.confusion.miou for choice in result.choices[:4]]
     assert len(set(result.single_layer_miou)) == 4  # else the order of layers would not have been put to the test

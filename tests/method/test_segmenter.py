@@ -11,6 +11,7 @@ from torch import Tensor
 
 from replace_huggingface import modeling_blip_text
 from src.config.schema import Config
+from src.data.frame import Frame
 from src.method.blip import Blip, load_blip
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, PromptSet, build_prompts
@@ -55,7 +56,7 @@ def expected(prompts: PromptSet, pixels: Tensor, exact: Blip) -> Tensor:
 
 
 def segmenter_of(blip: Blip, prompts: PromptSet, crf: ConvCRF | None = None, amp: bool | str = False) -> Segmenter:
-    return Segmenter(blip, prompts, LAYERS, tiny.SIZE, crf, amp)
+    return Segmenter(blip, prompts, LAYERS, Frame(tiny.SIZE), crf, amp)
 
 
 @pytest.mark.parametrize("kind", ["exact", "fused"])
@@ -84,10 +85,10 @@ def test_different_images_give_different_maps(fused: Blip, prompts: PromptSet, p
 
 def test_layers_count_in_any_order_and_all_of_them(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
     segmenter = segmenter_of(fused, prompts)
-    seen = segmenter.attend(segmenter.encode_images(pixels), (0, 2))
-    both, swapped = segmenter.unary(seen, (0, 2)), segmenter.unary(seen, (2, 0))
+    attended = segmenter.attend(segmenter.encode_images(pixels), (0, 2))
+    both, swapped = segmenter.unary(attended, (0, 2)), segmenter.unary(attended, (2, 0))
     torch.testing.assert_close(both, swapped)
-    assert (both - segmenter.unary(seen, (0,))).abs().max() > 1e-3
+    assert (both - segmenter.unary(attended, (0,))).abs().max() > 1e-3
 
 
 def test_encoded_images_may_be_asked_again(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
@@ -128,7 +129,7 @@ def test_a_configuration_sets_crf_size_and_format(
 ) -> None:
     segmenter = Segmenter.from_config(make_config(crf={"iters": 1}), fused, prompts, (1,))
     assert segmenter.crf.iterations == 1
-    assert (segmenter.image_size, segmenter.layers, segmenter.dtype) == (tiny.SIZE, (1,), None)
+    assert (segmenter.frame, segmenter.layers, segmenter.dtype) == (Frame(tiny.SIZE), (1,), None)
     plain = Segmenter.from_config(make_config(crf={"iters": 0}, runtime={"amp": "bf16"}), fused, prompts, (1,))
     assert plain.crf is None
     assert plain.dtype is torch.bfloat16
@@ -182,6 +183,17 @@ def test_bfloat16_on_cuda_is_close_to_float32(
     difference = (segmenter.segment(pixels.cuda()).cpu() - expected).abs()
     assert difference.max() > 1e-3
     assert difference.mean() < 0.02
+
+
+def test_an_image_is_segmented_at_its_own_size(fused: Blip, prompts: PromptSet) -> None:
+    rgb, _ = tiny.random_scene(np.random.default_rng(0), 90, 131)
+    frame = Frame(tiny.SIZE, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    segmenter = Segmenter(fused, prompts, LAYERS, frame, ConvCRF(iterations=2))
+    labels = segmenter.segment_image(rgb)
+    assert labels.dtype == np.uint8
+    scores = segmenter.segment(frame.image(rgb)[None])[0]
+    assert np.array_equal(labels, frame.undo(scores, (90, 131)).argmax(0).numpy())
+    assert len(np.unique(labels)) > 1
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (2, 21, 40, 60)])

@@ -11,6 +11,7 @@ import torch
 
 from src.config.reader import load_config
 from src.data.dataset import SegmentationDataset, batches
+from src.data.frame import Frame
 from src.data.lists import evaluation_entries
 from src.evaluation.evaluate import evaluate
 from src.evaluation.metrics import ConfusionMatrix
@@ -40,17 +41,17 @@ def prompts() -> PromptSet:
 def miou(blip: Blip, prompts: PromptSet) -> dict[str, float]:
     """mIoU without CRF on the first validation scenes: of the supervised layers, every layer, and all layers."""
     config = load_config(CONFIG, [f"max_images={RECORDED['images']}", "dataloader.num_workers=0"])
-    segmenter = Segmenter(blip, prompts, range(blip.num_layers), config.model.image_size)
+    segmenter = Segmenter(blip, prompts, range(blip.num_layers), Frame.from_config(config))
     sets = {"supervised": RECORDED["layers"], "all": list(range(blip.num_layers))}
     sets |= {str(layer): [layer] for layer in range(blip.num_layers)}
     counts = {name: ConfusionMatrix(21, 255) for name in sets}
-    dataset = SegmentationDataset(evaluation_entries(config), config)
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
     with torch.no_grad():
-        for batch in batches(dataset, config, torch.device("cpu")):
-            seen = segmenter.attend(segmenter.encode_images(batch["pixels"]))
+        for batch in batches(dataset, config.dataloader, torch.device("cpu")):
+            attended = segmenter.attend(segmenter.encode_images(batch.pixels))
             for name, layers in sets.items():
-                prediction = segmenter.unary(seen, layers).argmax(1)
-                counts[name].update(prediction, torch.stack(list(batch["labels"])))
+                prediction = segmenter.unary(attended, layers).argmax(1)
+                counts[name].update(prediction, torch.stack(batch.labels))
     return {name: 100 * count.miou for name, count in counts.items()}
 
 
@@ -62,7 +63,8 @@ def test_bfloat16_keeps_the_score(blip: Blip, prompts: PromptSet, miou: dict[str
     settings = [f"max_images={RECORDED['images']}", "dataloader.num_workers=0", "crf.iters=0", "runtime.amp=bf16"]
     config = load_config(CONFIG, settings)
     segmenter = Segmenter.from_config(config, blip, prompts, RECORDED["layers"])
-    evaluation = evaluate(segmenter, SegmentationDataset(evaluation_entries(config), config), config)
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
+    evaluation = evaluate(segmenter, dataset, config.dataloader)
     assert 100 * evaluation.confusion.miou == pytest.approx(miou["supervised"], abs=0.3)
     assert 100 * evaluation.confusion.miou != miou["supervised"]  # it was bfloat16
 
@@ -89,12 +91,13 @@ def test_it_is_small_and_knows_every_word(blip: Blip) -> None:
 def test_matching_tells_what_is_in_a_scene(blip: Blip, prompts: PromptSet) -> None:
     """A class that is there scores higher than one that is not, in nine pairs of ten (chance: half)."""
     config = load_config(CONFIG, ["max_images=40", "dataloader.num_workers=0"])
-    segmenter = Segmenter(blip, prompts, (0,), config.model.image_size)
+    segmenter = Segmenter(blip, prompts, (0,), Frame.from_config(config))
     scores, present = [], []
-    for batch in batches(SegmentationDataset(evaluation_entries(config), config), config, torch.device("cpu")):
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
+    for batch in batches(dataset, config.dataloader, torch.device("cpu")):
         with torch.no_grad():
-            itm = segmenter.attend(segmenter.encode_images(batch["pixels"])).itm
+            itm = segmenter.attend(segmenter.encode_images(batch.pixels)).itm
         scores.append(itm[:, -len(CLASSES) :].numpy())
-        present += [np.isin(np.arange(1, 21), labels.numpy()) for labels in batch["labels"]]
+        present += [np.isin(np.arange(1, 21), labels.numpy()) for labels in batch.labels]
     scores, present = np.concatenate(scores), np.stack(present)
     assert (scores[present][:, None] > scores[~present]).mean() > 0.9

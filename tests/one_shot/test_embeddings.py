@@ -143,7 +143,7 @@ def test_segmentation_is_the_same_wherever_embeddings_are_kept(amp: str, tmp_pat
     blip = load_blip(config.model.name, torch.device("cpu"))
     classes = read_class_file(ROOT / config.class_name_dir, 7)
     segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), config.model.layers)
-    dataset = SegmentationDataset(evaluation_entries(config), config)
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
     counts = []
     for place in ("none", "memory", "disk"):
         placed = load_config(ROOT / "tests" / "golden_one_shot.yaml", [*overrides, f"cache.image_embeddings={place}"])
@@ -152,12 +152,7 @@ def test_segmentation_is_the_same_wherever_embeddings_are_kept(amp: str, tmp_pat
             encode = cache.encode
             cache.encode = lambda pixels, encode=encode, encoded=encoded: encoded.append(len(pixels)) or encode(pixels)
             for _ in range(2):
-                evaluation = evaluate(
-                    segmenter,
-                    dataset,
-                    placed,
-                    encoder=lambda batch, cache=cache: cache.get(batch["index"], batch["pixels"]),
-                )
+                evaluation = evaluate(segmenter, dataset, placed.dataloader, encoder=cache.get)
         counts.append(evaluation.confusion.counts)
         assert sum(encoded) == (10 if place == "none" else 5)
     assert torch.equal(counts[0], counts[1])

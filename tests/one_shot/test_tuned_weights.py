@@ -35,7 +35,7 @@ def segmenter_of(*overrides: str) -> tuple[Segmenter, Tensor]:
     config = load_config(ONE_SHOT, [*QUICK, *overrides])
     blip = load_blip(config.model.name, torch.device("cpu"))
     prompts = build_prompts(read_class_file(GOLDEN / "classes.json", 7), False)
-    pixels = SegmentationDataset(evaluation_entries(config), config)[0]["pixels"][None]
+    pixels = SegmentationDataset.from_config(evaluation_entries(config), config)[0].pixels[None]
     return Segmenter.from_config(config, blip, prompts, config.model.layers), pixels
 
 

@@ -20,6 +20,7 @@ from src import cli
 from src.config.reader import load_config
 from src.config.schema import Config, OneShotConfig
 from src.data.dataset import SegmentationDataset
+from src.data.frame import Frame
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.method.blip import Blip, load_blip
@@ -52,14 +53,14 @@ def tiny_config(*overrides: str) -> Config:
 
 def tiny_segmenter(layers: Sequence[int] = (2, 0), fused: bool = True, multi_prompt: bool = True) -> Segmenter:
     blip = load_blip(str(GOLDEN / "model"), CPU, fused)
-    return Segmenter(blip, build_prompts(CLASSES, multi_prompt), layers, image_size=64)
+    return Segmenter(blip, build_prompts(CLASSES, multi_prompt), layers, Frame(64))
 
 
 def supports_of(segmenter: Segmenter, count: int) -> tuple[list[tuple[Tensor, Tensor]], list[LabelledImage]]:
     """The first images of the list as pixels and labels, and as encoded."""
     config = tiny_config()
-    dataset = SegmentationDataset(evaluation_entries(config), config)
-    plain = [(dataset[n]["pixels"], dataset[n]["labels"]) for n in range(count)]
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
+    plain = [(sample.pixels, sample.labels) for sample in map(dataset.__getitem__, range(count))]
     return plain, [LabelledImage(segmenter.encode_images(pixels[None])[0], labels) for pixels, labels in plain]
 
 
@@ -204,7 +205,7 @@ def test_a_segmenter_sees_tuned_and_restored_weights() -> None:
     tune(tunable, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
     tuned = unary()
     assert not torch.allclose(first, tuned)
-    fresh = Segmenter(segmenter.blip, segmenter.prompts, segmenter.layers, 64)
+    fresh = Segmenter(segmenter.blip, segmenter.prompts, segmenter.layers, Frame(64))
     with torch.no_grad():
         assert torch.equal(tuned, fresh.unary(fresh.attend(support.embeds[None])))
     tunable.load(untuned)
@@ -222,7 +223,7 @@ def test_tuning_in_bfloat16_goes_the_same_way() -> None:
     outcomes = []
     for amp in (False, "bf16"):
         blip = load_blip(str(GOLDEN / "model"), CPU)
-        segmenter = Segmenter(blip, build_prompts(CLASSES, True), (2, 0), 64, amp=amp)
+        segmenter = Segmenter(blip, build_prompts(CLASSES, True), (2, 0), Frame(64), amp=amp)
         _, supports = supports_of(segmenter, 2)
         tunable = Tunable(segmenter)
         untuned = tunable.state()
@@ -283,7 +284,7 @@ def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
         return torch.zeros(1, 17, 64)
 
     drawn = [Support(0, 3), Support(0, 5, isolated=True), Support(0, 3)]
-    images = read_supports(drawn, evaluation_entries(config), config, CPU, encode)
+    images = read_supports(drawn, evaluation_entries(config), tiny_segmenter(), 255, encode)
     expected = np.pad(mask, ((0, 0), (0, 16)), constant_values=255)
     assert encoded == [([0], (1, 3, 64, 64))] * 3
     np.testing.assert_array_equal(images[0].labels, expected)

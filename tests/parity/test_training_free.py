@@ -17,7 +17,7 @@ from torch import Tensor
 
 from src.config.reader import load_config
 from src.config.schema import Config
-from src.data.dataset import SegmentationDataset, collate
+from src.data.dataset import Batch, SegmentationDataset
 from src.data.lists import evaluation_entries
 from src.evaluation.evaluate import predict
 from src.evaluation.metrics import ConfusionMatrix
@@ -51,7 +51,7 @@ class Case:
         return self.config.dataloader.batch_size
 
     def first_batch(self) -> Tensor:
-        return collate([self.dataset[position] for position in range(self.batch_size)])["pixels"]
+        return Batch.of([self.dataset[position] for position in range(self.batch_size)]).pixels
 
     def assert_close(self, got: Tensor, name: str, atol: float) -> None:
         """Compare ``got``, of the first image, with the published array ``name``."""
@@ -76,7 +76,7 @@ def case(request: pytest.FixtureRequest, prompt_mode: str, attention: str) -> Ca
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, prompt_mode == "multi")
     segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
-    dataset = SegmentationDataset(evaluation_entries(config), config)
+    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
     with np.load(GOLDEN / "expected.npz") as file:
         arrays = {name.removeprefix(f"{prompt_mode}_"): file[name] for name in file if name.startswith(prompt_mode)}
     return Case(config, segmenter, dataset, arrays, EXPECTED[prompt_mode])
@@ -87,19 +87,19 @@ def test_prompts(case: Case) -> None:
 
 
 def test_pixels_and_target(case: Case) -> None:
-    item = case.dataset[0]
-    case.assert_close(item["pixels"], "pixels", atol=1e-6)
-    assert np.array_equal(item["labels"], case.arrays["target"])
+    sample = case.dataset[0]
+    case.assert_close(sample.pixels, "pixels", atol=1e-6)
+    assert np.array_equal(sample.labels, case.arrays["target"])
 
 
 def test_logits_of_all_layers_and_itm(case: Case) -> None:
-    seen = case.segmenter.attend(case.segmenter.encode_images(case.first_batch()), ALL_LAYERS)
-    logits = torch.stack([seen.token_logits[layer][0] for layer in ALL_LAYERS])
+    attended = case.segmenter.attend(case.segmenter.encode_images(case.first_batch()), ALL_LAYERS)
+    logits = torch.stack([attended.token_logits[layer][0] for layer in ALL_LAYERS])
     if case.exact:
         case.assert_close(logits, "attn", atol=1e-5)
     else:
         case.assert_close(logits, "attn", atol=1e-5 * float(np.abs(case.arrays["attn"]).max()))
-    case.assert_close(seen.itm[0], "itm", atol=1e-5)
+    case.assert_close(attended.itm[0], "itm", atol=1e-5)
 
 
 def test_unary_and_crf(case: Case) -> None:
@@ -113,7 +113,7 @@ def test_unary_and_crf(case: Case) -> None:
 def test_labels_and_scores_of_all_images(case: Case) -> None:
     confusion = ConfusionMatrix(case.config.dataset.num_classes, case.config.dataset.ignore_label)
     labels = []
-    for number, prediction in enumerate(predict(case.segmenter, case.dataset, case.config)):
+    for number, prediction in enumerate(predict(case.segmenter, case.dataset, case.config.dataloader)):
         assert prediction.index == number
         confusion.update(prediction.labels, prediction.target)
         labels.append(prediction.labels.numpy())

@@ -14,7 +14,7 @@ from PIL import Image
 import training_free_blip
 from src import cli
 from src.config.reader import load_config
-from src.data.frame import Letterbox
+from src.data.frame import Frame
 from src.errors import UserError
 from src.method.prompts import ClassEntry, PromptSet
 from src.paths import REPOSITORY
@@ -194,25 +194,10 @@ def test_photos_with_the_same_stem_get_different_names() -> None:
     assert names == ["cat", "cat-3", "Cat-4", "cat-2", "dog"]
 
 
-def test_labels_at_own_size_are_the_argmax_of_the_scores_brought_back() -> None:
-    letterbox = Letterbox(77, 131, 32)
-    scores = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(0))
-    expected = letterbox.undo(scores).argmax(0)
-    assert np.array_equal(photos.labels_at_own_size(scores, letterbox), expected.numpy())
-
-
-def test_labels_at_own_size_are_not_blocky() -> None:
-    letterbox = Letterbox(320, 320, 32)  # ten times the frame
-    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    labels = photos.labels_at_own_size(torch.stack([columns - rows, rows - columns]), letterbox)
-    edge = (labels == 0).argmax(1)[20:300]  # first background pixel of each row: a diagonal
-    assert np.diff(edge.astype(int)).max() <= 2
-
-
 def test_answer_names_what_was_found_and_what_was_not() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[:3] = 2
-    answer = photos.Answer(labels, [0.5, 0.125, 0.875], torch.zeros(3, 8, 8), Letterbox(10, 10, 8))
+    answer = photos.Answer(labels, [0.5, 0.125, 0.875], torch.zeros(3, 8, 8), Frame(8))
     lines = [line.split() for line in answer.text(("background", "cat", "my mug")).splitlines()]
     assert lines == [
         ["class", "pixels", "itm"],
