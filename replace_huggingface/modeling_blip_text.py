@@ -19,11 +19,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from transformers import BlipForImageTextRetrieval
+from transformers.models.blip.modeling_blip_text import (
+    BlipTextAttention,
+    BlipTextEmbeddings,
+    BlipTextEncoder,
+    BlipTextLayer,
+    BlipTextModel,
+    BlipTextSelfAttention,
+)
 
 TRANSFORMERS_VERSION = "5.17.0"
 LOGITS_BUDGET_BYTES = 256 * 2**20
@@ -84,7 +94,10 @@ class CrossAttentionTextEncoder(nn.Module):
         UnsupportedTransformersError: a submodule is not where transformers 5.17 has it.
     """
 
-    def __init__(self, text_model: nn.Module, fused: bool = True) -> None:
+    embeddings: BlipTextEmbeddings
+    encoder: BlipTextEncoder
+
+    def __init__(self, text_model: BlipTextModel, fused: bool = True) -> None:
         super().__init__()
         self.fused = fused
         for path, names in _NEEDED.items():
@@ -101,13 +114,17 @@ class CrossAttentionTextEncoder(nn.Module):
         self.encoder = text_model.encoder
 
     @property
+    def layers(self) -> list[BlipTextLayer]:
+        return cast("list[BlipTextLayer]", list(self.encoder.layer))
+
+    @property
     def num_layers(self) -> int:
         return len(self.encoder.layer)
 
     def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor) -> PromptStates:
         """Embeddings and first self-attention of prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T]."""
         hidden = self.embeddings(input_ids=input_ids)
-        return PromptStates(_self_attention(self.encoder.layer[0], hidden, attention_mask), attention_mask)
+        return PromptStates(_self_attention(self.layers[0], hidden, attention_mask), attention_mask)
 
     def forward(
         self,
@@ -125,16 +142,16 @@ class CrossAttentionTextEncoder(nn.Module):
             reduce: makes of a layer's logits what is kept of them; called once per layer and chunk of prompts.
         """
         # [B, H, 1 + patches, head_dim] per layer, shared by all prompts
-        image_keys_values = [_keys_values(layer.crossattention.self, image_embeds) for layer in self.encoder.layer]
+        image_keys_values = [_keys_values(layer.crossattention.self, image_embeds) for layer in self.layers]
         states, reduced = [], {layer: [] for layer in layers}
         for chunk in self._chunks(prompts, image_embeds):
             hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
-            for index, layer in enumerate(self.encoder.layer):
+            for index, layer in enumerate(self.layers):
                 if index > 0:
                     hidden = _self_attention(layer, hidden, chunk.attention_mask)
                 form_logits = index in reduced or not self.fused
                 hidden, logits = _cross_attention(layer.crossattention, hidden, *image_keys_values[index], form_logits)
-                if index in reduced:
+                if logits is not None and index in reduced:
                     reduced[index].append(reduce(logits, chunk.attention_mask))
                 del logits  # the next layer's must not stand beside these
                 hidden = layer.feed_forward_chunk(hidden)
@@ -143,7 +160,7 @@ class CrossAttentionTextEncoder(nn.Module):
 
     def _chunks(self, prompts: PromptStates, image_embeds: Tensor) -> list[PromptStates]:
         batch, positions = image_embeds.shape[:2]
-        heads = self.encoder.layer[0].crossattention.self.num_attention_heads
+        heads = self.layers[0].crossattention.self.num_attention_heads
         bytes_per_prompt = batch * heads * prompts.hidden.shape[1] * positions * 4
         size = max(1, LOGITS_BUDGET_BYTES // bytes_per_prompt)
         return [
@@ -152,7 +169,7 @@ class CrossAttentionTextEncoder(nn.Module):
         ]
 
 
-def expose_cross_attention(model: nn.Module, fused: bool = True) -> CrossAttentionTextEncoder:
+def expose_cross_attention(model: BlipForImageTextRetrieval, fused: bool = True) -> CrossAttentionTextEncoder:
     """Put a :class:`CrossAttentionTextEncoder` in the place of ``model.text_encoder`` and return it.
 
     ``model`` is a HuggingFace ``BlipForImageTextRetrieval``. On a model that has one already only ``fused`` is set.
@@ -160,10 +177,12 @@ def expose_cross_attention(model: nn.Module, fused: bool = True) -> CrossAttenti
     Raises:
         UnsupportedTransformersError: see :class:`CrossAttentionTextEncoder`.
     """
-    if not isinstance(model.text_encoder, CrossAttentionTextEncoder):
-        model.text_encoder = CrossAttentionTextEncoder(model.text_encoder)
-    model.text_encoder.fused = fused
-    return model.text_encoder
+    text_encoder: nn.Module = model.text_encoder
+    if not isinstance(text_encoder, CrossAttentionTextEncoder):
+        text_encoder = CrossAttentionTextEncoder(model.text_encoder)
+        model.add_module("text_encoder", text_encoder)
+    text_encoder.fused = fused
+    return text_encoder
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:
@@ -177,12 +196,12 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
     return projected.unflatten(-1, (heads, -1)).transpose(-2, -3)  # [..., n, D] -> [..., H, n, head_dim]
 
 
-def _keys_values(attention: nn.Module, states: Tensor) -> tuple[Tensor, Tensor]:
+def _keys_values(attention: BlipTextSelfAttention, states: Tensor) -> tuple[Tensor, Tensor]:
     heads = attention.num_attention_heads
     return _heads(attention.key(states), heads), _heads(attention.value(states), heads)
 
 
-def _self_attention(layer: nn.Module, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+def _self_attention(layer: BlipTextLayer, hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Self-attention block of ``layer`` on ``hidden`` [..., P, T, D]; padding is never attended to."""
     attention = layer.attention.self
     query = _heads(attention.query(hidden), attention.num_attention_heads)  # [..., P, H, T, head_dim]
@@ -195,7 +214,7 @@ def _self_attention(layer: nn.Module, hidden: Tensor, attention_mask: Tensor) ->
 
 
 def _cross_attention(
-    block: nn.Module, hidden: Tensor, key: Tensor, value: Tensor, form_logits: bool
+    block: BlipTextAttention, hidden: Tensor, key: Tensor, value: Tensor, form_logits: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Cross-attention block on ``hidden`` [B, P, T, D] with an image's ``key`` and ``value`` [B, H, n, head_dim].
 

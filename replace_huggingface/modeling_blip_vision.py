@@ -6,14 +6,18 @@ each of 24 layers of BLIP-large). The fused kernel gives the same result without
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import BlipForImageTextRetrieval
+from transformers.models.blip.modeling_blip import BlipAttention, BlipEncoderLayer
 
 
 class FusedVisionAttention(nn.Module):
     """Drop-in for HuggingFace's ``BlipAttention``: same parameters and names, same inputs and outputs."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: BlipAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
         self.scale = attention.scale
@@ -28,8 +32,9 @@ class FusedVisionAttention(nn.Module):
         return self.projection(context.transpose(1, 2).flatten(2)), None
 
 
-def fuse_vision_attention(model: nn.Module) -> None:
+def fuse_vision_attention(model: BlipForImageTextRetrieval) -> None:
     """Put a :class:`FusedVisionAttention` in the place of every vision layer's attention of a HuggingFace BLIP."""
-    for layer in model.vision_model.encoder.layers:
-        if not isinstance(layer.self_attn, FusedVisionAttention):
-            layer.self_attn = FusedVisionAttention(layer.self_attn)
+    for layer in cast("list[BlipEncoderLayer]", model.vision_model.encoder.layers):
+        attention: nn.Module = layer.self_attn
+        if not isinstance(attention, FusedVisionAttention):
+            layer.add_module("self_attn", FusedVisionAttention(layer.self_attn))

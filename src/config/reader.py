@@ -85,13 +85,13 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
     """``value`` as the type ``hint`` says, or a refusal."""
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for member in members:
-        if dataclasses.is_dataclass(member):
+        if isinstance(member, type) and dataclasses.is_dataclass(member):
             if isinstance(value, dict):
                 return _build(member, value, source, f"{key}.")
             if value is None and len(members) == 1:
                 return member()
         elif _fits(member, value):
-            if member is float:
+            if member is float and value is not None:
                 return float(value)
             if isinstance(value, list):
                 return tuple(float(item) if typing.get_args(member)[0] is float else item for item in value)

@@ -51,7 +51,8 @@ class Comparison:
     @property
     def rho(self) -> float:
         """Spearman's rank correlation between InfoScore and mIoU over the layers."""
-        return float(spearmanr(self.scores.infoscore.numpy(), self.single_layer_miou).statistic)
+        correlation: Any = spearmanr(self.scores.infoscore.numpy(), self.single_layer_miou)
+        return float(correlation.statistic)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: rho, and name, layers and mIoU of every choice."""

@@ -103,8 +103,8 @@ def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> s
         "dtype": str(segmenter.dtype),
         "attention": config.runtime.attention,
         # what weights do not tell: heads, activation, epsilon, patch size
-        "text_config": segmenter.blip.model.config.text_config.to_dict(),
-        "vision_config": segmenter.blip.model.config.vision_config.to_dict(),
+        "text_config": segmenter.blip.text_config.to_dict(),
+        "vision_config": segmenter.blip.vision_config.to_dict(),
         "tokens": segmenter.input_ids.tolist(),
         "padding": segmenter.attention_mask.tolist(),
         "device": segmenter.device.type,

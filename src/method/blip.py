@@ -8,13 +8,25 @@ import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BlipConfig, BlipForImageTextRetrieval, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipTextConfig,
+    BlipVisionConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from replace_huggingface.modeling_blip_text import UnsupportedTransformersError, expose_cross_attention
+from replace_huggingface.modeling_blip_text import (
+    CrossAttentionTextEncoder,
+    UnsupportedTransformersError,
+    expose_cross_attention,
+)
 from replace_huggingface.modeling_blip_vision import fuse_vision_attention
 from src.config.schema import Config
 from src.errors import UserError
@@ -31,18 +43,31 @@ class Blip:
         name: the name or folder it was loaded from.
     """
 
-    model: nn.Module
+    model: BlipForImageTextRetrieval
     tokenizer: PreTrainedTokenizerBase
     name: str
 
     @property
+    def text_encoder(self) -> CrossAttentionTextEncoder:
+        """The model's text encoder, which shows its cross-attention."""
+        return cast(CrossAttentionTextEncoder, self.model.text_encoder)
+
+    @property
     def num_layers(self) -> int:
         """Layers of the text encoder."""
-        return self.model.text_encoder.num_layers
+        return self.text_encoder.num_layers
+
+    @property
+    def text_config(self) -> BlipTextConfig:
+        return cast(BlipTextConfig, self.model.config.text_config)
+
+    @property
+    def vision_config(self) -> BlipVisionConfig:
+        return cast(BlipVisionConfig, self.model.config.vision_config)
 
     @property
     def patch_size(self) -> int:
-        return self.model.config.vision_config.patch_size
+        return cast(int, self.vision_config.patch_size)
 
     @property
     def device(self) -> torch.device:
@@ -55,11 +80,11 @@ class Blip:
             UserError: a prompt is longer than the model's text encoder can read, or has tokens that it does not know.
         """
         encoded = self.tokenizer(prompts, padding=True, return_tensors="pt")
-        longest = self.model.config.text_config.max_position_embeddings
+        longest = self.text_config.max_position_embeddings
         if encoded.input_ids.shape[1] > longest:
             prompt = prompts[int(encoded.attention_mask.sum(1).argmax())]
             raise UserError(f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read")
-        known = self.model.config.text_config.vocab_size
+        known = self.text_config.vocab_size
         beyond = (encoded.input_ids >= known).any(1)
         if beyond.any():
             prompt = prompts[int(beyond.int().argmax())]
@@ -103,7 +128,8 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
     transformers_logging.set_verbosity_error()  # its report on unexpected keys: what matters of it is checked below
     try:
         _check_config(source, name)
-        model, report = BlipForImageTextRetrieval.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = BlipForImageTextRetrieval.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(source)
     except UserError:
         raise
@@ -124,10 +150,12 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
             f"model {name} is no image-text-matching model: its weights lack {missing[0]} "
             f"(and {len(missing) - 1} more); use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
         )
-    return Blip(prepare(model, fused).to(device), tokenizer, name)
+    prepare(model, fused)
+    nn.Module.to(model, device)
+    return Blip(model, tokenizer, name)
 
 
-def prepare(model: nn.Module, fused: bool = True) -> nn.Module:
+def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImageTextRetrieval:
     """Expose the cross-attention of a HuggingFace BLIP and freeze it; returns ``model``.
 
     With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in

@@ -99,7 +99,7 @@ class Segmenter:
 
         Differentiable where parameters require gradients (see :mod:`src.one_shot.tuning`).
         """
-        text_encoder, itm_head = self.blip.model.text_encoder, self.blip.model.itm_head
+        text_encoder, itm_head = self.blip.text_encoder, self.blip.model.itm_head
         with self._autocast():
             output = text_encoder(
                 self._prompt_states(),
@@ -149,7 +149,7 @@ class Segmenter:
         self._states = None
 
     def _prompt_states(self) -> PromptStates:
-        text_encoder = self.blip.model.text_encoder
+        text_encoder = self.blip.text_encoder
         if torch.is_grad_enabled():  # while tuning, embeddings change at every step and need their gradient
             return text_encoder.encode_prompts(self.input_ids, self.attention_mask)
         if self._states is None:

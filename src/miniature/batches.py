@@ -95,7 +95,9 @@ class PromptSampler:
             absent_words[picture] = (len(WORDS) - sum(len(self.candidates[s]) for s in present)) / max(wrong, 1)
             words += [_any_word(self.candidates[s], rng) for s in self._absent(present, wrong, rng)]
             rows[picture] = [self.rows[word] for word in words]
-            subjects[picture] = [SUBJECT_NUMBER.get(SUBJECT_OF_WORD.get(word), 1) - 1 for word in words]
+            subjects[picture] = [
+                SUBJECT_NUMBER[SUBJECT_OF_WORD[word]] - 1 if word in SUBJECT_OF_WORD else 0 for word in words
+            ]
         return Prompts(
             self.input_ids[rows],
             self.attention_mask[rows],
@@ -156,4 +158,4 @@ def named_subjects(captions: Sequence[Sequence[str]]) -> Tensor:
 
 def _any_word(words: Sequence[str], rng: Generator) -> str:
     """The first of ``words`` half of the time, else any."""
-    return words[0] if rng.random() < 0.5 else words[rng.integers(len(words))]
+    return words[0] if rng.random() < 0.5 else words[int(rng.integers(len(words)))]

@@ -49,7 +49,7 @@ class Canvas:
     def fill(
         self,
         rng: Generator,
-        region: np.ndarray,
+        region: np.ndarray | np.bool,
         subject: str,
         top: Colour,
         bottom: Colour,
@@ -71,7 +71,7 @@ class Canvas:
 
     def tint(self, region: np.ndarray, colour: Colour) -> None:
         """Draw a detail of the scenery: ``region`` takes ``colour`` and keeps showing what it shows."""
-        self.picture[np.broadcast_to(region, self.subjects.shape)] = np.uint8(colour)
+        self.picture[np.broadcast_to(region, self.subjects.shape)] = np.array(colour, np.uint8)
 
     def labels(self) -> np.ndarray:
         """The segmentation mask, uint8 [height, width]: 0 background, 1 to 20 classes, void around every object.

@@ -6,12 +6,17 @@ B images, P prompts per image, T tokens per prompt, N patches, D = 128 dimension
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 from src.miniature.captions import PICTURE_SIDE
+
+if TYPE_CHECKING:
+    from transformers.models.blip.modeling_blip import BlipEncoderLayer
+    from transformers.models.blip.modeling_blip_text import BlipTextLayer
 
 PATCH = 16
 GRID = PICTURE_SIDE // PATCH
@@ -72,7 +77,7 @@ def _initialise(model: BlipForImageTextRetrieval) -> None:
     positions[0, 1:] = 0.5 * _sine_positions(GRID, WIDTH)
     # prompts are padded to at most 8 tokens in training; later positions must not look like anything else
     model.text_encoder.embeddings.position_embeddings.weight[8:] = 0
-    for layer in model.vision_model.encoder.layers:
+    for layer in cast("list[BlipEncoderLayer]", model.vision_model.encoder.layers):
         # equal queries and keys: patches first look at patches that are near and alike
         weight = layer.self_attn.qkv.weight
         weight[:WIDTH] = weight[WIDTH : 2 * WIDTH]
@@ -95,7 +100,7 @@ def encode_images(model: BlipForImageTextRetrieval, pixels: Tensor) -> Tensor:
     """
     tower = model.vision_model
     hidden = tower.embeddings(pixels)
-    for layer in tower.encoder.layers:
+    for layer in cast("list[BlipEncoderLayer]", tower.encoder.layers):
         qkv = layer.self_attn.qkv(layer.layer_norm1(hidden)).unflatten(-1, (3, HEADS, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [B, H, 1 + N, D / H]
         mixed = (_logits(query, key).softmax(-1) @ value).transpose(1, 2).flatten(2)
@@ -121,7 +126,7 @@ def match(
     hidden = model.text_encoder.embeddings(input_ids.flatten(0, 1))  # [B * P, T, D]
     padding = (1 - attention_mask.flatten(0, 1)[:, None, None]).to(hidden.dtype) * MASKED
     token_logits = []
-    for layer in model.text_encoder.encoder.layer:
+    for layer in cast("list[BlipTextLayer]", model.text_encoder.encoder.layer):
         block = layer.attention.self
         query, key, value = (_heads(part(hidden)) for part in (block.query, block.key, block.value))
         mixed = (_logits(query, key) + padding).softmax(-1) @ value

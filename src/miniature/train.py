@@ -33,9 +33,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 import transformers
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from transformers import BlipForImageTextRetrieval
 
 from src import cli
 from src.files import write_text
@@ -185,7 +186,7 @@ class Training:
                 losses["matching_loss"] = student.matching_loss(itm_logits, prompts.wanted)
                 losses["attention_loss"] = student.attention_loss(supervised, prompts, patch_labels, weights)
                 measures["matching_accuracy"] = student.matching_accuracy(itm_logits, prompts.wanted)
-            sum(losses.values()).backward()
+            torch.stack(list(losses.values())).sum().backward()
             optimizer.step(learning_rate(STUDENT_RATE, step, steps))
             log.add(step, losses | measures)
             if _first_process() and time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -195,7 +196,7 @@ class Training:
         if _first_process():
             self.save(model, steps, finished=True)
 
-    def save(self, model: nn.Module, steps: int, finished: bool) -> None:
+    def save(self, model: BlipForImageTextRetrieval, steps: int, finished: bool) -> None:
         """Write the model in float16, its tokenizer and training.json; each file at once."""
         output = self.settings.output
         output.mkdir(parents=True, exist_ok=True)
@@ -259,7 +260,7 @@ def train(settings: Settings) -> None:
         if settings.processes == 1:
             work(0, settings, Path(scratch))
         else:
-            torch.multiprocessing.spawn(work, args=(settings, Path(scratch)), nprocs=settings.processes)
+            spawn(work, args=(settings, Path(scratch)), nprocs=settings.processes)
     print(f"wrote {settings.output}")
 
 

@@ -6,7 +6,7 @@ import re
 import string
 from pathlib import Path
 
-from transformers import BertTokenizerFast
+from transformers import BertTokenizer
 
 from src.method.prompts import TEMPLATE
 from src.miniature.words import WORDS
@@ -26,12 +26,12 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys((*SPECIAL, *words, *pieces)))
 
 
-def build_tokenizer() -> BertTokenizerFast:
+def build_tokenizer() -> BertTokenizer:
     """A lower-casing BERT tokenizer with :func:`vocabulary`."""
-    return BertTokenizerFast(vocab={token: number for number, token in enumerate(vocabulary())}, do_lower_case=True)
+    return BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary())}, do_lower_case=True)
 
 
-def save_tokenizer(tokenizer: BertTokenizerFast, folder: Path) -> None:
+def save_tokenizer(tokenizer: BertTokenizer, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and a plain vocab.txt."""
     tokenizer.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")

@@ -68,7 +68,7 @@ class EmbeddingCache(AbstractContextManager):
     def for_runs(cls, config: Config, segmenter: Segmenter, images: int) -> EmbeddingCache:
         """The cache that a configuration asks for, for a list that every run of one-shot tuning goes through."""
         assert config.oneshot is not None
-        shape = (1 + segmenter.num_patches, segmenter.blip.model.config.vision_config.hidden_size)
+        shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
         dtype = segmenter.dtype or torch.float32
         needed = images * shape[0] * shape[1] * dtype.itemsize
         folder = resolve(config.cache.dir)

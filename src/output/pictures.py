@@ -6,7 +6,7 @@ Images are RGB uint8 [height, width, 3], label maps uint8 [height, width]. Label
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -46,7 +46,8 @@ class LegendEntry:
 def legend_of(label_maps: Sequence[np.ndarray], names: Sequence[str]) -> list[LegendEntry]:
     """Legend entries of the labels that occur in ``label_maps``, background left out, ignored pixels last."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in label_maps]))
-    classes = [LegendEntry(label, names[label]) for label in present.tolist() if BACKGROUND < label < len(names)]
+    labels: list[int] = present.tolist()
+    classes = [LegendEntry(label, names[label]) for label in labels if BACKGROUND < label < len(names)]
     return [*classes, LegendEntry(IGNORED, "ignored")] if IGNORED in present else classes
 
 
@@ -104,7 +105,7 @@ def legend_strip(entries: Sequence[LegendEntry], width: int, size: int | None = 
     ``size`` is the height of the text in pixels; by default it follows the width.
     """
     size = _text_size(width) if size is None else size
-    font, swatch, gap = ImageFont.load_default(size), size, round(0.45 * size)
+    font, swatch, gap = _font(size), size, round(0.45 * size)
     if not entries:
         return _text_strip("background only", font, width, gap)
     widths = [swatch + gap + round(font.getlength(entry.text)) for entry in entries]
@@ -143,7 +144,7 @@ def grid(
         cell: width and height of a cell, pixels.
     """
     gap, size = 8, 20
-    font, head = ImageFont.load_default(size), 34
+    font, head = _font(size), 34
     width = gap + len(titles) * (cell[0] + gap)
     # a row is as high as its highest image: landscape pictures leave no stripes between them
     fitted = [[_fit(image, cell) for image in row] for row in rows]
@@ -170,7 +171,7 @@ def _fit(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
     return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
 
 
-def _below(image: np.ndarray, strip_of_width) -> Image.Image:
+def _below(image: np.ndarray, strip_of_width: Callable[[int], Image.Image]) -> Image.Image:
     """``image`` untouched in size, the strip that the function makes for its width below it."""
     height, width = image.shape[:2]
     strip = strip_of_width(width)
@@ -178,6 +179,12 @@ def _below(image: np.ndarray, strip_of_width) -> Image.Image:
     canvas.paste(Image.fromarray(image), (0, 0))
     canvas.paste(strip, (0, height))
     return canvas
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow's wheels bring; a bitmap font has no sizes
+    return font
 
 
 def _text_size(width: int) -> int:
@@ -192,7 +199,7 @@ def _text_strip(text: str, font: ImageFont.FreeTypeFont, width: int, gap: int) -
 
 def _colour_bar(title: str, top: float, width: int) -> Image.Image:
     """``title  0 [bar] top``."""
-    font = ImageFont.load_default(_text_size(width))
+    font = _font(_text_size(width))
     gap = round(0.45 * font.size)
     texts = [f"{title}   0", f"{top:.2g}"]
     lengths = [round(font.getlength(text)) for text in texts]
