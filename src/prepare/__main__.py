@@ -78,6 +78,11 @@ What is made:
 )
 
 
+def path_of_user(text: str) -> Path:
+    """A path of the command line; ``--root=~/voc`` is not expanded by the shell."""
+    return Path(text).expanduser()
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; its help is the manual of data preparation."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -87,11 +92,11 @@ def parser() -> argparse.ArgumentParser:
     coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
     for name, command in (("pascal", pascal), ("coco", coco)):
         command.add_argument(
-            "--root", type=Path, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
+            "--root", type=path_of_user, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
         )
         command.add_argument(
             "--lists",
-            type=Path,
+            type=path_of_user,
             default=REPOSITORY / "src" / "lists" / name,
             help=f"folder the lists are written to (default: src/lists/{name})",
         )
@@ -104,9 +109,9 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--debug", action="store_true", help="show where an error came from")
     pascal.add_argument("--force", action="store_true", help="replace lists that differ")
-    pascal.add_argument("--voc", type=Path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
+    pascal.add_argument("--voc", type=path_of_user, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
     pascal.add_argument(
-        "--sbd", type=Path, metavar="PATH", help="SBD archive or its folder benchmark_RELEASE elsewhere"
+        "--sbd", type=path_of_user, metavar="PATH", help="SBD archive or folder benchmark_RELEASE elsewhere"
     )
     coco.add_argument(
         "--force",
