@@ -20,22 +20,23 @@ def source_files(*modules: str) -> list[Path]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name.split(".")[0] not in PACKAGES or (path := _file(name)) is None:
+        if name in found or name.split(".")[0] not in PACKAGES or (path := module_file(name)) is None:
             continue
         found[name] = path
-        waiting += _imports(path)
+        waiting += imported_modules(path)
         waiting.append(name.rpartition(".")[0])  # a package's __init__ runs before its modules
     return sorted(found.values())
 
 
-def _file(name: str) -> Path | None:
+def module_file(name: str) -> Path | None:
     """The file of module ``name``; None if there is none: the name is then of something inside a module."""
     place = REPOSITORY.joinpath(*name.split("."))
     candidates = (place / "__init__.py", place.with_suffix(".py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imports(path: Path) -> list[str]:
+def imported_modules(path: Path) -> list[str]:
+    """Names that the import statements of a file may mean; of ``from a import b`` both ``a`` and ``a.b``."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,0 +1,54 @@
+"""Imports run one way: no room of ``src`` imports from one above it, and nothing imports in a circle."""
+
+from __future__ import annotations
+
+from graphlib import TopologicalSorter
+
+import pytest
+
+from src.paths import REPOSITORY
+from src.sources import imported_modules, module_file
+
+# A room may import from those on lines above its own, and from itself. Commands stand on the last line.
+FLOORS = (
+    "errors paths",
+    "runtime files disk sources",
+    "config screen",
+    "data",
+    "method",
+    "cli result_files",
+    "task provenance evaluation",
+    "layer_selection one_shot",
+    "output loading",
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+MODULES = {
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((REPOSITORY / "src").rglob("*.py"))
+}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) in FLOOR_OF])
+def test_no_room_imports_from_above(module: str) -> None:
+    imported = {room(name) for name in imported_modules(MODULES[module]) if name.startswith("src.")} - {room(module)}
+    above = {other for other in imported if FLOOR_OF.get(other, len(FLOORS)) >= FLOOR_OF[room(module)]}
+    assert not above
+
+
+def test_no_circles() -> None:
+    graph = {
+        name: {other for other in imported_modules(path) if other in MODULES and other != name and module_file(other)}
+        for name, path in MODULES.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_entry_scripts_are_a_page_and_no_module_imports_them() -> None:
+    scripts = {path.stem for path in REPOSITORY.glob("*.py")}
+    assert scripts == {"training_free_blip", "compute_infoscore_blip", "one_shot_blip"}
+    for path in MODULES.values():
+        assert not scripts & set(imported_modules(path))
