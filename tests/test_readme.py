@@ -37,7 +37,7 @@ def test_readme_has_its_commands() -> None:
 def test_ci_runs_readme_test_command() -> None:
     command = next(command for command in COMMANDS if command.endswith("-m pytest"))
     ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
-    for part in ("pip install -r requirements.txt pytest==", "ruff==", "-m pytest"):
+    for part in ("pip install -r requirements.txt pytest==", "ruff==", "playwright==", "-m pytest"):
         assert part in command
         assert part in ci
 

@@ -131,8 +131,8 @@ class InfoScore:
         shares = torch.stack([torch.cat(layer) for layer in self._shares]).double()  # [L, images, P]
         mean = shares.mean(1)
         scores = LayerScores(
-            mean_image_entropy=_entropy(shares).mean(1),
-            dataset_entropy=_entropy(mean),
+            mean_image_entropy=entropy(shares).mean(1),
+            dataset_entropy=entropy(mean),
             cov=(shares.std(1, unbiased=False) / mean).sum(1),
         )
         lost = (~scores.infoscore.isfinite()).nonzero().flatten().tolist()
@@ -144,7 +144,8 @@ class InfoScore:
         return scores
 
 
-def _entropy(shares: Tensor) -> Tensor:
+def entropy(shares: Tensor) -> Tensor:
+    """Entropy of prompt shares [..., P] in nats, [...]."""
     return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum(-1)
 
 

@@ -11,20 +11,21 @@ from safetensors.torch import save
 
 from src.errors import UserError
 from src.method.segmenter import Segmenter
+from src.one_shot.tuning import Tunable
 from src.result_files import write_json, write_result
 
 
-def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None:
-    """Write the tuned weights of ``segmenter`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
-    made_for = _made_for(segmenter)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.weights.items()}
-    tensors["token_ids"] = segmenter.token_ids.cpu()
+def save_tuned(path: Path, tunable: Tunable, origin: dict[str, Any]) -> None:
+    """Write the present values of ``tunable`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
+    made_for = _made_for(tunable)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tunable.state().items()}
+    tensors["token_ids"] = tunable.token_ids.cpu()
     write_result(path, save(tensors, metadata={"made_for": json.dumps(made_for)}))
     write_json(path.with_suffix(".json"), {**made_for, **origin})
 
 
-def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
-    """``segmenter`` with the tuned weights of ``path``.
+def load_tuned(path: Path, segmenter: Segmenter) -> None:
+    """Put the tuned weights of ``path`` into ``segmenter``'s model.
 
     Raises:
         UserError: the file is missing or not such a file, or was made for another model, prompt set or layers.
@@ -39,7 +40,8 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
         raise UserError(
             f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({error})"
         ) from error
-    present = _made_for(segmenter)
+    tunable = Tunable(segmenter)
+    present = _made_for(tunable)
     remedies = {
         "weights": f"was made for other weights: {made_for['model']} (SHA-256 {made_for['weights'][:12]}), but "
         f"{present['model']} is SHA-256 {present['weights'][:12]}",
@@ -49,15 +51,16 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     for key, text in remedies.items():
         if made_for[key] != present[key]:
             raise UserError(f"--tuned {path} {text}")
-    if tensors.pop("token_ids").tolist() != segmenter.token_ids.tolist():
+    if tensors.pop("token_ids").tolist() != tunable.token_ids.tolist():
         raise UserError(f"--tuned {path} was made with another vocabulary than {present['model']} has now")
-    return segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in tensors.items()})
+    tunable.load(tensors)
 
 
-def _made_for(segmenter: Segmenter) -> dict[str, Any]:
+def _made_for(tunable: Tunable) -> dict[str, Any]:
+    segmenter = tunable.segmenter
     return {
         "model": segmenter.blip.name,
-        "weights": segmenter.blip.digest,
+        "weights": tunable.untuned_digest,
         "prompts": segmenter.prompts.prompts,
         "layers": list(segmenter.layers),
     }

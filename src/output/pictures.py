@@ -95,7 +95,7 @@ def heat_map(image: np.ndarray, strength: np.ndarray, title: str) -> Image.Image
     top = max(float(strength.max()), LEAST_HEAT)
     scaled = (strength * (255 / top)).astype(np.uint8)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    blended = cv2.addWeighted(grey, 0.35, _heat_colours(scaled), 0.65, 0)
+    blended = cv2.addWeighted(grey, 0.35, heat_colours(scaled), 0.65, 0)
     return _below(blended, lambda width: _colour_bar(title, top, width))
 
 
@@ -209,10 +209,11 @@ def _colour_bar(title: str, top: float, width: int) -> Image.Image:
     middle, x = strip.height // 2, 2 * gap + lengths[0]
     draw.text((gap, middle), texts[0], INK, font, anchor="lm")
     ramp = np.linspace(0, 255, bar).astype(np.uint8)[None].repeat(round(font.size), 0)
-    strip.paste(Image.fromarray(_heat_colours(ramp)), (x, middle - ramp.shape[0] // 2))
+    strip.paste(Image.fromarray(heat_colours(ramp)), (x, middle - ramp.shape[0] // 2))
     draw.text((x + bar + gap, middle), texts[1], INK, font, anchor="lm")
     return strip
 
 
-def _heat_colours(values: np.ndarray) -> np.ndarray:
+def heat_colours(values: np.ndarray) -> np.ndarray:
+    """The colours of heat maps: uint8 [...] of two dimensions, 0 to the top of the scale, to RGB."""
     return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

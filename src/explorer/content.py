@@ -1,0 +1,141 @@
+"""What goes into a page of the attention explorer: a photo and what every text layer saw in it, as plain values.
+
+The page computes class maps, labels and rankings itself, for any choice of layers, so it gets what these come from: the
+token-summed logits of every layer and prompt at the patch grid, and the matching scores. Logits are kept in float32,
+4 bytes each: at 512 px, with 12 layers and 20 prompts, they take 1.3 MB in base64.
+
+L text layers, P prompts, N = g * g patches, C classes (0 = background), S image side.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.layer_selection.infoscore import entropy, prompt_shares
+from src.method.segmenter import PatchAttention, Segmenter
+from src.output import pictures
+
+LONGEST_SIDE = 1024  # of the photo in the page, pixels
+JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What an evaluation knows of an image beside its own prediction.
+
+    Attributes:
+        labels: uint8 [height, width] true labels of the untouched image, 255 ignored.
+        frame: uint8 [S, S] the same in the frame.
+        iou: [C] IoU of the prediction in this image, in the frame of the evaluation; None where a class is neither
+            there nor predicted.
+    """
+
+    labels: np.ndarray
+    frame: np.ndarray
+    iou: list[float | None]
+
+
+@torch.no_grad()
+def page_content(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    embeds: Tensor,
+    refined: np.ndarray | None,
+    name: str,
+    truth: Truth | None = None,
+) -> dict[str, Any]:
+    """Everything the page shows of one image, ready for JSON.
+
+    Args:
+        segmenter: model, prompts and the layers of the configuration; the page gets all layers of the model.
+        image: RGB uint8 [height, width, 3], untouched.
+        embeds: [1, 1 + N, D], the encoded image.
+        refined: uint8 [height, width], labels after the CRF with the segmenter's layers; None without a CRF.
+        name: the page's title, such as the file name of the image.
+        truth: ground truth, where there is one.
+    """
+    layers = range(segmenter.blip.num_layers)
+    attended = segmenter.attend(embeds, layers)
+    prompts, frame = segmenter.prompts, segmenter.frame
+    itm = attended.itm[0].float().tolist()
+    class_of_prompt = np.repeat(np.arange(len(prompts.class_names)), prompts.prompts_per_class).tolist()
+    height, width = image.shape[:2]
+    inner = frame.inner((height, width))
+    return {
+        "name": name,
+        "model": segmenter.blip.name,
+        "imageSize": frame.size,
+        "grid": frame.size // segmenter.blip.patch_size,
+        "inner": inner,
+        "photo": {"height": height, "width": width, "source": _jpeg(image)},
+        "classes": [
+            {"name": title, "prompts": count}
+            for title, count in zip(prompts.class_names, prompts.prompts_per_class, strict=True)
+        ],
+        "words": [
+            {"text": word, "class": label, "itm": score}
+            for word, label, score in zip(prompts.words, class_of_prompt, itm, strict=True)
+        ],
+        "layers": list(layers),
+        "configured": list(segmenter.layers),
+        "logits": _base64(token_logits(attended).tobytes()),
+        "entropy": [
+            entropy(prompt_shares(attended.prompt_maps(layer).float(), frame.size))[0].item() for layer in layers
+        ],
+        "crf": segmenter.crf.iterations if segmenter.crf else 0,
+        "refined": None if refined is None else _packed(refined),
+        "truth": None
+        if truth is None
+        else {
+            "labels": _packed(truth.labels),
+            "frame": _packed(truth.frame[: inner[0], : inner[1]]),
+            "iou": truth.iou,
+        },
+        "palette": _base64(pictures.PALETTE.tobytes()),
+        "heatColours": _base64(heat_colours().tobytes()),
+        "leastHeat": pictures.LEAST_HEAT,
+    }
+
+
+def token_logits(attended: PatchAttention) -> np.ndarray:
+    """Logits of the first image, little-endian float32 [L, P, N], layers in order.
+
+    At each patch the largest over prompts is 0: softmax over prompts does not see the shift, and exp cannot overflow.
+    """
+    logits = torch.stack([attended.token_logits[layer][0].float() for layer in sorted(attended.token_logits)])
+    return (logits - logits.amax(1, keepdim=True)).cpu().numpy().astype("<f4")
+
+
+def heat_colours() -> np.ndarray:
+    """The colours of heat maps from 0 to the top of the scale, RGB uint8 [256, 3]."""
+    return pictures.heat_colours(np.arange(256, dtype=np.uint8)[None])[0]
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """The photo as a data URL, no side longer than :data:`LONGEST_SIDE`."""
+    ratio = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
+    if ratio < 1:
+        size = [max(1, round(side * ratio)) for side in (image.shape[1], image.shape[0])]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{_base64(buffer.getvalue())}"
+
+
+def _packed(labels: np.ndarray) -> str:
+    """Labels uint8 as base64 of a zlib stream, row by row."""
+    return _base64(zlib.compress(np.ascontiguousarray(labels).tobytes(), 9))
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

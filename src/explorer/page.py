@@ -1,0 +1,45 @@
+"""Writing the attention explorer: HTML, style, script and content in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+# Nothing may be loaded or sent: what the page does not carry, it does not have.
+SEALED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+
+def page(content: dict[str, Any] | None, title: str, policy: str = SEALED) -> bytes:
+    """The explorer as an HTML file.
+
+    Args:
+        content: from :func:`src.explorer.content.page_content`; None for a page that asks its server.
+        title: of the window.
+        policy: Content-Security-Policy of the page.
+    """
+    return fill(
+        "page.html",
+        title=html.escape(title),
+        policy=html.escape(policy),
+        style=_read("page.css"),
+        script=_read("page.js"),
+        content=json_in_html(content),
+    )
+
+
+def fill(template: str, **parts: str) -> bytes:
+    """A file of this folder with every ``{{name}}`` replaced by the part of that name, UTF-8."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(template)).encode()
+
+
+def json_in_html(values: Any) -> str:
+    """JSON that can stand in a script element: no text in it can end the element."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")

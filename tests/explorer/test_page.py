@@ -1,0 +1,343 @@
+"""The explorer's page: its numbers are Python's, and what is clicked is what is shown."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.config.reader import load_config
+from src.data.frame import Frame
+from src.explorer.content import Truth, page_content
+from src.explorer.page import page
+from src.layer_selection.infoscore import entropy, prompt_shares
+from src.method.attention import normalise, upsample
+from src.method.blip import Blip, load_configured
+from src.method.crf import ConvCRF
+from src.method.prompts import ClassEntry, build_prompts
+from src.method.segmenter import PatchAttention, Segmenter, labels_of
+from src.output.pictures import PALETTE
+from src.paths import REPOSITORY
+from tests import tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CLASSES = [ClassEntry("sky", ("wall", "red wall")), ClassEntry("cat", ("cats", "kitten")), ClassEntry("mug")]
+TIE = 1e-5  # probabilities closer than this may be ordered either way: sums are rounded in another order
+
+
+@dataclass
+class Explored:
+    """An image, what was seen in it, and the page of it."""
+
+    segmenter: Segmenter
+    seen: PatchAttention
+    image: np.ndarray
+    content: dict[str, Any]
+    address: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        return self.segmenter.frame.inner(self.shape)
+
+    def undo(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.segmenter.frame.undo(maps, self.shape)
+
+    def unary(self, layers: list[int]) -> torch.Tensor:
+        """[C, h, w] class probabilities of the part of the frame that shows the photo."""
+        height, width = self.inner
+        return self.segmenter.unary(self.seen, layers)[0, :, :height, :width]
+
+    def word_shares(self, layers: list[int]) -> torch.Tensor:
+        """[P, h, w] shares of the words, on the scale of the classes."""
+        height, width = self.inner
+        words = torch.stack([self.seen.prompt_maps(layer) for layer in layers]).mean(0)
+        classes = torch.stack([self.segmenter.layer_class_maps(self.seen, layer) for layer in layers]).mean(0)
+        size = self.segmenter.frame.size
+        return normalise(upsample(words, size), upsample(classes.sum(1, keepdim=True), size))[0, :, :height, :width]
+
+
+def explore(
+    blip: Blip, image: np.ndarray, size: int, folder: Path, layers: tuple[int, ...], truth: bool = False
+) -> Explored:
+    segmenter = Segmenter(blip, build_prompts(CLASSES, multi_prompt=True), layers, Frame(size), ConvCRF(iterations=2))
+    pixels = segmenter.frame.image(image)[None]
+    embeds = segmenter.encode_images(pixels)
+    with torch.no_grad():
+        seen = segmenter.attend(embeds, range(blip.num_layers))
+        labels = segmenter.segment_image(image)
+    known = None
+    if truth:
+        masks = labels.copy()
+        masks[:20] = 1
+        masks[-9:, :7] = 255
+        known = Truth(masks, segmenter.frame.mask(masks, 255), [0.5, None, 0.25])
+    content = page_content(segmenter, image, embeds, labels, "my photo.jpg", known)
+    path = folder / "photo.html"
+    path.write_bytes(page(content, "my photo.jpg"))
+    return Explored(segmenter, seen, image, content, path.as_uri())
+
+
+@pytest.fixture(params=[(90, 120), (120, 77), (500, 64), (64, 64)], ids=str)
+def explored(request: pytest.FixtureRequest, fused: Blip, tmp_path: Path) -> Explored:
+    """A page of the tiny model: landscape, portrait, a strip, and the frame's own size."""
+    image, _ = tiny.random_scene(np.random.default_rng(3), *request.param)
+    return explore(fused, image, tiny.SIZE, tmp_path, (0, 2))
+
+
+@pytest.fixture
+def one(fused: Blip, tmp_path: Path) -> Explored:
+    """A page of the tiny model, with ground truth."""
+    image, _ = tiny.random_scene(np.random.default_rng(3), 90, 120)
+    return explore(fused, image, tiny.SIZE, tmp_path, (0, 2), truth=True)
+
+
+def array(page: Page, expression: str, dtype: type = np.float32) -> np.ndarray:
+    """A typed array of the page."""
+    text = f"(() => {{ const a = {expression}; let s = ''; for (const b of new Uint8Array(a.buffer)) "
+    text += "s += String.fromCharCode(b); return btoa(s); })()"
+    return np.frombuffer(base64.b64decode(page.evaluate(text)), dtype)
+
+
+def assert_labels(found: np.ndarray, scores: torch.Tensor) -> None:
+    """Labels are the classes of the highest score, ties within rounding aside."""
+    best = scores.amax(0)
+    chosen = scores.gather(0, torch.from_numpy(found.astype(np.int64))[None])[0]
+    assert float((best - chosen).max()) < TIE
+    assert (found == labels_of(scores).numpy()).mean() > 0.999
+
+
+@pytest.mark.parametrize("layers", [[0, 2], [1], [0, 1, 2, 3]], ids=str)
+def test_labels_are_pythons(explored: Explored, layers: list[int], open_page: Callable[..., Page]) -> None:
+    window = open_page(explored.address)
+    frame = array(window, f"explorer.frameLabels({layers})", np.uint8).reshape(explored.inner)
+    assert_labels(frame, explored.unary(layers))
+    own = array(window, f"explorer.ownLabels({layers})", np.uint8).reshape(explored.shape)
+    assert_labels(own, explored.undo(explored.segmenter.unary(explored.seen, layers)[0]))
+
+
+def test_heat_maps_are_pythons(explored: Explored, open_page: Callable[..., Page]) -> None:
+    window, layers, inner = open_page(explored.address), [0, 1, 3], explored.inner
+    expected = {"classes": explored.unary(layers), "words": explored.word_shares(layers)}
+    for kind, maps in expected.items():
+        for index, values in enumerate(maps.numpy()):
+            found = array(window, f"explorer.heat({layers}, {{kind: '{kind}', index: {index}}})").reshape(inner)
+            np.testing.assert_allclose(found, values, atol=TIE)
+
+
+def test_ranking_at_a_spot_is_pythons(explored: Explored, open_page: Callable[..., Page]) -> None:
+    window, layers = open_page(explored.address), [2, 3]
+    shares = explored.word_shares(layers)
+    height, width = explored.inner
+    for y, x in ((0, 0), (height - 1, width - 1), (height // 2, width // 3)):
+        ranking = window.evaluate(f"explorer.ranking({layers}, {y}, {x})")
+        found = [entry["share"] for entry in ranking]
+        np.testing.assert_allclose(found, shares[:, y, x].sort(descending=True).values, atol=TIE)
+        np.testing.assert_allclose(found, shares[[entry["index"] for entry in ranking], y, x], atol=TIE)
+        assert {entry["text"] for entry in ranking} == set(explored.segmenter.prompts.words)
+
+
+def test_the_shipped_miniature_looks_the_same_in_the_page(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    config = load_config(REPOSITORY / "configs/miniature.yaml", [])
+    blip = load_configured(config, torch.device("cpu"))
+    image = np.asarray(Image.open(REPOSITORY / "data/miniature/JPEGImages/val_010.jpg").convert("RGB"))
+    explored = explore(blip, image, config.model.image_size, tmp_path, (0, 1))
+    window = open_page(explored.address)
+    for layers in ([0, 1], [0, 1, 2, 3], [3]):
+        frame = array(window, f"explorer.frameLabels({layers})", np.uint8).reshape(explored.inner)
+        assert_labels(frame, explored.unary(layers))
+
+
+def test_entropy_is_infoscores(one: Explored) -> None:
+    for layer, found in enumerate(one.content["entropy"]):
+        assert found == float(entropy(prompt_shares(one.seen.prompt_maps(layer), tiny.SIZE)))
+
+
+def test_labels_after_the_crf_and_ground_truth_arrive_whole(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    refined = array(window, "explorer.image.refined", np.uint8).reshape(90, 120)
+    assert np.array_equal(refined, one.segmenter.segment_image(one.image))
+    truth = array(window, "explorer.image.truth.labels", np.uint8).reshape(90, 120)
+    assert (truth[-9:, :7] == 255).all()
+    assert np.array_equal(truth[20:, 7:], refined[20:, 7:])
+
+
+def test_iou_of_the_labels_shown(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    window.locator("input[value=labels]").check()
+    height, width = one.inner
+    labels = labels_of(one.unary([0, 2])).numpy()
+    truth = array(window, "explorer.image.truth.frame", np.uint8).reshape(height, width)
+    for label, name in enumerate(one.segmenter.prompts.class_names):
+        both = ((labels == label) & (truth == label)).sum()
+        either = (((labels == label) | (truth == label)) & (truth != 255)).sum()
+        shown = window.locator(f".class[data-index='{label}'] .iou").inner_text()
+        assert (shown == "") == (either == 0), name
+        if either:
+            assert float(shown.rstrip("%")) == pytest.approx(100 * both / either, abs=0.51)
+    window.locator("input[value=refined]").check()
+    assert [window.locator(f".class[data-index='{n}'] .iou").inner_text() for n in range(3)] == ["50%", "", "25%"]
+    assert "IoU in this image: 38%, mean of 2 classes" in window.locator("#status").inner_text()
+
+
+@pytest.mark.parametrize("view", ["labels", "refined"])
+def test_saved_labels_are_a_palette_png(one: Explored, view: str, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    window.locator(f"input[value={view}]").check()
+    with window.expect_download() as download:
+        window.get_by_text("Save labels").click()
+    name = {"labels": "my photo_labels_layers_0_2.png", "refined": "my photo_labels.png"}[view]
+    assert download.value.suggested_filename == name
+    with Image.open(download.value.path()) as saved:
+        assert saved.mode == "P"
+        assert saved.getpalette() == PALETTE.ravel().tolist()
+        labels = np.asarray(saved)
+    if view == "labels":
+        assert_labels(labels, one.undo(one.segmenter.unary(one.seen)[0]))
+    else:
+        kept = array(window, "explorer.image.refined", np.uint8)
+        assert np.array_equal(labels.ravel(), kept)
+
+
+def test_the_picture_is_saved_as_shown(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    window.locator(".class", has_text="cat").click()
+    with window.expect_download() as download:
+        window.get_by_text("Save picture").click()
+    assert download.value.suggested_filename == "my photo_heatmap_cat.png"
+    with Image.open(download.value.path()) as saved:
+        assert saved.size == (1024, 768)
+
+
+def test_switching_layers_changes_maps_and_labels_at_once(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    window.locator("input[value=refined]").check()
+    before = picture(window)
+    card = window.locator(".layer[data-layer='0'] .toggle")
+    assert card.get_attribute("aria-pressed") == "true"
+    card.click()
+    assert card.get_attribute("aria-pressed") == "false"
+    assert picture(window) != before
+    assert window.locator("#status").inner_text().startswith("From layer 2")
+    # labels after the CRF are those of the configured layers alone
+    assert window.locator("input[value=refined]").is_disabled()
+    assert window.locator("input[value=labels]").is_checked()
+    window.locator(".layer[data-layer='2'] .toggle").click()
+    assert "has to stay on" in window.locator("#status").inner_text()
+    window.locator(".layer[data-layer='3'] .only").click()
+    assert window.locator("#status").inner_text().startswith("From layer 3")
+    window.get_by_text("All", exact=True).click()
+    assert window.locator("#status").inner_text().startswith("From layers 0, 1, 2, 3")
+    window.get_by_text("As configured").click()
+    assert window.locator("input[value=refined]").is_enabled()
+
+
+def test_a_word_shows_its_heat_map_on_a_shared_or_its_own_scale(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    weakest = min(range(7), key=lambda word: float(one.word_shares([0, 2])[word].max()))
+    word = window.locator(f".word[data-index='{weakest}']")
+    word.click()
+    assert word.get_attribute("aria-pressed") == "true"
+    assert window.locator("input[value=heat]").is_checked()
+    shared, top = picture(window), window.locator("#scale").inner_text()
+    window.get_by_text("One colour scale").click()
+    assert picture(window) != shared
+    assert window.locator("#scale").inner_text() != top
+
+
+def test_pointer_touch_and_keys_rank_the_words_at_a_spot(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address, has_touch=True)
+    box = window.locator("#canvas").bounding_box()
+    assert box
+
+    def spot() -> str:
+        return window.locator("#spot-summary").inner_text()
+
+    window.mouse.move(box["x"] + box["width"] * 0.255, box["y"] + box["height"] * 0.505)
+    assert spot().endswith("at 30, 45")
+    ranked = window.locator("#ranks .rank-name").all_text_contents()
+    y, x = (0.505 * one.inner[0] - 0.5, 0.255 * one.inner[1] - 0.5)
+    assert ranked == [word["text"] for word in window.evaluate(f"explorer.ranking([0, 2], {y}, {x})")][: len(ranked)]
+    window.mouse.down()
+    window.mouse.up()
+    window.mouse.move(box["x"] + 5, box["y"] + 5)
+    assert spot().endswith("at 30, 45 (held)")
+    window.get_by_text("Let go").click()
+    window.touchscreen.tap(box["x"] + box["width"] * 0.755, box["y"] + box["height"] * 0.505)
+    assert spot().endswith("at 90, 45 (held)")
+    window.locator("#picture").focus()
+    window.keyboard.press("ArrowLeft")  # one patch: 16 of 64 pixels of the frame
+    assert spot().endswith("at 60, 45 (held)")
+    assert window.locator("#spot-spoken").inner_text().split(", ")[0] in one.segmenter.prompts.words
+    window.keyboard.press("Escape")
+    assert "held" not in spot()
+
+
+def test_everything_can_be_reached_by_keys(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    reached = set()
+    for _ in range(60):
+        window.keyboard.press("Tab")
+        reached.add(window.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert {"picture", "opacity", "names", "save-picture", "save-labels", "toggle", "only", "class", "word"} <= reached
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844), (320, 568)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(
+    one: Explored, width: int, height: int, scheme: str, open_page: Callable[..., Page]
+) -> None:
+    window = open_page(one.address, width, height, color_scheme=scheme)
+    window.locator(".class").first.click()
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_text_of_others_stays_text(fused: Blip, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    evil = "</script><img src=x onerror=alert(1)><!--"
+    image, _ = tiny.random_scene(np.random.default_rng(3), 90, 120)
+    explored = explore(fused, image, tiny.SIZE, tmp_path, (0, 2))
+    explored.content["name"] = evil
+    explored.content["words"][0]["text"] = evil
+    path = tmp_path / "evil.html"
+    path.write_bytes(page(explored.content, evil))
+    window = open_page(path.as_uri())
+    assert window.locator("h1").inner_text() == evil
+    assert window.locator("img").count() == 0
+    assert window.locator(".word[data-index='0']").inner_text().startswith(evil)
+
+
+def test_without_a_crf_there_is_no_such_view(fused: Blip, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    image, _ = tiny.random_scene(np.random.default_rng(3), 90, 120)
+    explored = explore(fused, image, tiny.SIZE, tmp_path, (1,))
+    content = {**explored.content, "refined": None, "crf": 0}
+    path = tmp_path / "plain.html"
+    path.write_bytes(page(content, "plain"))
+    window = open_page(path.as_uri())
+    assert window.locator("#views label").all_text_contents() == ["Heat map", "Labels"]
+
+
+def test_a_page_of_twenty_prompts_and_twelve_layers_is_below_3_mb(fused: Blip, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (768, 1024, 3), np.uint8)  # noise: no photo is harder to compress
+    explored = explore(fused, image, tiny.SIZE, tmp_path, (0, 2))
+    patches = explored.content["grid"] ** 2
+    assert len(explored.content["logits"]) == 4 * math.ceil(4 * 4 * len(explored.segmenter.prompts) * patches / 3)
+    logits = base64.b64encode(bytes(4 * 12 * 20 * 32 * 32)).decode()
+    assert len(page({**explored.content, "logits": logits}, "large")) < 3e6
+
+
+def picture(window: Page) -> str:
+    """The large picture's pixels."""
+    return window.evaluate("document.getElementById('canvas').toDataURL()")
