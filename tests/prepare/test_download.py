@@ -15,7 +15,7 @@ import pytest
 from torchvision.datasets import SBDataset, voc
 
 from src.errors import UserError
-from src.prepare import download
+from src.prepare import download, pascal
 from src.prepare.coco import prepare_coco
 from src.prepare.pascal import prepare_pascal
 from tests.prepare.devkits import make_coco, make_sbd, make_voc, pack_tar, pack_zip, snapshot
@@ -138,7 +138,9 @@ def test_a_coco_archive_that_came_in_part_does_not_get_its_name(tmp_path: Path, 
 @pytest.mark.usefixtures("coco_offer")
 def test_a_failed_download_is_one_line_with_the_remedy(tmp_path: Path, offered: Path) -> None:
     (offered / "val2014.zip").unlink()
-    with pytest.raises(UserError, match=r"downloading http.*val2014\.zip failed .*404.*put it in .*coco") as error:
+    with pytest.raises(
+        UserError, match=r"downloading http.*val2014\.zip failed .*404.*https://s3\.amazonaws.*DIaM.*put it in .*coco"
+    ) as error:
         prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
     assert "\n" not in str(error.value)
 
@@ -147,12 +149,43 @@ def test_a_failed_download_is_one_line_with_the_remedy(tmp_path: Path, offered: 
 def test_failed_pascal_downloads_name_the_other_way(tmp_path: Path, offered: Path) -> None:
     root = tmp_path / "pascal"
     (offered / "benchmark.tgz").unlink()
-    with pytest.raises(UserError, match=r"downloading SBD to .*failed .*404.*--sbd"):
+    with pytest.raises(UserError, match=r"downloading SBD to .*failed .*404.*web\.archive\.org.*--sbd"):
         prepare_pascal(root, tmp_path / "lists", download=True)
     shutil.rmtree(root)
     (offered / "VOCtrainval_11-May-2012.tar").unlink()
-    with pytest.raises(UserError, match=r"downloading VOC 2012 to .*failed .*404.*--voc"):
+    with pytest.raises(UserError, match=r"downloading VOC 2012 to .*failed .*404.*https://thor\.robots.*--voc"):
         prepare_pascal(root, tmp_path / "lists", download=True)
+
+
+@pytest.mark.usefixtures("pascal_offer")
+def test_with_all_masks_ready_only_voc_is_fetched_for_its_image_sets(
+    tmp_path: Path, offered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_pascal(tmp_path / "first", tmp_path / "lists", download=True)
+    for name in ("JPEGImages", "SegmentationClassAug"):
+        shutil.copytree(tmp_path / "first" / name, tmp_path / "ready" / name)
+    monkeypatch.setattr(pascal, "EXPECTED_MASKS", 6)
+    (offered / "benchmark.tgz").unlink()
+    prepare_pascal(tmp_path / "ready", tmp_path / "lists2", download=True)
+    assert (tmp_path / "lists2/train.txt").read_bytes() == (tmp_path / "lists/train.txt").read_bytes()
+    monkeypatch.setattr(pascal, "EXPECTED_MASKS", 7)
+    with pytest.raises(UserError, match="downloading SBD"):
+        prepare_pascal(tmp_path / "ready", tmp_path / "lists2", download=True)
+
+
+@pytest.mark.usefixtures("coco_offer")
+def test_an_empty_folder_of_images_is_no_download(tmp_path: Path) -> None:
+    (tmp_path / "coco/val2014").mkdir(parents=True)
+    prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
+    assert len((tmp_path / "lists/val.txt").read_text().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("coco_offer")
+def test_another_beginning_of_a_download_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "coco/.download").mkdir(parents=True)
+    (tmp_path / "coco/.download/train2014.zip").write_bytes(b"half")
+    prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
+    assert len((tmp_path / "lists/val.txt").read_text().splitlines()) == 3
 
 
 @pytest.mark.usefixtures("pascal_offer", "coco_offer")
