@@ -31,9 +31,22 @@ def read_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
-        raise UserError(f"image {path} does not exist; check data_root and the image list") from None
+        raise _missing("image", path) from None
     except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); it may be truncated: fetch it again") from error
+
+
+def _missing(what: str, path: Path) -> UserError:
+    """What to say of a file that is not there: a list may name its folder as another lay-out of the data set does."""
+    remedy = "check data_root and the image list"
+    if not path.parent.is_dir() and path.parent.parent.is_dir():
+        elsewhere = (folder for folder in sorted(path.parent.parent.iterdir()) if (folder / path.name).is_file())
+        if (found := next(elsewhere, None)) is not None:
+            remedy = (
+                f"there is no folder {path.parent.name}, but {found / path.name} is there: rename {found.name} to "
+                f"{path.parent.name}, or let `python -m src.prepare` write the list anew with --force"
+            )
+    return UserError(f"{what} {path} does not exist; {remedy}")
 
 
 def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
@@ -46,7 +59,7 @@ def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
         with Image.open(path) as mask:
             mode, labels = mask.mode, np.asarray(mask)
     except FileNotFoundError:
-        raise UserError(f"mask {path} does not exist; check data_root and the image list") from None
+        raise _missing("mask", path) from None
     except UNREADABLE as error:
         raise UserError(f"mask {path} cannot be read ({error}); it may be truncated: fetch it again") from error
     if mode not in ("P", "L", "1", "I", "I;16"):

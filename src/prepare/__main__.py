@@ -23,8 +23,10 @@ A list holds one line per image, "image mask", both relative to the data root:
 """
 
 ENDING = """
-Start it again after an interruption: it goes on where it stopped. Every file appears whole or not at all, files that
-are there are kept, and a list that differs from the one made is replaced only with --force.
+Start it again after an interruption: it goes on where it stopped. Every file appears whole or not at all, and files
+that are there are kept. A list that differs from the one made is kept too, and it is said how it differs (other images,
+another order, masks in another folder); --force replaces it. Images and masks that cannot be read or are not of one
+size are reported.
 """
 
 PASCAL = (
@@ -34,8 +36,10 @@ PASCAL VOC 2012 (Everingham et al.) with the masks of SBD (Hariharan et al.).
 Put one of each below --root, or name it, or let --download fetch it (about 8 GB with all that is unpacked):
   VOC 2012   VOCtrainval_11-May-2012.tar      the archive (host.robots.ox.ac.uk/pascal/VOC/voc2012)
              VOCdevkit/VOC2012/               or unpacked: ImageSets, JPEGImages, SegmentationClass
-  SBD        benchmark_RELEASE/dataset/cls/   benchmark.tgz unpacked: a .mat file per image
-             SegmentationClassAug/            or, instead of SBD, masks in the layout below: only lists are made
+  SBD        benchmark.tgz                    the archive
+             benchmark_RELEASE/dataset/cls/   or unpacked: a .mat file per image
+             SegmentationClassAug/            or, instead of SBD, ready masks in the layout below, beside JPEGImages/,
+                                              as the archive of DIaM has them: only lists are made, from ImageSets/
 
 What is made:
   data/pascal/
@@ -44,7 +48,9 @@ What is made:
                             SBD's (which have no void) elsewhere; 12,031 in all
   src/lists/pascal/
     val.txt     ImageSets/Segmentation/val in its order: 1,449 images
-    train.txt   images with a mask in ImageSets/Main/train or ImageSets/Segmentation/train, by name: 5,953 images
+    train.txt   5,953 images, in the published order: those of ImageSets/Main/train that SBD has (5,623), then the
+                others of ImageSets/Segmentation/train (330); none of val
+  Both are the published lists, byte for byte, and it is said whether they are.
 """
     + ENDING
 )
@@ -57,6 +63,8 @@ Put this below --root, or let --download fetch what is missing (about 44 GB with
 alone: 16 GB). Archives in --root are unpacked there:
   annotations/instances_{train,val}2014.json   or annotations_trainval2014.zip
   train2014/, val2014/                         or train2014.zip, val2014.zip
+Without annotations, but with ready masks in train/ and val/, as the archive of DIaM has them, only lists are made, of
+the images that have a mask.
 
 What is made:
   data/coco/
@@ -70,6 +78,11 @@ What is made:
 )
 
 
+def path_of_user(text: str) -> Path:
+    """A path of the command line; ``--root=~/voc`` is not expanded by the shell."""
+    return Path(text).expanduser()
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; its help is the manual of data preparation."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -79,11 +92,11 @@ def parser() -> argparse.ArgumentParser:
     coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
     for name, command in (("pascal", pascal), ("coco", coco)):
         command.add_argument(
-            "--root", type=Path, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
+            "--root", type=path_of_user, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
         )
         command.add_argument(
             "--lists",
-            type=Path,
+            type=path_of_user,
             default=REPOSITORY / "src" / "lists" / name,
             help=f"folder the lists are written to (default: src/lists/{name})",
         )
@@ -96,9 +109,15 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--debug", action="store_true", help="show where an error came from")
     pascal.add_argument("--force", action="store_true", help="replace lists that differ")
-    pascal.add_argument("--voc", type=Path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
-    pascal.add_argument("--sbd", type=Path, metavar="PATH", help="folder benchmark_RELEASE elsewhere")
-    coco.add_argument("--force", action="store_true", help="replace lists that differ, draw masks anew if these do")
+    pascal.add_argument("--voc", type=path_of_user, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
+    pascal.add_argument(
+        "--sbd", type=path_of_user, metavar="PATH", help="SBD archive or folder benchmark_RELEASE elsewhere"
+    )
+    coco.add_argument(
+        "--force",
+        action="store_true",
+        help="replace lists that differ; draw masks anew that were drawn here with other annotations or --crowd",
+    )
     coco.add_argument(
         "--splits", nargs="+", choices=("train", "val"), default=("train", "val"), help="default: train val"
     )

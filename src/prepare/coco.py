@@ -14,14 +14,16 @@ from src.prepare.coco_masks import Instances, MaskJob, draw_and_save, read_insta
 from src.prepare.download import download_coco
 from src.prepare.lists import check_list, say_count, write_list
 from src.prepare.masks import MASK_BYTES, names_in
+from src.prepare.pairs import check_pairs
 from src.prepare.parallel import for_each
+from src.prepare.sources import COCO_ANNOTATIONS
+from src.screen import say
 
 EXPECTED_LINES = {"train": 82_081, "val": 40_137}
 EXPECTED_CATEGORIES = 80
-ANNOTATIONS_ARCHIVE = "annotations_trainval2014.zip"
 
 # archive and what is unpacked from it, rounded up
-ARCHIVE_BYTES = {ANNOTATIONS_ARCHIVE: 2 * GB, "train2014.zip": 28 * GB, "val2014.zip": 14 * GB}
+ARCHIVE_BYTES = {COCO_ANNOTATIONS: 2 * GB, "train2014.zip": 28 * GB, "val2014.zip": 14 * GB}
 
 # says, in the folder of the masks, how they were drawn
 RECORD = "masks.json"
@@ -39,7 +41,7 @@ def prepare_coco(
     """Draw ``root``/{train,val}/*.png from the annotations and write ``lists``/{train,val}.txt; say what was done.
 
     Masks that are there already are kept, unless they are known to be drawn from other annotations or with another
-    ``crowd``: then ``force`` is needed.
+    ``crowd``: then ``force`` is needed. Of a split without annotations whose masks are there, only the list is made.
 
     Args:
         root: the data root.
@@ -47,11 +49,11 @@ def prepare_coco(
         splits: "train", "val" or both.
         crowd: "include" or "exclude" crowd regions.
         download: fetch what is not found.
-        force: replace lists and masks that differ.
+        force: replace lists that differ, and masks drawn here with other settings.
         workers: processes that draw masks.
 
     Raises:
-        UserError: a source is missing or damaged, a list or the masks differ, or the disk has no room.
+        UserError: a source is missing or damaged, the masks differ, or the disk has no room.
     """
     _fetch(root, splits, download)
     for split in splits:
@@ -63,27 +65,27 @@ def _fetch(root: Path, splits: tuple[str, ...], download: bool) -> None:
     folders = {f"{split}2014.zip": root / f"{split}2014" for split in splits}
     files = {split: _annotations(root, split) for split in splits}
     if download:
-        complete = {name: folder.is_dir() for name, folder in folders.items()}
-        complete[ANNOTATIONS_ARCHIVE] = all(path.is_file() for path in files.values())
+        complete = {name: bool(names_in(folder, ".jpg")) for name, folder in folders.items()}
+        complete[COCO_ANNOTATIONS] = all(path.is_file() for path in files.values())
         missing = [name for name, done in complete.items() if not done and not (root / name).is_file()]
         require_space(root, sum(ARCHIVE_BYTES[name] for name in missing), "downloading and unpacking", MAKE_ROOM)
         for name in missing:
             download_coco(name, root)
     wanted = {f"annotations/{path.name}" for path in files.values()}
-    if (root / ANNOTATIONS_ARCHIVE).is_file():
-        extract(root / ANNOTATIONS_ARCHIVE, root, lambda path: str(path) in wanted)
+    if (root / COCO_ANNOTATIONS).is_file():
+        extract(root / COCO_ANNOTATIONS, root, lambda path: str(path) in wanted, " or ".join(sorted(wanted)))
     for name, folder in folders.items():
         if (root / name).is_file():
-            extract(root / name, root, lambda path, top=folder.name: path.parts[0] == top)
+            extract(root / name, root, lambda path, top=folder.name: path.parts[0] == top, f"{folder.name}/*.jpg")
     for split in splits:
         folder = folders[f"{split}2014.zip"]
-        for path, there, archive in (
-            (files[split], files[split].is_file(), ANNOTATIONS_ARCHIVE),
-            (folder, folder.is_dir(), f"{split}2014.zip"),
+        for path, there, archive, instead in (
+            (files[split], _has_sources(root, split), COCO_ANNOTATIONS, f", lay ready masks in {root / split}"),
+            (folder, folder.is_dir(), f"{split}2014.zip", ""),
         ):
             if not there:
                 raise UserError(
-                    f"{path} does not exist: put {archive} from cocodataset.org in {root}, add --download, "
+                    f"{path} does not exist: put {archive} from cocodataset.org in {root}, add --download{instead}, "
                     "or leave out a split with --splits"
                 )
 
@@ -92,30 +94,52 @@ def _annotations(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}2014.json"
 
 
-def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: bool, workers: int) -> None:
-    print(f"reading {_annotations(root, split)}")
-    instances = read_instances(_annotations(root, split), crowd == "include")
-    if len(instances.labels) != EXPECTED_CATEGORIES:
-        print(f"{split} categories: {len(instances.labels)}, but {EXPECTED_CATEGORIES} expected; are these COCO's own?")
-    images, folder = root / f"{split}2014", root / split
-    annotated = sorted(name for name, image in instances.images.items() if image["id"] in instances.annotations)
-    with_image = names_in(images, ".jpg")
-    listed = [name for name in annotated if name in with_image]
-    lines = [f"{split}2014/{name}.jpg {split}/{name}.png" for name in listed]
-    check_list(list_path, lines, force)
+def _has_sources(root: Path, split: str) -> bool:
+    return _annotations(root, split).is_file() or bool(names_in(root / split, ".png"))
 
-    _match_record(folder, {"annotations": _fingerprint(root, split), "crowd": crowd}, force)
-    there = names_in(folder, ".png")
-    missing = [name for name in annotated if name not in there]
-    require_space(root, len(missing) * MASK_BYTES, f"writing masks of {split}", MAKE_ROOM)
-    for_each(draw_and_save, _jobs(instances, folder, missing), len(missing), workers, f"masks of {split}")
-    kept = len(annotated) - len(missing)
-    print(f"{folder}: {len(missing):,} masks written, {kept:,} already there")
-    if len(listed) < len(annotated):
-        lost = next(name for name in annotated if name not in with_image)
-        print(f"{len(annotated) - len(listed):,} masks have no image in {images}, e.g. {lost}: left out of the list")
-    write_list(list_path, lines)
-    say_count(f"{split} images", len(lines), EXPECTED_LINES[split], "are annotations and images whole?")
+
+def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: bool, workers: int) -> None:
+    """Make the masks of a split, or take the ready ones where there are no annotations, and its list."""
+    images, folder = root / f"{split}2014", root / split
+    instances, annotations = None, _annotations(root, split)
+    if annotations.is_file():
+        say(f"reading {annotations}")
+        instances = read_instances(annotations, crowd == "include")
+        if len(instances.labels) != EXPECTED_CATEGORIES:
+            count = f"{len(instances.labels)}, but {EXPECTED_CATEGORIES} expected"
+            say(f"{split} categories: {count}; are these COCO's own?")
+        names = sorted(name for name, image in instances.images.items() if image["id"] in instances.annotations)
+    else:
+        say(f"{annotations} does not exist: the masks in {folder} are taken as they are, only the list is made")
+        names = sorted(names_in(folder, ".png"))
+    with_image = names_in(images, ".jpg")
+    listed = [name for name in names if name in with_image]
+    lines = [f"{split}2014/{name}.jpg {split}/{name}.png" for name in listed]
+    check_list(list_path, lines, force, _why_empty(images, names, annotations if instances else folder))
+
+    if instances:
+        _match_record(folder, {"annotations": _fingerprint(root, split), "crowd": crowd}, force)
+        there = names_in(folder, ".png")
+        missing = [name for name in names if name not in there]
+        require_space(root, len(missing) * MASK_BYTES, f"writing masks of {split}", MAKE_ROOM)
+        for_each(draw_and_save, _jobs(instances, folder, missing), len(missing), workers, f"masks of {split}")
+        say(f"{folder}: {len(missing):,} masks written, {len(names) - len(missing):,} already there")
+    if len(listed) < len(names):
+        lost = next(name for name in names if name not in with_image)
+        say(f"{len(names) - len(listed):,} masks have no image in {images}, e.g. {lost}: left out of the list")
+    check_pairs(root, lines, workers, split)
+    write_list(list_path, lines, force, root)
+    remedy = "are annotations and images whole?" if instances else f"put {annotations.name} in {annotations.parent}"
+    say_count(f"{split} images", len(lines), EXPECTED_LINES[split], remedy)
+
+
+def _why_empty(images: Path, names: list[str], source: Path) -> str:
+    """What to do where no image can be listed."""
+    if not names:
+        return f"{source} has no objects; unpack {COCO_ANNOTATIONS} again"
+    found = sorted(path.name for path in images.iterdir())
+    holds = f"it holds {found[0]}" if found else "it is empty"
+    return f"{images} ({holds}) has none of {len(names):,} images, e.g. {names[0]}.jpg; put them right into it"
 
 
 def _jobs(instances: Instances, folder: Path, names: list[str]) -> Iterator[MaskJob]:
@@ -146,7 +170,7 @@ def _match_record(folder: Path, settings: dict[str, object], force: bool) -> Non
     if record.is_file():
         try:
             same = json.loads(record.read_text(encoding="utf-8")) == settings
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             same = False
         if same:
             return
@@ -155,11 +179,14 @@ def _match_record(folder: Path, settings: dict[str, object], force: bool) -> Non
                 f"the masks in {folder} were drawn with other settings ({record}: annotations or --crowd differ); "
                 "--force draws them anew"
             )
-    elif masks and not force:
-        print(f"{folder}: {len(masks):,} masks of unknown origin are kept; --force draws them anew")
+    elif masks:
+        # not even with force: they may be all that the user has of another data set's work
+        say(f"{folder}: {len(masks):,} masks of unknown origin are kept; move them away to have all drawn here")
         return
-    # without the old record first: an interruption in between must not leave masks under a wrong one
-    record.unlink(missing_ok=True)
-    for name in masks:
-        (folder / f"{name}.png").unlink()
+    # the record last: an interruption in between leaves old masks under the old one
+    try:
+        for name in masks:
+            (folder / f"{name}.png").unlink()
+    except OSError as error:
+        raise UserError(f"cannot delete the masks in {folder}: {error.strerror}; see to it and start again") from error
     write_text(record, json.dumps(settings, indent=2) + "\n")

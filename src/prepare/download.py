@@ -6,16 +6,11 @@ import http.client
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.errors import UserError
-
-COCO_URLS = {
-    "annotations_trainval2014.zip": "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
-    "train2014.zip": "http://images.cocodataset.org/zips/train2014.zip",
-    "val2014.zip": "http://images.cocodataset.org/zips/val2014.zip",
-}
+from src.prepare.sources import COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
 
 # what goes wrong on the way: no network, a broken connection (both kinds of OSError or HTTPException), and a file
 # whose checksum differs (torchvision's RuntimeError)
@@ -31,7 +26,7 @@ def download_voc(root: Path) -> None:
     # here and below: torchvision takes seconds to import, and only downloads need it
     from torchvision.datasets import VOCSegmentation
 
-    remedy = "fetch VOCtrainval_11-May-2012.tar elsewhere and name it with --voc"
+    remedy = f"fetch {VOC_ARCHIVE} from {ELSEWHERE[VOC_ARCHIVE]} and put it in {root} or name it with --voc"
     with _downloading(f"VOC 2012 to {root}", remedy):
         root.mkdir(parents=True, exist_ok=True)
         VOCSegmentation(str(root), year="2012", image_set="train", download=True)
@@ -45,14 +40,14 @@ def download_sbd(folder: Path) -> None:
     """
     from torchvision.datasets import SBDataset
 
-    remedy = "fetch and unpack benchmark.tgz elsewhere and name the folder benchmark_RELEASE with --sbd"
+    remedy = f"fetch {SBD_ARCHIVE} from {ELSEWHERE[SBD_ARCHIVE]} and put it in {folder.parent} or name it with --sbd"
     with _downloading(f"SBD to {folder}", remedy):
         folder.mkdir(parents=True, exist_ok=True)
         SBDataset(str(folder), image_set="train", mode="segmentation", download=True)
 
 
 def download_coco(name: str, root: Path) -> None:
-    """Fetch one of the archives of :data:`COCO_URLS` to ``root``.
+    """Fetch one of the archives of :data:`src.prepare.sources.COCO_URLS` to ``root``.
 
     The archive gets its name only when it is whole: torchvision takes any file of that name for the archive.
 
@@ -62,14 +57,15 @@ def download_coco(name: str, root: Path) -> None:
     from torchvision.datasets.utils import download_url
 
     unfinished = root / ".download" / name
-    with _downloading(COCO_URLS[name], f"fetch it elsewhere and put it in {root}"):
+    with _downloading(COCO_URLS[name], f"fetch it from {ELSEWHERE[name]} and put it in {root}"):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         download_url(COCO_URLS[name], str(unfinished.parent), name)
         if not zipfile.is_zipfile(unfinished):
             raise RuntimeError("the connection ended early")
         os.replace(unfinished, root / name)
-        unfinished.parent.rmdir()
+        with suppress(OSError):  # another archive's beginning may lie there
+            unfinished.parent.rmdir()
 
 
 @contextmanager
@@ -78,4 +74,5 @@ def _downloading(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        raise UserError(f"downloading {what} failed ({error}); start again, or {remedy}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"downloading {what} failed ({reason}); start again, or {remedy}") from error

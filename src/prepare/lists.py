@@ -2,49 +2,117 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
 
 from src.errors import UserError
-from src.files import write_text
+from src.files import check_writable, write_text
+from src.screen import say
+
+Pair = tuple[str, ...]  # the fields of a line: image and mask
 
 
-def check_list(path: Path, lines: list[str], force: bool) -> None:
-    """Make sure that :func:`write_list` may write ``lines`` to ``path``.
+def check_list(path: Path, lines: list[str], force: bool, remedy: str) -> None:
+    """Make sure that :func:`write_list` may do its work, before hours of other work.
 
     Raises:
-        UserError: a list with other lines is there and ``force`` is not given; or ``lines`` is empty.
+        UserError: ``lines`` is empty (with ``remedy``), a name in them has blanks, or a list has to be written to
+            ``path`` and cannot be.
     """
     if not lines:
-        raise UserError(f"no images for the list {path}: no image that belongs in it has a mask; check the sources")
-    if force or not path.exists():
-        return
-    present = _lines(path)
-    if present != lines:
-        raise UserError(
-            f"list {path} ({len(present):,} lines) differs from the one made now ({len(lines):,} lines); "
-            "--force replaces it, --lists FOLDER writes elsewhere"
-        )
+        raise UserError(f"no images for the list {path}: {remedy}")
+    odd = next((line for line in lines if len(line.split()) != 2), None)
+    if odd is not None:
+        raise UserError(f"list {path}: blanks in {odd!r} would break the line apart; rename the image and its mask")
+    if force or not path.is_file():
+        check_writable(path)
 
 
-def write_list(path: Path, lines: list[str]) -> None:
-    """Write an image list, a line per image, or keep the equal one that is there; say which."""
-    if path.exists() and _lines(path) == lines:
-        print(f"{path}: {len(lines):,} lines, already there and the same: kept")
-        return
+def write_list(path: Path, lines: list[str], force: bool, root: Path) -> None:
+    """Write an image list, a line per image; a list that is there is kept unless ``force``. Says what was done.
+
+    Of a list that is kept and differs it says how: other images, another order, masks in another folder.
+    """
+    if path.is_file():
+        difference = _difference(path, lines, root)
+        if difference is None:
+            say(f"{path}: {len(lines):,} lines, already there and the same: kept")
+            return
+        if not force:
+            say(
+                f"{path}: kept, though it is not the list made now: {difference}; --force replaces it, --lists FOLDER "
+                "writes elsewhere"
+            )
+            return
+        say(f"{path}: replaced, as --force asks: {difference}")
     write_text(path, "".join(f"{line}\n" for line in lines))
-    print(f"{path}: {len(lines):,} lines, written")
+    say(f"{path}: {len(lines):,} lines, written")
 
 
 def say_count(what: str, count: int, expected: int, remedy: str) -> None:
-    """Print how ``count`` compares with the number known for the whole data set."""
+    """Say how ``count`` compares with the number known for the whole data set."""
     if count == expected:
-        print(f"{what}: {count:,}, as expected")
+        say(f"{what}: {count:,}, as expected")
     else:
-        print(f"{what}: {count:,}, but {expected:,} expected; {remedy}")
+        say(f"{what}: {count:,}, but {expected:,} expected; {remedy}")
 
 
-def _lines(path: Path) -> list[str]:
+def say_published(path: Path, md5: str) -> None:
+    """Say whether the list at ``path`` is the published one, byte for byte (line ends aside)."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"list {path} cannot be read ({error}); move it away, or --lists FOLDER") from error
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+    except OSError as error:
+        raise UserError(f"list {path} cannot be read ({error.strerror}); see to it and start again") from error
+    if hashlib.md5(content).hexdigest() == md5:
+        say(f"{path}: the published list, byte for byte")
+    else:
+        say(f"{path}: not the published list (md5 {md5}): results differ from published ones by its images and order")
+
+
+def _difference(path: Path, lines: list[str], root: Path) -> str | None:
+    """How the list at ``path`` differs from ``lines``, in words; None if it does not."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return "it is no UTF-8 text"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    there: list[Pair] = [tuple(line.split()) for line in text.splitlines() if line.strip()]
+    new: list[Pair] = [tuple(line.split()) for line in lines]
+    if there == new:
+        return None
+    odd = next((pair for pair in there if len(pair) != 2), None)
+    if odd is not None:
+        return f"it has the line {' '.join(odd)!r}, which is no image path, space, mask path"
+    names, new_names = [_name(pair) for pair in there], [_name(pair) for pair in new]
+    differences = []
+    if extra := set(names) - set(new_names):
+        differences.append(f"{len(extra):,} images only in it, e.g. {min(extra)}")
+    if lacking := set(new_names) - set(names):
+        differences.append(f"{len(lacking):,} images only in the new one, e.g. {min(lacking)}")
+    if not differences and len(names) != len(new_names):
+        differences.append(f"the same {len(new_names):,} images, but {len(names) - len(new_names):,} lines twice")
+    elif not differences and names != new_names:
+        first = next(i for i, (a, b) in enumerate(zip(names, new_names, strict=True)) if a != b)
+        differences.append(
+            f"the same {len(names):,} images in another order (line {first + 1}: {names[first]}, in the new one "
+            f"{new_names[first]}), which decides what max_images and one-shot draw"
+        )
+    common = set(names) & set(new_names)
+    for column, what in enumerate(("images", "masks")):
+        folders = _folders(there, common, column)
+        if folders != _folders(new, common, column):
+            named = ", ".join(sorted(folders))
+            absent = [folder for folder in sorted(folders) if not (root / folder).is_dir()]
+            which = f", which {root} has not" if absent else ""
+            differences.append(f"{what} in {named}{which}, not in {', '.join(sorted(_folders(new, common, column)))}")
+    return "; ".join(differences) or "other names of files, e.g. " + " ".join(sorted(set(there) - set(new))[0])
+
+
+def _name(pair: Pair) -> str:
+    return PurePosixPath(pair[0]).stem
+
+
+def _folders(pairs: Sequence[Pair], names: Collection[str], column: int) -> set[str]:
+    return {f"{PurePosixPath(pair[column]).parent}/" for pair in pairs if _name(pair) in names}

@@ -7,27 +7,37 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from src.disk import GB, require_space
 from src.errors import UserError
 from src.files import replacing
 from src.prepare.archives import MAKE_ROOM
 from src.prepare.download import download_sbd, download_voc
-from src.prepare.lists import check_list, say_count, write_list
+from src.prepare.lists import check_list, say_count, say_published, write_list
 from src.prepare.masks import MASK_BYTES, names_in, save_mask
+from src.prepare.pairs import check_pairs
 from src.prepare.parallel import for_each
 from src.prepare.pascal_sources import (
-    VOC_ARCHIVE,
     Devkit,
     find_devkit,
     find_sbd,
     read_sbd_mask,
     read_voc_mask,
 )
+from src.prepare.sources import DIAM, SBD_ARCHIVE, VOC_ARCHIVE
+from src.screen import progress, say
 
 EXPECTED_MASKS = 12_031  # 10,582 images outside the official val and its 1,449
 EXPECTED_LINES = {"train": 5_953, "val": 1_449}
+PUBLISHED_MD5 = {"train": "b5c2b03701d0b38ae85bdead426970f9", "val": "6a4677fa6be45f515b2cf6807eec4e15"}
+
+# images of VOC's own train set that SBD has no mask of: where SBD is not at hand, they tell the published order
+# fmt: off
+NOT_IN_SBD = frozenset((
+    "2008_001056", "2008_001203", "2008_002425", "2008_002834", "2008_005367", "2008_006490",
+    "2008_006920", "2009_000420", "2009_000774", "2009_001964", "2009_002543", "2009_002599",
+    "2009_005194", "2011_000216", "2011_001855", "2011_002717", "2011_003151",
+))
+# fmt: on
 
 # archive and what is unpacked from it, rounded up
 VOC_BYTES = 4 * GB
@@ -62,11 +72,11 @@ def prepare_pascal(
         voc: the unpacked devkit or its archive; None looks below ``root``.
         sbd: the folder benchmark_RELEASE; None looks below ``root``.
         download: fetch what is not found.
-        force: replace lists that differ.
+        force: replace lists that differ; without it they are kept, and it is said how they differ.
         workers: processes that convert masks.
 
     Raises:
-        UserError: a source is missing or damaged, a list differs, or the disk has no room.
+        UserError: a source is missing or damaged, or the disk has no room.
     """
     devkit, sbd_folder = _sources(root, voc, sbd, download)
     images, masks = root / "JPEGImages", root / "SegmentationClassAug"
@@ -75,41 +85,46 @@ def prepare_pascal(
     names = there | {job.target.stem for job in jobs}
     links = _image_links(devkit, sbd_folder, images, names)
     with_image = names & (names_in(images, ".jpg") | {target.stem for _, target in links})
-    lines = {split: _lines(chosen) for split, chosen in _splits(devkit, with_image).items()}
+    lines = {split: _lines(chosen) for split, chosen in _splits(devkit, sbd_folder, with_image).items()}
     for split in lines:
-        check_list(lists / f"{split}.txt", lines[split], force)
+        check_list(lists / f"{split}.txt", lines[split], force, _why_empty(names, masks, images, devkit))
 
     _link(links)
     require_space(root, len(jobs) * MASK_BYTES, "writing masks", MAKE_ROOM)
     for_each(convert, jobs, len(jobs), workers, "masks")
-    print(f"{masks}: {len(jobs):,} masks written, {len(there):,} already there")
+    say(f"{masks}: {len(jobs):,} masks written, {len(there):,} already there")
     if len(with_image) < len(names):
         lost = min(names - with_image)
-        print(f"{len(names - with_image):,} masks have no image in {images}, e.g. {lost}: left out of the lists")
+        say(f"{len(names - with_image):,} masks have no image in {images}, e.g. {lost}: left out of the lists")
     say_count("masks", len(names), EXPECTED_MASKS, "is SBD whole? its benchmark.tgz has 11,355 files in dataset/cls")
     for split in lines:
-        write_list(lists / f"{split}.txt", lines[split])
+        check_pairs(root, lines[split], workers, split)
+        write_list(lists / f"{split}.txt", lines[split], force, root)
         say_count(f"{split} images", len(lines[split]), EXPECTED_LINES[split], "are VOC and SBD whole?")
+        if len(lines[split]) == EXPECTED_LINES[split]:
+            say_published(lists / f"{split}.txt", PUBLISHED_MD5[split])
 
 
 def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> tuple[Devkit, Path | None]:
     sbd_folder = find_sbd(root, sbd)
     ready = root / "SegmentationClassAug"
-    if sbd_folder is None and not ready.is_dir() and not download:
+    masks = names_in(ready, ".png")
+    if sbd_folder is None and not masks and not download:
         raise UserError(
-            f"no SBD in {root}: unpack benchmark.tgz there (folder benchmark_RELEASE), name it with --sbd, "
-            f"or add --download; it is not needed only where {ready} is there already"
+            f"no SBD in {root}: put {SBD_ARCHIVE} or its folder benchmark_RELEASE there, name it with --sbd, or add "
+            f"--download; it is not needed where {ready} holds the masks already, as {DIAM} has them"
         )
+    fetch_sbd = sbd_folder is None and len(masks) < EXPECTED_MASKS
     # an archive alone may be what an interrupted download left: torchvision compares its checksum
     unsure = download and voc is None and not any((root / f).is_dir() for f in ("VOCdevkit", "VOC2012", "ImageSets"))
     devkit = None if unsure else find_devkit(root, voc)
     if download:
-        needed = (devkit is None) * VOC_BYTES + (sbd_folder is None) * SBD_BYTES
+        needed = (devkit is None) * VOC_BYTES + fetch_sbd * SBD_BYTES
         require_space(root, needed, "downloading and unpacking", MAKE_ROOM)
         if devkit is None:
             download_voc(root)
             devkit = find_devkit(root, None)
-        if sbd_folder is None:
+        if fetch_sbd:
             download_sbd(root / "SBD")
             sbd_folder = find_sbd(root, None)
     if devkit is None:
@@ -123,8 +138,13 @@ def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> 
 def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list[MaskJob]:
     sources = {name: sbd / "cls" / f"{name}.mat" for name in names_in(sbd / "cls", ".mat")}
     voc = names_in(devkit.masks, ".png")
-    if not voc:
-        raise UserError(f"no masks in {devkit.masks}; they are part of {VOC_ARCHIVE}: unpack it again")
+    # where VOC's own mask is lost, SBD's must not take its place without a word: it has no void
+    lost = {*devkit.image_set("Segmentation/train"), *devkit.image_set("Segmentation/val")} - voc - there
+    if lost:
+        raise UserError(
+            f"{devkit.masks} lacks {len(lost):,} masks of VOC's own image sets, e.g. {min(lost)}.png; they are part of "
+            f"{VOC_ARCHIVE}: unpack it again"
+        )
     sources |= {name: devkit.masks / f"{name}.png" for name in voc}
     return [MaskJob(sources[name], folder / f"{name}.png") for name in sorted(sources.keys() - there)]
 
@@ -161,27 +181,46 @@ def _link(links: list[tuple[Path, Path]]) -> None:
     folder = links[0][1].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for source, target in tqdm(links, desc="images", unit="image"):
-            try:
-                os.link(source.resolve(), target)
-            except OSError:
-                if not copied:
-                    needed = sum(s.stat().st_size for s, t in links if not t.exists())
-                    require_space(folder, needed, "copying images", MAKE_ROOM)
-                with replacing(target) as temporary:
-                    shutil.copyfile(source, temporary)
-                copied += 1
+        with progress(len(links), "images") as bar:
+            for source, target in links:
+                try:
+                    os.link(source.resolve(), target)
+                except OSError:
+                    if not copied:
+                        needed = sum(s.stat().st_size for s, t in links if not t.exists())
+                        require_space(folder, needed, "copying images", MAKE_ROOM)
+                    with replacing(target) as temporary:
+                        shutil.copyfile(source, temporary)
+                    copied += 1
+                bar.update()
     except OSError as error:
         raise UserError(f"cannot put images into {folder}: {error}; see to it and start again") from error
-    print(f"{folder}: {len(links) - copied:,} images linked (hard links: no second copy), {copied:,} copied")
+    say(f"{folder}: {len(links) - copied:,} images linked (hard links: no second copy), {copied:,} copied")
 
 
-def _splits(devkit: Devkit, names: set[str]) -> dict[str, list[str]]:
-    """Image names of the lists: val in the official order, train in the order of the names and without val."""
-    val = devkit.image_set("Segmentation/val")
-    train = set(devkit.image_set("Main/train")) | set(devkit.image_set("Segmentation/train"))
+def _why_empty(names: set[str], masks: Path, images: Path, devkit: Devkit) -> str:
+    """What to do where no image can be listed."""
+    if not names:
+        return f"{masks} holds no masks (.png); put them right into it"
+    return (
+        f"no image of its set in {devkit.folder / 'ImageSets'} has its photo in {images} and its mask in {masks} "
+        f"(which holds {min(names)}.png, for example); put both right into these folders"
+    )
+
+
+def _splits(devkit: Devkit, sbd: Path | None, names: set[str]) -> dict[str, list[str]]:
+    """Image names of the lists, of those in ``names``, in the published order.
+
+    val: VOC's Segmentation/val. train: the images of Main/train that SBD has a mask of, then those of
+    Segmentation/train that are not listed yet; none of val.
+    """
+    main, segmentation = devkit.image_set("Main/train"), devkit.image_set("Segmentation/train")
+    val = dict.fromkeys(devkit.image_set("Segmentation/val"))
+    # a mask of an image outside VOC's own sets can only be SBD's, whether SBD is at hand or not
+    only_vocs = NOT_IN_SBD if sbd is None else set(segmentation) - names_in(sbd / "cls", ".mat")
+    train = dict.fromkeys([*(name for name in main if name not in only_vocs), *segmentation])
     return {
-        "train": sorted((train & names) - set(val)),
+        "train": [name for name in train if name in names and name not in val],
         "val": [name for name in val if name in names],
     }
 

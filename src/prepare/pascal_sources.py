@@ -10,12 +10,13 @@ from PIL import Image
 
 from src.errors import UserError
 from src.prepare.archives import extract
+from src.prepare.sources import SBD_ARCHIVE, VOC_ARCHIVE
 
-VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
 LABELS = frozenset({*range(21), 255})
 
 # of the devkit's folders these are needed; boxes and object masks stay in the archive
 _FOLDERS = ("ImageSets", "JPEGImages", "SegmentationClass")
+_CLS = ("benchmark_RELEASE", "dataset", "cls")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Devkit:
         """
         path = self.folder / "ImageSets" / f"{name}.txt"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"image set {path} cannot be read ({error}); it is part of {VOC_ARCHIVE}: unpack it again"
@@ -71,7 +72,7 @@ def find_devkit(root: Path, given: Path | None) -> Devkit | None:
     archive = given or root / VOC_ARCHIVE
     if archive.is_file():
         # also with a devkit beside it: that may be what an interrupted unpacking left
-        extract(archive, root, _wanted)
+        extract(archive, root, _wanted, "VOCdevkit/VOC2012/")
     devkit = _devkit_in(root)
     if devkit is None and archive.is_file():
         raise UserError(f"archive {archive} holds no VOCdevkit/VOC2012/ImageSets; expected {VOC_ARCHIVE}")
@@ -90,20 +91,26 @@ def _devkit_in(folder: Path) -> Devkit | None:
 
 
 def find_sbd(root: Path, given: Path | None) -> Path | None:
-    """Find the SBD folder that holds ``cls``: in ``given`` or else below ``root``; None if it is nowhere.
+    """Find the SBD folder that holds ``cls``: in ``given`` (a folder or the archive) or else below ``root``.
+
+    Of an archive the folder cls is unpacked to ``root``: all images are VOC's. Returns None if nothing is given and
+    nothing is found.
 
     Raises:
-        UserError: ``given`` holds no such folder.
+        UserError: ``given`` is neither; or the archive cannot be unpacked.
     """
+    archive = root / SBD_ARCHIVE if given is None else given
+    if archive.is_file():
+        # also with a folder beside it: that may be what an interrupted unpacking left
+        extract(archive, root, lambda path: path.parts[:-1] == _CLS, "/".join(_CLS))
+        return root / "benchmark_RELEASE" / "dataset"
     # not root/SBD/benchmark_RELEASE: that is what torchvision leaves there when its unpacking is interrupted
     places = (root / "SBD", root / "benchmark_RELEASE" / "dataset") if given is None else _sbd_places(given)
     for place in places:
         if (place / "cls").is_dir():
             return place
     if given is not None:
-        raise UserError(
-            f"--sbd {given} has no folder dataset/cls; name the folder benchmark_RELEASE unpacked from benchmark.tgz"
-        )
+        raise UserError(f"--sbd {given} has no folder dataset/cls; name {SBD_ARCHIVE} or its folder benchmark_RELEASE")
     return None
 
 

@@ -243,6 +243,20 @@ def test_image_and_mask_must_agree_in_size(make_config: Callable[..., Config], d
         dataset[1]
 
 
+@pytest.mark.parametrize(("folder", "number"), [("masks", 0), ("images", 2)])
+def test_a_folder_under_another_name_is_found_and_named(
+    make_config: Callable[..., Config], data_root: Path, folder: str, number: int
+) -> None:
+    """A list names val_contain_crowd/, and only val/ is there."""
+    dataset = dataset_of(make_config())
+    (data_root / folder).rename(data_root / "val")
+    expected = (
+        rf"there is no folder {folder}, but .*val/{number}\.\w+ is there: rename val to {folder}, or let .*--force$"
+    )
+    with pytest.raises(UserError, match=expected):
+        dataset[number]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_cannot_be_read_ends_a_run_with_its_name(
     make_config: Callable[..., Config], data_root: Path, workers: int

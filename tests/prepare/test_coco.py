@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as rle_codec
 
 from src.errors import UserError
 from src.prepare import coco, coco_masks
 from src.prepare.coco import prepare_coco
-from src.prepare.coco_masks import MaskJob, draw
+from src.prepare.coco_masks import MaskJob, draw, uncompressed
 from tests.prepare.devkits import HEIGHT, WIDTH, box, crowd_area, crowd_rle, make_coco, pack_zip, pixels, snapshot
 
 # categories 1, 18 and 90 are the labels 1, 2 and 3
@@ -187,14 +190,153 @@ def test_masks_of_unknown_origin_are_kept_and_said(root: Path, lists: Path, caps
     assert "2 masks of unknown origin are kept" in capsys.readouterr().out
 
 
-def test_a_list_that_differs_is_replaced_only_with_force(root: Path, lists: Path) -> None:
+def test_masks_of_unknown_origin_survive_force(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists, ("val",))
+    (root / "val" / coco.RECORD).unlink()
+    before = snapshot(root / "val")
+    prepare_coco(root, lists, ("val",), crowd="exclude", force=True)
+    assert before.items() <= snapshot(root / "val").items()
+
+
+def test_masks_that_are_drawn_anew_are_never_under_a_wrong_record(
+    root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_coco(root, lists, ("val",))
+    unlink, done = Path.unlink, []
+
+    def interrupt_the_second(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".png" and not path.name.startswith("."):
+            if done:
+                raise KeyboardInterrupt
+            done.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interrupt_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_coco(root, lists, ("val",), crowd="exclude", force=True)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="drawn with other settings"):
+        prepare_coco(root, lists, ("val",), crowd="exclude")
+    prepare_coco(root, lists, ("val",))  # what is left fits its record
+    assert set(np.unique(pixels(root / "val" / f"{name(9)}.png"))) == {0, 1, 2}
+
+
+def test_a_list_with_masks_in_another_folder_is_kept_and_it_is_said(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lists.mkdir()
-    (lists / "val.txt").write_text("mine.jpg mine.png\n")
-    with pytest.raises(UserError, match="--force replaces it"):
-        prepare_coco(root, lists, ("val",))
-    assert not (root / "val").exists()
+    published = [line.replace(" val/", " val_contain_crowd/") for line in lines([3, 5, 9])]
+    (lists / "val.txt").write_text("\n".join(published))
+    prepare_coco(root, lists, ("val",))
+    out = capsys.readouterr().out
+    assert re.search(
+        r"val\.txt: kept, .*masks in val_contain_crowd/, which .*coco has not, not in val/; --force replaces", out
+    )
+    assert (lists / "val.txt").read_text().splitlines() == published
+    assert len(list((root / "val").glob("*.png"))) == 3
+    before = snapshot(root / "val")
     prepare_coco(root, lists, ("val",), force=True)
     assert (lists / "val.txt").read_text().splitlines() == lines([3, 5, 9])
+    assert snapshot(root / "val") == before
+
+
+def test_ready_masks_without_annotations_make_lists_alone(
+    root: Path, lists: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_coco(root, lists)
+    ready = tmp_path / "ready"
+    for folder in ("train", "val", "train2014", "val2014"):
+        shutil.copytree(root / folder, ready / folder)
+    for split in ("train", "val"):
+        (ready / split / coco.RECORD).unlink()
+    before = snapshot(ready)
+    capsys.readouterr()
+    prepare_coco(ready, tmp_path / "lists2")
+    assert snapshot(ready) == before
+    for file in ("train.txt", "val.txt"):
+        assert (tmp_path / "lists2" / file).read_bytes() == (lists / file).read_bytes()
+    out = capsys.readouterr().out
+    assert "instances_val2014.json does not exist: the masks in" in out
+    assert "taken as they are, only the list is made" in out
+
+
+def test_one_split_may_be_ready_and_the_other_drawn(root: Path, lists: Path) -> None:
+    prepare_coco(root, lists, ("val",))
+    (root / "annotations/instances_val2014.json").unlink()
+    prepare_coco(root, lists, force=True)
+    assert (lists / "val.txt").read_text().splitlines() == lines([3, 5, 9])
+    assert (lists / "train.txt").read_text().splitlines() == lines([3, 5, 9], "train")
+
+
+def test_an_empty_folder_of_masks_is_not_ready(root: Path, lists: Path) -> None:
+    (root / "val").mkdir()
+    (root / "annotations/instances_val2014.json").unlink()
+    with pytest.raises(UserError, match=r"instances_val2014\.json does not .*, lay ready masks in .*coco/val, or"):
+        prepare_coco(root, lists, ("val",))
+
+
+@pytest.mark.parametrize("entries", [["val2014.zip"], ["val2014"], []])
+def test_images_that_lie_deeper_or_nowhere_are_told(root: Path, lists: Path, entries: list[str]) -> None:
+    shutil.rmtree(root / "val2014")
+    (root / "val2014").mkdir()
+    for entry in entries:
+        (root / "val2014" / entry).mkdir()
+    holds = f"it holds {entries[0]}" if entries else "it is empty"
+    with pytest.raises(UserError, match=rf"val2014 \({holds}\) has none of 3 images, e\.g\. .*put them right into it"):
+        prepare_coco(root, lists, ("val",))
+
+
+def test_a_mask_of_another_size_than_its_image_is_reported(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (HEIGHT, WIDTH)).save(root / "val2014" / f"{name(5)}.jpg")
+    prepare_coco(root, lists, ("val",))
+    out = capsys.readouterr().out
+    assert "val: 1 of 3 masks have another size than their image" in out
+    assert f"{name(5)}.png is {WIDTH} x {HEIGHT} pixels" in out
+
+
+BROKEN = [
+    ({"size": [HEIGHT, WIDTH], "counts": [10, 50, 5400]}, "runs of its RLE"),
+    ({"size": [HEIGHT, WIDTH], "counts": [10, 50]}, "runs of its RLE"),
+    ({"size": [HEIGHT, WIDTH], "counts": [-10, 10, 192]}, "runs of its RLE"),
+    ({"size": [HEIGHT, WIDTH], "counts": [2**70]}, "runs of its RLE"),
+    ({"size": [HEIGHT, WIDTH], "counts": [1.5, 190.5]}, "runs of its RLE"),
+    ({"size": [HEIGHT, WIDTH], "counts": "o" * 60}, "breaks off"),
+    ({"size": [HEIGHT, WIDTH], "counts": "11"}, "runs of its RLE"),
+    ({"size": [HEIGHT, WIDTH], "counts": "!1"}, "character '!'"),
+    ({"size": [HEIGHT, WIDTH], "counts": "é"}, "ascii"),
+    ({"size": [HEIGHT, WIDTH], "counts": None}, ""),
+    ({"counts": [192]}, "size"),
+    ([[1.0, 1.0, 5.0, float("nan"), 5.0, 5.0]], "corner at nan"),
+    ([[1.0, 1.0, 5.0, float("inf"), 5.0, 5.0]], "corner at inf"),
+    ([[1.0, 1.0, 5.0, -1e9, 5.0, 5.0]], "corner at -1000000000.0, far outside an image of 16 x 12 pixels"),
+    ([[1.0, 1.0, 1e300, 1.0, 5.0, 5.0]], "far outside"),
+    ([[1, 1, 10**400, 1, 5, 5]], "int too large"),
+    ([[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 3.0]], "7 numbers"),
+    ([[1.0, 1.0, "5", 1.0, 5.0, 5.0]], "lists of numbers"),
+    ([1.0, 1.0, 5.0, 1.0, 5.0, 5.0], "lists of numbers, got 1.0"),
+    (None, ""),
+    (7, ""),
+]
+
+
+@pytest.mark.parametrize(("segmentation", "reason"), BROKEN)
+def test_a_broken_annotation_is_named_in_one_line(segmentation: object, reason: str) -> None:
+    with pytest.raises(UserError, match=rf"^x\.png: annotation 7 cannot be decoded \(.*{re.escape(reason)}") as error:
+        painted((7, 18, segmentation))
+    assert "\n" not in str(error.value)
+
+
+def test_a_compressed_rle_is_read_as_the_codec_reads_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = np.asfortranarray((rng.random(rng.integers(1, 90, 2)) < rng.random()).astype(np.uint8))
+        assert uncompressed(rle_codec.encode(mask)["counts"]) == crowd_rle(mask)["counts"]
+
+
+def test_a_corner_a_little_outside_is_drawn_to_the_edge() -> None:
+    assert (painted((1, 1, [box(WIDTH - 2, HEIGHT - 2, 5, 5)])) == 1).sum() == 4
 
 
 def test_counts_other_than_the_known_ones_are_said(
@@ -240,10 +382,46 @@ def test_missing_sources_are_named_with_the_remedy(root: Path, lists: Path, miss
     prepare_coco(root, lists, ("val",))  # the other split does not need it
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": [], "categories": []}', '{"images": [{"id": 1}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "<html>",
+        "[" * 100_000,
+        '{"images": [], "categories": []}',
+        '{"images": [{"id": 1}]}',
+        '{"images": [], "categories": [{"id": 1}, {"id": "2"}], "annotations": []}',
+        '{"images": [], "categories": [], "annotations": ["x"]}',
+        '{"images": [{"id": 1, "file_name": "a.jpg", "height": "2", "width": 6}], "categories": [], "annotations": []}',
+        '{"images": [], "categories": [], "annotations": [{"id": null, "image_id": 1, "category_id": 1}]}',
+    ],
+)
 def test_a_file_that_is_no_instances_file_is_named(root: Path, lists: Path, text: str) -> None:
     (root / "annotations/instances_val2014.json").write_text(text)
-    with pytest.raises(UserError, match=r"instances_val2014\.json are no COCO instances file"):
+    for crowd in ("include", "exclude"):
+        with pytest.raises(UserError, match=r"instances_val2014\.json are no COCO instances file") as error:
+            prepare_coco(root, lists, ("val",), crowd)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 16), (12, -1), (10**6, 10**6)])
+def test_an_image_of_impossible_size_is_named(root: Path, lists: Path, height: int, width: int) -> None:
+    path = root / "annotations/instances_val2014.json"
+    content = json.loads(path.read_text())
+    content["images"][1] |= {"height": height, "width": width}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"give image {name(3)} a size of {width} x {height} pixels"):
+        prepare_coco(root, lists, ("val",))
+
+
+def test_a_name_with_a_blank_is_refused(root: Path, lists: Path) -> None:
+    path = root / "annotations/instances_val2014.json"
+    path.write_text(path.read_text().replace(name(3), "my photo"))
+    (root / "val2014" / f"{name(3)}.jpg").rename(root / "val2014/my photo.jpg")
+    with pytest.raises(UserError, match=r"blanks in 'val2014/my photo\.jpg val/my photo\.png'"):
         prepare_coco(root, lists, ("val",))
 
 

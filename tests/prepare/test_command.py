@@ -62,6 +62,9 @@ def test_a_number_of_workers_that_is_none_is_refused(tmp_path: Path, capsys: pyt
             (
                 "VOCtrainval_11-May-2012.tar",
                 "benchmark_RELEASE/dataset/cls",
+                "benchmark.tgz",
+                "DIaM",
+                "published order",
                 "SegmentationClassAug",
                 "JPEGImages",
                 "1,449",
@@ -72,7 +75,7 @@ def test_a_number_of_workers_that_is_none_is_refused(tmp_path: Path, capsys: pyt
         ),
         (
             ["coco", "--help"],
-            ("instances_{train,val}2014.json", "train2014.zip", "82,081", "40,137", "--crowd", "goes on where"),
+            ("instances_{train,val}2014.json", "train2014.zip", "82,081", "40,137", "--crowd", "goes on where", "DIaM"),
         ),
     ],
 )
@@ -89,3 +92,10 @@ def test_the_defaults_are_where_the_configurations_look(dataset: str) -> None:
     options = parser().parse_args([dataset])
     assert options.root == REPOSITORY / "data" / dataset
     assert options.lists == REPOSITORY / "src" / "lists" / dataset
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for dataset, names in (("pascal", ("root", "lists", "voc", "sbd")), ("coco", ("root", "lists"))):
+        options = vars(parser().parse_args([dataset, *(f"--{name}=~/x" for name in names)]))
+        assert [options[name] for name in names] == [tmp_path / "x"] * len(names)

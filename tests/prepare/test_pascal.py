@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +31,7 @@ from tests.prepare.devkits import (
     voc_labels,
 )
 
-TRAIN = ["2007_000001", "2008_000004", "2009_000005"]
+TRAIN = ["2009_000005", "2008_000004", "2007_000001"]
 VAL = ["2008_000003", "2007_000002"]
 
 
@@ -53,6 +56,61 @@ def test_lists_hold_the_official_val_and_the_train_images_that_have_a_mask(root:
     prepare_pascal(root, lists)
     assert (lists / "val.txt").read_text().splitlines() == lines(VAL)
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
+
+
+def test_train_has_the_published_order(root: Path, lists: Path, tmp_path: Path) -> None:
+    """Images of Main/train that SBD has, then what is left of Segmentation/train; both in the order of their files.
+
+    2008_001056 and 2008_001203 are in both sets, and SBD has the first only in the made-up case below.
+    """
+    sets = root / "VOCdevkit/VOC2012/ImageSets"
+    main = ["2009_000005", "2008_001203", "2008_001056", "2008_000004", "2011_000007"]
+    (sets / "Main/train.txt").write_text("".join(f"{name} -1\n" for name in main))
+    (sets / "Segmentation/train.txt").write_text("2007_000001\n2008_001056\n2008_001203\n")
+    for name in ("2008_001203", "2008_001056"):
+        save_jpeg(root / f"VOCdevkit/VOC2012/JPEGImages/{name}.jpg")
+        Image.fromarray(voc_labels(3)).save(root / f"VOCdevkit/VOC2012/SegmentationClass/{name}.png")
+    prepare_pascal(root, lists)
+    published = ["2009_000005", "2008_000004", "2007_000001", "2008_001056", "2008_001203"]
+    assert (lists / "train.txt").read_text().splitlines() == lines(published)
+
+    # the masks alone: what SBD lacks is known by name
+    shutil.copytree(root / "VOCdevkit/VOC2012/ImageSets", root / "ImageSets")
+    for folder in ("VOCdevkit", "benchmark_RELEASE"):
+        (root / folder).rename(tmp_path / folder)
+    prepare_pascal(root, tmp_path / "ready")
+    assert (tmp_path / "ready/train.txt").read_bytes() == (lists / "train.txt").read_bytes()
+
+    # SBD at hand decides by itself
+    savemat(tmp_path / "benchmark_RELEASE/dataset/cls/2008_001056.mat", {"GTcls": {"Segmentation": sbd_labels(3)}})
+    prepare_pascal(root, tmp_path / "other", sbd=tmp_path / "benchmark_RELEASE")
+    other = ["2009_000005", "2008_001056", "2008_000004", "2007_000001", "2008_001203"]
+    assert (tmp_path / "other/train.txt").read_text().splitlines() == lines(other)
+
+
+def test_masks_beside_an_sbd_that_lost_files_stay_in_the_list(root: Path, lists: Path) -> None:
+    prepare_pascal(root, lists)
+    before = (lists / "train.txt").read_bytes()
+    (root / "benchmark_RELEASE/dataset/cls/2008_000004.mat").unlink()
+    prepare_pascal(root, lists, force=True)
+    assert (lists / "train.txt").read_bytes() == before
+
+
+def test_the_published_lists_are_known_by_their_md5_sum(
+    root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pascal.PUBLISHED_MD5 == {
+        "train": "b5c2b03701d0b38ae85bdead426970f9",
+        "val": "6a4677fa6be45f515b2cf6807eec4e15",
+    }
+    assert len(pascal.NOT_IN_SBD) == 17
+    monkeypatch.setattr(pascal, "EXPECTED_LINES", {"train": 3, "val": 2})
+    known = hashlib.md5("".join(f"{line}\n" for line in lines(TRAIN)).encode()).hexdigest()
+    monkeypatch.setattr(pascal, "PUBLISHED_MD5", {**pascal.PUBLISHED_MD5, "train": known})
+    prepare_pascal(root, lists)
+    out = capsys.readouterr().out
+    assert "train.txt: the published list, byte for byte" in out
+    assert "val.txt: not the published list (md5 6a4677fa6be45f515b2cf6807eec4e15)" in out
 
 
 def test_every_listed_file_is_there(root: Path, lists: Path) -> None:
@@ -224,15 +282,123 @@ def test_what_a_killed_run_left_is_no_mask(root: Path, lists: Path, capsys: pyte
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
-def test_a_list_that_differs_is_replaced_only_with_force(root: Path, lists: Path) -> None:
+PUBLISHED = lines(["2009_000005", "2008_000004", "2007_000001"])
+
+
+@pytest.mark.parametrize(
+    ("present", "said"),
+    [
+        (
+            PUBLISHED[::-1],
+            r"the same 3 images in another order \(line 1: 2007_000001, in the new one 2009_000005\), which decides",
+        ),
+        ([PUBLISHED[0], *PUBLISHED], "the same 3 images, but 1 lines twice"),
+        (
+            [line.replace("SegmentationClassAug", "masks") for line in PUBLISHED],
+            r"masks in masks/, which .*pascal has not, not in SegmentationClassAug/",
+        ),
+        ([line.replace("JPEGImages", "VOCdevkit") for line in PUBLISHED], "images in VOCdevkit/, not in JPEGImages/"),
+        (
+            ["a/mine.jpg b/mine.png", *PUBLISHED[:2]],
+            "1 images only in it, e.g. mine; 1 images only in the new one, e.g. 2007_000001",
+        ),
+        ([line.replace(".png", ".tif") for line in PUBLISHED], "other names of files, e.g. JPEGImages/2007"),
+        (["JPEGImages/2009_000005.jpg"], r"the line 'JPEGImages/2009_000005\.jpg', which is no image path"),
+        (["\udcff"], "it is no UTF-8 text"),
+    ],
+)
+def test_a_list_that_differs_is_kept_and_it_is_said_how(
+    root: Path, lists: Path, present: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     lists.mkdir()
-    (lists / "val.txt").write_text("mine.jpg mine.png\n")
-    with pytest.raises(UserError, match=r"val\.txt \(1 lines\) differs from the one made now \(2 lines\); --force"):
-        prepare_pascal(root, lists)
-    assert (lists / "val.txt").read_text() == "mine.jpg mine.png\n"
-    assert not (root / "SegmentationClassAug").exists()  # refused before the work, not after it
+    before = "\n".join(present).encode(errors="surrogateescape")
+    (lists / "train.txt").write_bytes(before)
+    prepare_pascal(root, lists)
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "train.txt: kept, though" in line)
+    assert re.search(said, line), line
+    assert "--force replaces it" in line
+    assert (lists / "train.txt").read_bytes() == before
+    assert (lists / "val.txt").read_text().splitlines() == lines(VAL)  # the rest is done
+    assert len(list((root / "SegmentationClassAug").iterdir())) == 6
     prepare_pascal(root, lists, force=True)
+    assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
+    assert "train.txt: replaced, as --force asks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text + "\n \n"])
+def test_line_ends_blanks_and_a_byte_order_mark_are_no_difference(
+    root: Path, lists: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists.mkdir()
+    text = change("".join(f"{line}\n" for line in lines(TRAIN))).encode()
+    (lists / "train.txt").write_bytes(text)
+    prepare_pascal(root, lists)
+    assert "train.txt: 3 lines, already there and the same: kept" in capsys.readouterr().out
+    assert (lists / "train.txt").read_bytes() == text
+
+
+def test_a_folder_in_place_of_a_list_is_refused_before_the_work(root: Path, lists: Path) -> None:
+    (lists / "train.txt").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*train\.txt: it is a folder"):
+        prepare_pascal(root, lists)
+    assert not (root / "SegmentationClassAug").exists()
+
+
+def test_image_sets_with_windows_line_ends_and_a_byte_order_mark(root: Path, lists: Path) -> None:
+    for name in ("Main/train", "Segmentation/train", "Segmentation/val"):
+        path = root / f"VOCdevkit/VOC2012/ImageSets/{name}.txt"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    prepare_pascal(root, lists)
+    assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
     assert (lists / "val.txt").read_text().splitlines() == lines(VAL)
+
+
+def test_a_mask_of_another_size_than_its_image_is_reported(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.zeros((9, 5), np.uint8)
+    savemat(root / "benchmark_RELEASE/dataset/cls/2008_000004.mat", {"GTcls": {"Segmentation": labels}})
+    for workers in (1, 2):
+        prepare_pascal(root, lists, workers=workers)
+        out = capsys.readouterr().out
+        assert "train: 1 of 3 masks have another size than their image, e.g. " in out
+        assert re.search(r"2008_000004\.png is 5 x 9 pixels, .*2008_000004\.jpg is 16 x 12; one of the two", out)
+    assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
+
+
+def test_a_photo_that_cannot_be_read_is_reported(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "VOCdevkit/VOC2012/JPEGImages/2008_000003.jpg").write_bytes(b"")
+    prepare_pascal(root, lists)
+    assert re.search(
+        r"val: 1 of 2 pairs have a file that cannot be read, e\.g\. .*2008_000003\.jpg", capsys.readouterr().out
+    )
+    assert (lists / "val.txt").read_text().splitlines() == lines(VAL)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_archive_of_sbd_is_unpacked_like_vocs(tmp_path: Path, lists: Path, named: bool) -> None:
+    make_sbd(tmp_path / "made")
+    root = tmp_path / "pascal"
+    make_voc(root)
+    archive = (tmp_path / "elsewhere" if named else root) / "benchmark.tgz"
+    pack_tar(archive, tmp_path / "made", "benchmark_RELEASE", "w:gz")
+    prepare_pascal(root, lists, sbd=archive if named else None)
+    assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
+    assert [path.name for path in (root / "benchmark_RELEASE/dataset").iterdir()] == ["cls"]
+    before = snapshot(root)
+    prepare_pascal(root, lists, sbd=archive if named else None)
+    assert snapshot(root) == before
+
+
+def test_masks_without_any_listed_image_are_told_apart_from_no_masks(root: Path, lists: Path, tmp_path: Path) -> None:
+    prepare_pascal(root, lists)
+    ready = tmp_path / "ready"
+    shutil.copytree(root / "VOCdevkit/VOC2012/ImageSets", ready / "ImageSets")
+    shutil.copytree(root / "SegmentationClassAug", ready / "SegmentationClassAug")
+    (ready / "JPEGImages/JPEGImages").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no image of its set in .*ImageSets has its photo in .*put both right into"):
+        prepare_pascal(ready, tmp_path / "lists2")
 
 
 def test_counts_other_than_the_known_ones_are_said(
@@ -252,7 +418,7 @@ def test_the_known_counts_are_the_papers() -> None:
 
 def test_missing_sources_are_named_with_the_remedy(tmp_path: Path, lists: Path) -> None:
     root = tmp_path / "pascal"
-    with pytest.raises(UserError, match=r"no SBD in .*pascal: unpack benchmark\.tgz there.*--sbd.*--download"):
+    with pytest.raises(UserError, match=r"no SBD in .*pascal: put benchmark\.tgz .*there.*--sbd.*--download"):
         prepare_pascal(root, lists)
     make_sbd(root)
     with pytest.raises(UserError, match=r"no VOC 2012 in .*pascal: put VOCtrainval_11-May-2012\.tar.*--download"):
@@ -276,7 +442,13 @@ def test_a_missing_image_set_is_named(root: Path, lists: Path) -> None:
 
 def test_a_devkit_without_masks_is_refused(root: Path, lists: Path) -> None:
     shutil.rmtree(root / "VOCdevkit/VOC2012/SegmentationClass")
-    with pytest.raises(UserError, match=r"no masks in .*SegmentationClass"):
+    with pytest.raises(UserError, match=r"SegmentationClass lacks 3 masks .*2007_000001\.png"):
+        prepare_pascal(root, lists)
+
+
+def test_sbds_mask_does_not_take_the_place_of_a_lost_one_of_voc(root: Path, lists: Path) -> None:
+    (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000003.png").unlink()  # which SBD has too
+    with pytest.raises(UserError, match=r"SegmentationClass lacks 1 masks .*2008_000003\.png"):
         prepare_pascal(root, lists)
 
 

@@ -1,0 +1,27 @@
+"""Where the archives come from, and where else they are when their own server does not answer."""
+
+from __future__ import annotations
+
+VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
+SBD_ARCHIVE = "benchmark.tgz"
+COCO_ANNOTATIONS = "annotations_trainval2014.zip"
+
+COCO_URLS = {
+    COCO_ANNOTATIONS: f"http://images.cocodataset.org/annotations/{COCO_ANNOTATIONS}",
+    "train2014.zip": "http://images.cocodataset.org/zips/train2014.zip",
+    "val2014.zip": "http://images.cocodataset.org/zips/val2014.zip",
+}
+
+DIAM = "DIaM's datasets.zip (link in github.com/sinahmr/DIaM: images and ready masks of PASCAL and COCO)"
+
+# by the name of the archive; torchvision's checksums of VOC and SBD hold for every copy of them
+ELSEWHERE = {
+    VOC_ARCHIVE: f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{VOC_ARCHIVE} or web.archive.org "
+    "(md5 6cd6e144f989b92b3379bac3b3de84fd)",
+    SBD_ARCHIVE: "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/"
+    f"{SBD_ARCHIVE} or web.archive.org (md5 82b4d87ceb2ed10f6038a1cba92111cb), or take {DIAM}",
+    **{
+        name: f"{url.replace('http://', 'https://s3.amazonaws.com/')}, or take {DIAM}"
+        for name, url in COCO_URLS.items()
+    },
+}
