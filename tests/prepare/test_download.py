@@ -138,9 +138,8 @@ def test_a_coco_archive_that_came_in_part_does_not_get_its_name(tmp_path: Path, 
 @pytest.mark.usefixtures("coco_offer")
 def test_a_failed_download_is_one_line_with_the_remedy(tmp_path: Path, offered: Path) -> None:
     (offered / "val2014.zip").unlink()
-    with pytest.raises(
-        UserError, match=r"downloading http.*val2014\.zip failed .*404.*https://s3\.amazonaws.*DIaM.*put it in .*coco"
-    ) as error:
+    said = r"downloading http.*val2014\.zip failed .*404.*https://s3\.amazonaws.*DIaM.*put it in .*coco"
+    with pytest.raises(UserError, match=said) as error:
         prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
     assert "\n" not in str(error.value)
 
