@@ -42,37 +42,29 @@ def main(arguments: list[str]) -> None:
     from src.loading import load_segmenter
     from src.one_shot.embeddings import EmbeddingCache
     from src.one_shot.summary import OneShotSummary, run_record
-    from src.one_shot.supports import Draws
+    from src.one_shot.supports import read_episodes
     from src.one_shot.tuned_weights import save_tuned
-    from src.one_shot.tuning import Tunable, read_supports, tune
+    from src.one_shot.tuning import read_supports, tune
     from src.output import charts
     from src.provenance import provenance
 
-    draws = Draws(config, task.entries, names)
+    episodes = read_episodes(config, task.entries, names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
-    tunable = Tunable(segmenter)
-    untuned = tunable.state()
 
     runs: list[dict[str, Any]] = []
-    with EmbeddingCache.for_runs(config, segmenter, len(task.entries)) as cache:
-        for run in range(oneshot.total_runs):
+    with EmbeddingCache.for_runs(config, segmenter, len(episodes.images)) as cache:
+        for run, episode in enumerate(episodes):
             title = f"run {run + 1}/{oneshot.total_runs}"
-            supports, queries = draws.next()
-            encoder = cache.get if draws.from_evaluation else None
-            images = read_supports(supports, draws.entries, segmenter, config.dataset.ignore_label, encoder)
-            losses = tune(tunable, images, oneshot, config.dataset.ignore_label, f"{title}: tuning")
-            evaluation = evaluate(
-                segmenter,
-                SegmentationDataset.from_config(task.entries, config, indices=queries),
-                config.dataloader,
-                encoder=cache.get,
-                description=f"{title}: queries",
+            supports = read_supports(
+                episode.supports, episodes.support_list, segmenter, config.dataset.ignore_label, cache.get
             )
-            described = [support.describe(draws.entries, names) for support in supports]
+            tuned, losses = tune(segmenter, supports, oneshot, config.dataset.ignore_label, f"{title}: tuning")
+            queries = SegmentationDataset.from_config(episodes.evaluation_list, config, indices=episode.queries)
+            evaluation = evaluate(tuned, queries, config.dataloader, encoder=cache.get, description=f"{title}: queries")
+            described = [support.describe(episodes.support_list, names) for support in episode.supports]
             runs.append(run_record(run, evaluation, names, losses, described))
             weights = summary_csv.with_name(f"{summary_csv.stem}_run{run}.safetensors")
-            save_tuned(weights, tunable, runs[-1])
-            tunable.load(untuned)
+            save_tuned(weights, tuned, runs[-1])
             say(f"{title}: mIoU {100 * evaluation.confusion.miou:.2f} on {len(queries)} queries")
             say(f"  tuned weights: {weights} ({weights.stat().st_size / 1e6:.1f} MB)")
 

@@ -121,9 +121,12 @@ class CrossAttentionTextEncoder(nn.Module):
     def num_layers(self) -> int:
         return len(self.encoder.layer)
 
-    def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor) -> PromptStates:
-        """Embeddings and first self-attention of prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T]."""
-        hidden = self.embeddings(input_ids=input_ids)
+    def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> PromptStates:
+        """Embeddings and first self-attention of prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T].
+
+        ``words`` [P, T, D] stand in for the model's own word embeddings of ``input_ids``; they are changed in place.
+        """
+        hidden = self.embeddings(input_ids=input_ids, inputs_embeds=words)
         return PromptStates(_self_attention(self.layers[0], hidden, attention_mask), attention_mask)
 
     def forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,51 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be made or written to, the disk is full, or ``path`` is a folder.
     """
-    path = Path(path)
+    with _beside(path) as temporary:
+        yield temporary
+        try:
+            os.replace(_readable(temporary), path)
+        except OSError as error:
+            raise _not_writable(path, error) from error
+
+
+def create_bytes(path: Path, content: bytes) -> bool:
+    """Write ``content`` to ``path`` in one step if nothing is there; whichever of many processes is first does it.
+
+    (A file system without hard links leaves a moment between looking and writing.)
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        UserError: see :func:`replacing`.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; choose another name")
+    with _beside(path) as temporary:
+        try:
+            temporary.write_bytes(content)
+            return _move_to_free(_readable(temporary), path)
+        except OSError as error:
+            raise _not_writable(path, error) from error
+
+
+def _move_to_free(temporary: Path, path: Path) -> bool:
+    try:
+        # neither goes over a file that is there
+        (os.rename if sys.platform == "win32" else os.link)(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links here
+        if os.path.lexists(path):
+            return False
+        os.replace(temporary, path)
+    return True
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside ``path``; if it is still there at the end, it is removed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -32,18 +77,18 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; results are meant to be read like any other file the user creates
-        os.chmod(temporary, 0o666 & ~_umask())
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            raise _not_writable(path, error) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _not_writable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _readable(temporary: Path) -> Path:
+    """mkstemp makes files private; results are meant to be read like any other file the user creates."""
+    temporary.chmod(0o666 & ~_umask())
+    return temporary
 
 
 def check_writable(path: Path) -> None:

@@ -21,7 +21,7 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
         task: what is to be done.
         cache: the folder where a ranking of layers is kept (``model.layers: auto``).
         every_layer: take all text layers, whatever the configuration chooses.
-        tuned: weights that one-shot tuning saved, to put into the model.
+        tuned: weights that one-shot tuning saved, to compute with.
 
     Raises:
         UserError: no such device, a model that cannot be loaded or does not fit the configuration or the weights.
@@ -33,6 +33,6 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
         layers = choose_layers(task.config, blip, task.classes, task.entries, cache)
     segmenter = Segmenter.from_config(task.config, blip, task.prompts, layers)
     if tuned:
-        load_tuned(tuned, segmenter)
+        segmenter = load_tuned(tuned, segmenter)
     say(f"{blip.name} on {device}: {len(task.prompts)} prompts, layers {list(layers)}, {len(task.entries)} images")
     return segmenter

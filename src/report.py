@@ -5,7 +5,10 @@
 
 Takes the JSON files that the three experiments write, or a folder of them. One column per result: mIoU and IoU per
 class, for one-shot tuning the mean over its runs and their standard deviation. InfoScore rankings get a table of their
-own, a column per ranking and a row per layer. The chart lies beside the table, with the ending .png.
+own, a column per ranking and a row per layer. Earlier results, kept under a name with their date, have columns too if
+they say something else. A JSON file of a folder that is no result is named under the table, with the reason.
+
+The table goes to report.md beside the first of the results, and the chart beside the table, with the ending .png.
 """
 
 from __future__ import annotations
@@ -16,8 +19,6 @@ from pathlib import Path
 
 from src import cli
 from src.errors import UserError
-from src.output import charts
-from src.output.report import column_titles, find_results, markdown, read_result, row_names, series
 from src.result_files import write_result
 from src.screen import say
 
@@ -25,20 +26,23 @@ from src.screen import say
 def main(arguments: list[str]) -> None:
     """Write and print the report that ``arguments`` ask for."""
     args = _parser().parse_args(arguments)
-    if args.output.suffix == ".png":
-        raise UserError(
-            f"--output {args.output}: expected a name for the table, such as report.md; the chart gets .png"
-        )
-    found = [read_result(path) for path in find_results(args.results)]
-    titles = column_titles([result.path for result in found])
-    table = markdown(found, titles)
-    write_result(args.output, table)
-    written = [args.output]
-    scored = [(title, result) for title, result in zip(titles, found, strict=True) if result.scores]
-    if scored:
-        chart = args.output.with_suffix(".png")
-        rows = row_names([result for _, result in scored])
-        charts.grouped_bars(chart, rows, [series(title, result, rows) for title, result in scored])
+    first: Path = args.results[0]
+    output: Path = args.output or (first if first.is_dir() else first.parent) / "report.md"
+    if output.suffix == ".png":
+        raise UserError(f"--output {output}: expected a name for the table, such as report.md; the chart gets .png")
+
+    from src.output import charts
+    from src.output.reading import find_results
+    from src.output.report import bars, markdown
+
+    found = find_results(args.results)
+    table = markdown(found)
+    write_result(output, table)
+    written = [output]
+    rows, series = bars(found)
+    if series:
+        chart = output.with_suffix(".png")
+        charts.grouped_bars(chart, rows, series)
         written.append(chart)
     say(table)
     say(" ".join(map(str, ("wrote", *written))))
@@ -52,9 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("results/report.md"),
         metavar="FILE",
-        help="where the table goes, the chart beside it (default: results/report.md)",
+        help="where the table goes, the chart beside it (default: report.md beside the first of the results)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
     return parser

@@ -10,19 +10,23 @@ import csv
 import io
 import json
 import math
+import os
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src.config.schema import Config
-from src.files import write_bytes, write_text
+from src.errors import UserError
+from src.files import create_bytes
 from src.paths import resolve
 from src.screen import say
 
 VOLATILE = ("date", "seconds", "images_per_second")
 """Keys of result files whose values differ from run to run of the same command."""
+_KEPT = re.compile(r"(.+)\.\d{8}-\d{6}(-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -52,24 +56,60 @@ class Outputs:
 
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """Write a result; an earlier one with other content is moved aside first, and that is said."""
+    """Write a result; an earlier one with other content is moved aside first, and that is said.
+
+    Of processes that write the same result at once none loses one: each is found at ``path`` or under a name with its
+    date.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
     data = content.encode() if isinstance(content, str) else content
-    keep_earlier(path, data)
-    write_bytes(path, data)
+    _write(path, data, lambda earlier: earlier == data)
 
 
-def keep_earlier(path: Path, content: bytes) -> None:
-    """Move the file at ``path``, if there is one and it is not ``content``, to a name with its date."""
-    if not path.is_file() or path.read_bytes() == content:
-        return
-    date = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
-    kept = path.with_name(f"{path.stem}.{date}{path.suffix}")
-    number = 2
-    while kept.exists():
-        kept = path.with_name(f"{path.stem}.{date}-{number}{path.suffix}")
-        number += 1
-    path.rename(kept)
-    say(f"kept the earlier {path.name} as {kept.name}")
+def _write(path: Path, data: bytes, same: Callable[[bytes], bool]) -> None:
+    """Write ``data`` to ``path``; what is there is kept unless it is the ``same``."""
+    while not create_bytes(path, data):
+        _set_aside(path, same)
+
+
+def _set_aside(path: Path, same: Callable[[bytes], bool]) -> None:
+    """Move the file at ``path`` to a name with its date that nobody else has taken; remove it if it is the ``same``."""
+    try:
+        date = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.lstat().st_mtime))
+        kept = _take_name(path, date)
+        try:
+            os.replace(path, kept)
+        except FileNotFoundError:
+            kept.unlink()
+            raise
+        if same(kept.read_bytes()):
+            kept.unlink()
+        else:
+            say(f"kept the earlier {path.name} as {kept.name}")
+    except FileNotFoundError:
+        return  # another process has moved it
+    except OSError as error:
+        raise UserError(f"cannot keep the earlier {path}: {error.strerror or error}; choose another folder") from error
+
+
+def _take_name(path: Path, date: str) -> Path:
+    """An empty file beside ``path`` whose name has the date, and a number if need be."""
+    kept, number = path.with_name(f"{path.stem}.{date}{path.suffix}"), 1
+    while True:
+        try:
+            kept.open("x").close()
+            return kept
+        except FileExistsError:
+            number += 1
+            kept = path.with_name(f"{path.stem}.{date}-{number}{path.suffix}")
+
+
+def earlier_result_of(path: Path) -> Path | None:
+    """The result whose place another one took, if ``path`` is the name that it was then given; else None."""
+    match = _KEPT.fullmatch(path.stem)
+    return path.with_name(match[1] + path.suffix) if match else None
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -87,14 +127,15 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     A number that is not finite (the correlation of a constant, say) becomes null: JSON has no other word for it.
     """
     text = json.dumps(_finite(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        same = _lasting(json.loads(path.read_text(encoding="utf-8"))) == _lasting(json.loads(text))
-    except (OSError, ValueError):
-        same = False
-    if same:
-        write_text(path, text)
-    else:
-        write_result(path, text)
+    lasting = _lasting(json.loads(text))
+
+    def same(earlier: bytes) -> bool:
+        try:
+            return _lasting(json.loads(earlier)) == lasting
+        except (ValueError, RecursionError):
+            return False
+
+    _write(path, text.encode(), same)
 
 
 def _finite(values: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import stat
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.files import check_writable, replacing, write_text
 from src.paths import REPOSITORY
-from src.result_files import Outputs, csv_text, write_json, write_result
+from src.result_files import Outputs, csv_text, earlier_result_of, write_json, write_result
 
 
 def names_in(folder: Path) -> list[str]:
@@ -164,3 +165,55 @@ def test_what_was_no_json_is_kept_too(tmp_path: Path) -> None:
 def test_csv_has_a_header_and_floats_in_full() -> None:
     text = csv_text(("Class Name", "IoU"), [("background", 1 / 3), ("cup, red", 0.0)])
     assert text == 'Class Name,IoU\nbackground,0.3333333333333333\n"cup, red",0.0\n'
+
+
+# several processes
+
+
+def _write_many(path: Path, writer: int, rounds: int) -> None:
+    for number in range(rounds):
+        if path.suffix == ".json":
+            write_json(path, {"writer": writer, "number": number})
+        else:
+            write_result(path, f"{writer} {number}\n")
+
+
+@pytest.mark.parametrize("name", ["iou.csv", "iou.json"])
+def test_processes_that_write_the_same_result_lose_none(tmp_path: Path, name: str) -> None:
+    writers, rounds = 4, 40
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=_write_many, args=(tmp_path / name, n, rounds)) for n in range(writers)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0] * writers
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == writers * rounds
+    assert len(names_in(tmp_path)) == writers * rounds
+
+
+def test_without_hard_links_results_are_written_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as exFAT answers
+
+    monkeypatch.setattr(os, "link", refuse)
+    for content in ("one", "two"):
+        write_result(tmp_path / "iou.csv", content)
+    assert (tmp_path / "iou.csv").read_text() == "two"
+    assert len(names_in(tmp_path)) == 2
+
+
+def test_a_folder_in_the_place_of_a_result_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "iou.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*iou\.csv: it is a folder"):
+        write_result(tmp_path / "iou.csv", "one")
+    assert names_in(tmp_path) == ["iou.csv"]
+
+
+def test_a_name_with_a_date_tells_whose_place_was_taken(tmp_path: Path) -> None:
+    for content in ("one", "two", "three"):
+        write_result(tmp_path / "my.iou.csv", content)
+        os.utime(tmp_path / "my.iou.csv", (0, 0))
+    kept = [path for path in tmp_path.iterdir() if path.name != "my.iou.csv"]
+    assert [earlier_result_of(path) for path in kept] == [tmp_path / "my.iou.csv"] * 2
+    assert earlier_result_of(tmp_path / "my.iou.csv") is None

@@ -17,7 +17,7 @@ from src.layer_selection.infoscore import InfoScore
 from src.method.blip import Blip, prepare
 from src.method.crf import ConvCRF
 from src.method.segmenter import Segmenter, labels_of
-from src.one_shot.tuning import LabelledImage, Tunable, tune
+from src.one_shot.tuning import LabelledImage, tune
 
 
 class Ours:
@@ -71,7 +71,7 @@ class Ours:
         labels = [each.to(self.device) for each in workload.random_labels(self.segmenter.frame.size, len(jpegs))]
         images = [LabelledImage(*pair) for pair in zip(embeds, labels, strict=True)]
         one_step = OneShotConfig(num_iterations=1, batch_gradient_accumulation=len(images))
-        watch("step", tune, Tunable(self.segmenter), images, one_step, workload.IGNORED, "tuning")
+        watch("step", tune, self.segmenter, images, one_step, workload.IGNORED, "tuning")
 
     def runs(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """A query image in five runs: encoded once, its embeddings kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -16,9 +17,9 @@ from src.data.frame import Frame
 from src.evaluation.metrics import ConfusionMatrix
 from src.method.segmenter import Segmenter, labels_of
 
-Encoder = Callable[[list[int], Tensor], Tensor]
-"""Makes embeddings [B, 1 + N, D] of images, given their numbers in the list and their pixels [B, 3, S, S]; lets a cache
-stand in for the vision encoder."""
+Encoder = Callable[[Sequence[Path], Tensor], Tensor]
+"""Makes embeddings [B, 1 + N, D] of B images, given as their files and as their pixels [B, 3, S, S]; lets a cache stand
+in for the vision encoder."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def predict(
         UserError: an image or mask could not be read.
     """
     for batch in batches(dataset, loader, segmenter.device):
-        scores = segmenter.segment(batch.pixels, encoder(batch.indices, batch.pixels) if encoder else None)
+        files = [dataset.entries[index].image for index in batch.indices]
+        scores = segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None)
         yield from predictions_of(batch, scores, dataset)
 
 

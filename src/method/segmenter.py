@@ -6,14 +6,17 @@ text encoder's layers see in it (:meth:`Segmenter.attend`) can then be asked for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from replace_huggingface.modeling_blip_text import PromptStates
 from src.config.schema import Config
@@ -52,6 +55,12 @@ class Segmenter:
         frame: what images are put into: side S, normalisation, and the way back to an image's own size.
         crf: the refinement, or None.
         amp: ``runtime.amp`` of the configuration, see :func:`autocast_dtype`.
+
+    Attributes:
+        input_ids: [P, T] tokens of the prompts.
+        attention_mask: [P, T] 0 for padding.
+        token_ids: [R] the different ones among ``input_ids``, sorted.
+        weights: what the text encoder computes with instead of the model's own, see :meth:`with_weights`.
     """
 
     def __init__(
@@ -70,6 +79,8 @@ class Segmenter:
         self.crf = crf
         self.dtype = autocast_dtype(amp, blip.device)
         self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
+        self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
+        self.weights: Mapping[str, Tensor] = {}
         self._states: PromptStates | None = None
 
     @classmethod
@@ -77,6 +88,18 @@ class Segmenter:
         """A segmenter with a configuration's frame, CRF and number format."""
         crf = ConvCRF(iterations=config.crf.iters) if config.crf.iters else None
         return cls(blip, prompts, layers, Frame.from_config(config), crf, config.runtime.amp)
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Segmenter:
+        """This segmenter with other weights of the text encoder; the model and this segmenter stay as they are.
+
+        Args:
+            weights: ``word_embeddings`` [R, D] of :attr:`token_ids`, and parameters of the text encoder's layers by
+                their names, such as ``layer.0.crossattention.self.query.weight``. Tuning asks for their gradients.
+        """
+        other = copy.copy(self)
+        other.weights = weights
+        other._states = None
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -94,19 +117,38 @@ class Segmenter:
             vision = self.blip.model.vision_model
             return vision(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
 
-    def attend(self, image_embeds: Tensor, layers: Sequence[int] | None = None) -> PatchAttention:
-        """Match encoded images [B, 1 + N, D] with all prompts; keeps the attention of ``layers``.
+    def encode_prompts(self) -> PromptStates:
+        """The prompts before they meet an image, computed anew and differentiable in :attr:`weights`."""
+        text_encoder, words = self.blip.text_encoder, None
+        if "word_embeddings" in self.weights:
+            # the embedding of padding is not trained, as in HuggingFace's model
+            padding = (self.token_ids == text_encoder.embeddings.word_embeddings.padding_idx).nonzero().flatten()
+            row = int(padding) if len(padding) else None
+            words = F.embedding(self._rows, self.weights["word_embeddings"], padding_idx=row)
+        with self._autocast():
+            return text_encoder.encode_prompts(self.input_ids, self.attention_mask, words)
 
-        Differentiable where parameters require gradients (see :mod:`src.one_shot.tuning`).
+    def attend(
+        self, image_embeds: Tensor, layers: Sequence[int] | None = None, prompts: PromptStates | None = None
+    ) -> PatchAttention:
+        """Match encoded images with all prompts.
+
+        Args:
+            image_embeds: [B, 1 + N, D].
+            layers: those whose attention is kept (default: the segmenter's).
+            prompts: from :meth:`encode_prompts`, where gradients with respect to them are wanted. By default they are
+                computed at the first image and kept: a segmenter's weights do not change.
         """
         text_encoder, itm_head = self.blip.text_encoder, self.blip.model.itm_head
+        parameters = {f"encoder.{name}": value for name, value in self.weights.items() if name != "word_embeddings"}
+        arguments = (
+            self._prompt_states() if prompts is None else prompts,
+            image_embeds,
+            self.layers if layers is None else layers,
+            attention.sum_over_tokens,
+        )
         with self._autocast():
-            output = text_encoder(
-                self._prompt_states(),
-                image_embeds,
-                self.layers if layers is None else layers,
-                attention.sum_over_tokens,
-            )
+            output = functional_call(text_encoder, parameters, arguments)
             return PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
 
     def layer_class_maps(self, attended: PatchAttention, layer: int) -> Tensor:
@@ -144,16 +186,10 @@ class Segmenter:
         """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S]."""
         return unary if self.crf is None else self.crf(unary, pixels)
 
-    def forget_prompts(self) -> None:
-        """Drop the prompts' cached states; needed after weights of the text encoder have changed."""
-        self._states = None
-
+    @torch.no_grad()
     def _prompt_states(self) -> PromptStates:
-        text_encoder = self.blip.text_encoder
-        if torch.is_grad_enabled():  # while tuning, embeddings change at every step and need their gradient
-            return text_encoder.encode_prompts(self.input_ids, self.attention_mask)
         if self._states is None:
-            self._states = text_encoder.encode_prompts(self.input_ids, self.attention_mask)
+            self._states = self.encode_prompts()
         return self._states
 
     def _autocast(self) -> AbstractContextManager:

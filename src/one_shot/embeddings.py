@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +23,12 @@ Place = Literal["none", "memory", "disk"]
 
 
 class EmbeddingCache(AbstractContextManager):
-    """Image embeddings of a list of images, in main memory or in a temporary file, filled as they are computed.
+    """Embeddings of images, in main memory or in a temporary file, kept as they are computed.
 
     Args:
         encode: makes embeddings [B, 1 + N, D] of pixels [B, 3, S, S].
         place: where to keep them; ``none`` encodes anew every time.
-        images: length of the list.
+        images: how many different images will be asked for, at most.
         shape: (1 + N, D) of one image.
         dtype: in which they are kept. Under autocast the text encoder rounds them to bfloat16 anyway, so that keeping
             them as bfloat16 changes nothing.
@@ -49,7 +49,7 @@ class EmbeddingCache(AbstractContextManager):
     ) -> None:
         self.encode = encode
         self.place = place
-        self._filled = [False] * images
+        self._rows: dict[Path, int] = {}
         self._file: Any = None
         self._kept: Tensor | None = None
         if place == "memory":
@@ -66,7 +66,7 @@ class EmbeddingCache(AbstractContextManager):
 
     @classmethod
     def for_runs(cls, config: Config, segmenter: Segmenter, images: int) -> EmbeddingCache:
-        """The cache that a configuration asks for, for a list that every run of one-shot tuning goes through."""
+        """The cache that a configuration asks for, for all the images that runs of one-shot tuning look at."""
         assert config.oneshot is not None
         shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
         dtype = segmenter.dtype or torch.float32
@@ -75,17 +75,20 @@ class EmbeddingCache(AbstractContextManager):
         place = choose_place(config.cache.image_embeddings, needed, config.oneshot.total_runs, folder)
         return cls(segmenter.encode_images, place, images, shape, dtype, folder)
 
-    def get(self, indices: list[int], pixels: Tensor) -> Tensor:
-        """Embeddings [B, 1 + N, D] of the images ``indices``, with pixels [B, 3, S, S]; on the pixels' device."""
+    def get(self, files: Sequence[Path], pixels: Tensor) -> Tensor:
+        """Embeddings [B, 1 + N, D] of images ``files`` with pixels [B, 3, S, S], on the pixels' device.
+
+        An :data:`~src.evaluation.evaluate.Encoder`; pixels of an image that is kept already are not looked at.
+        """
         if self._kept is None:
             return self.encode(pixels)
-        missing = [place for place, index in enumerate(indices) if not self._filled[index]]
+        missing = [position for position, file in enumerate(files) if file not in self._rows]
         if missing:
             embeds = self.encode(pixels[missing])
-            for place, embed in zip(missing, embeds, strict=True):
-                self._kept[indices[place]] = embed.to(self._kept.dtype)
-                self._filled[indices[place]] = True
-        return self._kept[indices].to(pixels.device)
+            for position, embed in zip(missing, embeds, strict=True):
+                row = self._rows.setdefault(files[position], len(self._rows))
+                self._kept[row] = embed.to(self._kept.dtype)
+        return self._kept[[self._rows[file] for file in files]].to(pixels.device)
 
     def __exit__(self, *_: object) -> None:
         self._kept = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -141,45 +142,75 @@ def only_class(areas: np.ndarray, index: int, label: int) -> bool:
     return bool(areas[index, label] > 0) and not (np.delete(areas[index, 1:], label - 1) > 0).any()
 
 
-class Draws:
-    """Supports and queries of one run after the other, as a configuration asks for them.
+@dataclass(frozen=True)
+class Episode:
+    """One run of one-shot tuning.
+
+    Attributes:
+        supports: in class order; they index the support list.
+        queries: in list order; they index the evaluation list.
+    """
+
+    supports: list[Support]
+    queries: list[int]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """All runs of one-shot tuning, drawn before the first.
+
+    Attributes:
+        support_list: what supports index.
+        evaluation_list: what queries index.
+        runs: an episode per run.
+    """
+
+    support_list: list[ListEntry]
+    evaluation_list: list[ListEntry]
+    runs: list[Episode]
+
+    def __iter__(self) -> Iterator[Episode]:
+        return iter(self.runs)
+
+    @property
+    def images(self) -> set[Path]:
+        """The images that are looked at in any run."""
+        queries = {self.evaluation_list[index].image for episode in self.runs for index in episode.queries}
+        return queries | {
+            self.support_list[support.index].image for episode in self.runs for support in episode.supports
+        }
+
+
+def read_episodes(config: Config, evaluation_list: list[ListEntry], class_names: Sequence[str]) -> Episodes:
+    """Read the masks of the lists and draw the episodes that a configuration asks for.
+
+    Supports come from ``oneshot.train_list``, or from the evaluation list; a run's queries are then without them.
 
     Args:
         config: with a section ``oneshot``.
-        evaluation: the images to score.
+        evaluation_list: the images to score.
         class_names: for messages.
 
-    Attributes:
-        entries: the list that supports index.
-        from_evaluation: whether that is the evaluation list; a run's supports are then taken out of its queries.
-
     Raises:
-        UserError: a list or mask cannot be read, or a class has too few candidates.
+        UserError: a list or mask cannot be read, a class has too few candidates, or a run is left without a query.
     """
+    oneshot = config.oneshot
+    assert oneshot is not None
+    from_train_list, support_list = oneshot.use_training_images_for_supports, evaluation_list
+    if from_train_list:
+        if oneshot.train_list is None:
+            raise config.refusal("oneshot.train_list", None, "an image list, because supports are to come from it")
+        support_list = read_list(resolve(oneshot.train_list), resolve(config.data_root))
+    areas = support_areas = class_areas(evaluation_list, config, "reading masks")
+    if from_train_list:
+        support_areas = class_areas(support_list, config, "reading train masks")
+    candidates = find_candidates(support_areas, oneshot, class_names)
 
-    def __init__(self, config: Config, evaluation: list[ListEntry], class_names: Sequence[str]) -> None:
-        assert config.oneshot is not None
-        self._oneshot = config.oneshot
-        self._rng = random.Random(SEED)
-        self.entries = evaluation
-        self.from_evaluation = not self._oneshot.use_training_images_for_supports
-        if not self.from_evaluation:
-            if self._oneshot.train_list is None:
-                raise config.refusal("oneshot.train_list", None, "an image list, because supports are to come from it")
-            self.entries = read_list(resolve(self._oneshot.train_list), resolve(config.data_root))
-        self._query_areas = self._support_areas = class_areas(evaluation, config, "reading masks")
-        if not self.from_evaluation:
-            self._support_areas = class_areas(self.entries, config, "reading train masks")
-        self._candidates = find_candidates(self._support_areas, self._oneshot, class_names)
+    def qualifies(index: int, label: int) -> bool:
+        return not oneshot.support_only_one_novel or only_class(support_areas, index, label)
 
-    def next(self) -> tuple[list[Support], list[int]]:
-        """Supports of the next run in class order, and its queries in list order.
-
-        Raises:
-            UserError: every image with a class is a support.
-        """
-        supports = choose_supports(self._candidates, self._oneshot.shot, self._qualifies, self._rng)
-        return supports, find_queries(self._query_areas, supports if self.from_evaluation else ())
-
-    def _qualifies(self, index: int, label: int) -> bool:
-        return not self._oneshot.support_only_one_novel or only_class(self._support_areas, index, label)
+    runs, rng = [], random.Random(SEED)
+    for _ in range(oneshot.total_runs):
+        supports = choose_supports(candidates, oneshot.shot, qualifies, rng)
+        runs.append(Episode(supports, find_queries(areas, () if from_train_list else supports)))
+    return Episodes(support_list, evaluation_list, runs)

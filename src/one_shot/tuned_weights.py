@@ -11,21 +11,20 @@ from safetensors.torch import save
 
 from src.errors import UserError
 from src.method.segmenter import Segmenter
-from src.one_shot.tuning import Tunable
 from src.result_files import write_json, write_result
 
 
-def save_tuned(path: Path, tunable: Tunable, origin: dict[str, Any]) -> None:
-    """Write the present values of ``tunable`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
-    made_for = _made_for(tunable)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tunable.state().items()}
-    tensors["token_ids"] = tunable.token_ids.cpu()
+def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None:
+    """Write the tuned weights of ``segmenter`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
+    made_for = _made_for(segmenter)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.weights.items()}
+    tensors["token_ids"] = segmenter.token_ids.cpu()
     write_result(path, save(tensors, metadata={"made_for": json.dumps(made_for)}))
     write_json(path.with_suffix(".json"), {**made_for, **origin})
 
 
-def load_tuned(path: Path, segmenter: Segmenter) -> None:
-    """Put the tuned weights of ``path`` into ``segmenter``'s model.
+def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
+    """``segmenter`` with the tuned weights of ``path``.
 
     Raises:
         UserError: the file is missing or not such a file, or was made for another model, prompt set or layers.
@@ -40,8 +39,7 @@ def load_tuned(path: Path, segmenter: Segmenter) -> None:
         raise UserError(
             f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({error})"
         ) from error
-    tunable = Tunable(segmenter)
-    present = _made_for(tunable)
+    present = _made_for(segmenter)
     remedies = {
         "weights": f"was made for other weights: {made_for['model']} (SHA-256 {made_for['weights'][:12]}), but "
         f"{present['model']} is SHA-256 {present['weights'][:12]}",
@@ -51,16 +49,15 @@ def load_tuned(path: Path, segmenter: Segmenter) -> None:
     for key, text in remedies.items():
         if made_for[key] != present[key]:
             raise UserError(f"--tuned {path} {text}")
-    if tensors.pop("token_ids").tolist() != tunable.token_ids.tolist():
+    if tensors.pop("token_ids").tolist() != segmenter.token_ids.tolist():
         raise UserError(f"--tuned {path} was made with another vocabulary than {present['model']} has now")
-    tunable.load(tensors)
+    return segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in tensors.items()})
 
 
-def _made_for(tunable: Tunable) -> dict[str, Any]:
-    segmenter = tunable.segmenter
+def _made_for(segmenter: Segmenter) -> dict[str, Any]:
     return {
         "model": segmenter.blip.name,
-        "weights": tunable.untuned_digest,
+        "weights": segmenter.blip.digest,
         "prompts": segmenter.prompts.prompts,
         "layers": list(segmenter.layers),
     }

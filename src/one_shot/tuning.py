@@ -7,12 +7,12 @@ images come encoded and nothing is differentiated through it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from src.config.schema import OneShotConfig
@@ -45,16 +45,16 @@ def read_supports(
     entries: Sequence[ListEntry],
     segmenter: Segmenter,
     ignore_label: int,
-    encoder: Encoder | None = None,
+    encoder: Encoder,
 ) -> list[LabelledImage]:
     """Read and encode support images.
 
     Args:
         supports: the drawn ones, in class order.
         entries: the support list they index.
-        segmenter: whose frame, classes and vision encoder count.
+        segmenter: whose frame, classes and device count.
         ignore_label: of the masks.
-        encoder: stands in for the vision encoder.
+        encoder: of images.
 
     Raises:
         UserError: an image or mask could not be read.
@@ -69,105 +69,54 @@ def read_supports(
         labels = sample.labels.to(segmenter.device)
         if support.isolated:
             labels[(labels != support.label) & (labels != ignore_label)] = 0
-        pixels = sample.pixels[None].to(segmenter.device)
-        embeds = encoder([support.index], pixels) if encoder else segmenter.encode_images(pixels)
-        images.append(LabelledImage(embeds[0], labels))
+        embeds = encoder([entries[support.index].image], sample.pixels[None].to(segmenter.device))[0]
+        images.append(LabelledImage(embeds, labels))
     return images
 
 
-class Tunable:
-    """The weights of a segmenter's text encoder that tuning changes, by name, and a way to change and restore them.
+def untuned_weights(segmenter: Segmenter) -> dict[str, Tensor]:
+    """Copies of the model's own values of all that tuning changes, as :meth:`Segmenter.with_weights` takes them.
 
-    Only the embedding rows of tokens that occur in the prompts are trained: no other row can change a result. The row
-    of the padding token gets no gradient, as in HuggingFace's embedding, but takes part in weight decay.
+    Of the word embeddings these are the rows of tokens that occur in the prompts: no other row can change a result. The
+    row of the padding token gets no gradient, as in HuggingFace's embedding, but takes part in weight decay.
     """
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter = segmenter
-        text_encoder = segmenter.blip.model.text_encoder
-        self._embedding: nn.Embedding = text_encoder.embeddings.word_embeddings
-        self._blocks = {layer: text_encoder.encoder.layer[layer].crossattention for layer in segmenter.layers}
-        self.untuned_digest = segmenter.blip.digest  # taken now, before anything changes
-        self.token_ids = segmenter.input_ids.unique()  # [R], sorted
-
-    def state(self) -> dict[str, Tensor]:
-        """Current values: ``word_embeddings`` [R, D] of :attr:`token_ids`, and ``layer.{n}.crossattention.*``."""
-        state = {"word_embeddings": self._embedding.weight.detach()[self.token_ids].clone()}
-        for name, parameter in self._cross_attention():
-            state[name] = parameter.detach().clone()
-        return state
-
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Set all values; ``state`` as :meth:`state` gives it."""
-        self._embedding.weight[self.token_ids] = state["word_embeddings"].to(self._embedding.weight)
-        for name, parameter in self._cross_attention():
-            parameter.copy_(state[name])
-        self.segmenter.forget_prompts()
-
-    @contextmanager
-    def training(self) -> Iterator[list[nn.Parameter]]:
-        """Yield the parameters to optimise; while it lasts, the text encoder computes with them."""
-        embeddings = self.segmenter.blip.model.text_encoder.embeddings
-        whole, input_ids = self._embedding, self.segmenter.input_ids
-        padding = (
-            (self.token_ids == whole.padding_idx).nonzero().flatten().tolist() if whole.padding_idx is not None else []
-        )
-        rows = nn.Embedding.from_pretrained(
-            whole.weight.detach()[self.token_ids].clone(), freeze=False, padding_idx=padding[0] if padding else None
-        )
-        trained = [rows.weight, *(parameter for _, parameter in self._cross_attention())]
-        embeddings.word_embeddings = rows
-        self.segmenter.input_ids = torch.searchsorted(self.token_ids, input_ids)
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        try:
-            yield trained
-        finally:
-            embeddings.word_embeddings = whole
-            self.segmenter.input_ids = input_ids
-            for parameter in trained:
-                parameter.requires_grad_(False).grad = None
-            with torch.no_grad():
-                whole.weight[self.token_ids] = rows.weight
-            self.segmenter.forget_prompts()
-
-    def _cross_attention(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for layer, block in self._blocks.items():
-            for name, parameter in block.named_parameters():
-                yield f"layer.{layer}.crossattention.{name}", parameter
+    text_encoder = segmenter.blip.text_encoder
+    weights = {"word_embeddings": text_encoder.embeddings.word_embeddings.weight.detach()[segmenter.token_ids]}
+    for layer in segmenter.layers:
+        for name, parameter in text_encoder.layers[layer].crossattention.named_parameters():
+            weights[f"layer.{layer}.crossattention.{name}"] = parameter.detach().clone()
+    return weights
 
 
 def tune(
-    tunable: Tunable, supports: Sequence[LabelledImage], oneshot: OneShotConfig, ignore_label: int, description: str
-) -> list[float]:
-    """Train ``tunable`` on ``supports``: passes in the given order, one AdamW step every few images.
+    segmenter: Segmenter, supports: Sequence[LabelledImage], oneshot: OneShotConfig, ignore_label: int, description: str
+) -> tuple[Segmenter, list[float]]:
+    """Tune on ``supports``: passes in the given order, one AdamW step every few images.
 
     Args:
-        tunable: changed in place.
+        segmenter: stays as it is, and its model too; tuning starts from the model's own weights.
         supports: in class order.
         oneshot: passes, learning rate, weight decay and images per step.
         ignore_label: pixels with this label count for nothing.
         description: of the progress bar.
 
     Returns:
-        The loss of every step.
+        The segmenter with tuned weights, and the loss of every step.
 
     Raises:
-        UserError: a loss is not a number; the weights are then as they were before that step.
+        UserError: a loss is not a number.
     """
+    weights = {name: value.requires_grad_() for name, value in untuned_weights(segmenter).items()}
+    learner = segmenter.with_weights(weights)
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=oneshot.lr, weight_decay=oneshot.weight_decay)
     size = oneshot.batch_gradient_accumulation
     steps = [supports[first : first + size] for first in range(0, len(supports), size)]
     losses: list[float] = []
-    with (
-        tunable.training() as parameters,
-        tqdm(total=oneshot.num_iterations * len(steps), desc=description, unit="step", dynamic_ncols=True) as bar,
-    ):
-        optimizer = torch.optim.AdamW(parameters, lr=oneshot.lr, weight_decay=oneshot.weight_decay)
+    with tqdm(total=oneshot.num_iterations * len(steps), desc=description, unit="step", dynamic_ncols=True) as bar:
         for number in range(oneshot.num_iterations):
             for images in steps:
                 optimizer.zero_grad()
-                loss = _accumulate(tunable.segmenter, images, ignore_label)
+                loss = _accumulate(learner, images, ignore_label)
                 if not math.isfinite(loss):
                     raise UserError(
                         f"{description}: the loss is {loss} in pass {number + 1}; lower oneshot.lr ({oneshot.lr}) "
@@ -177,37 +126,37 @@ def tune(
                 losses.append(loss)
                 bar.update()
                 bar.set_postfix({"pass": number + 1, "loss": f"{loss:.4f}"})
-    return losses
+    return segmenter.with_weights({name: value.detach() for name, value in weights.items()}), losses
 
 
 def _accumulate(segmenter: Segmenter, images: Sequence[LabelledImage], ignore_label: int) -> float:
     """Gradient of the loss over the pixels of all ``images``, image by image so that one at a time is in memory."""
-    weights = [pixel_weights(image.labels, ignore_label) for image in images]
-    total = sum(float(weight.sum()) for weight in weights)
+    total = sum(loss_weight(image.labels, ignore_label) for image in images)
     loss = 0.0
-    for image, weight in zip(images, weights, strict=True):
-        unary = segmenter.unary(segmenter.attend(image.embeds[None]))
-        part = weighted_nll(unary, image.labels[None], weight[None], ignore_label) / total
+    for image in images:
+        # the states of the prompts are made anew for each image: backward frees what led to them
+        seen = segmenter.attend(image.embeds[None], prompts=segmenter.encode_prompts())
+        part = summed_loss(segmenter.unary(seen), image.labels[None], ignore_label) / total
         part.backward()
         loss += float(part.detach())
     return loss
 
 
-def pixel_weights(labels: Tensor, ignore_label: int) -> Tensor:
-    """Weight of each pixel in the loss, float32 of the shape of ``labels``: background 0.5, others 1, ignored 0."""
-    weight = torch.where(labels == 0, BACKGROUND_WEIGHT, 1.0)
-    return weight.masked_fill(labels == ignore_label, 0.0)
+def loss_weight(labels: Tensor, ignore_label: int) -> float:
+    """What the pixels ``labels`` weigh in the loss together: background 0.5, other classes 1, ignored ones 0."""
+    background = int((labels == 0).sum())
+    return BACKGROUND_WEIGHT * background + int((labels != ignore_label).sum()) - background
 
 
-def weighted_nll(unary: Tensor, labels: Tensor, weights: Tensor, ignore_label: int) -> Tensor:
-    """Sum over pixels of weight times -log of the true class's probability, clamped at 1e-12.
+def summed_loss(unary: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
+    """Weighted sum over pixels of -log of the true class's probability, clamped at 1e-12.
 
     Args:
         unary: [B, C, S, S] probabilities.
         labels: [B, S, S] uint8.
-        weights: [B, S, S], from :func:`pixel_weights`; ignored pixels have 0.
         ignore_label: stands for no class.
     """
-    true_class = labels.long().masked_fill(labels == ignore_label, 0)[:, None]
-    probability = unary.gather(1, true_class)[:, 0].clamp(min=MIN_PROBABILITY)
-    return -(weights * probability.log()).sum()
+    weights = torch.ones(unary.shape[1], device=unary.device)
+    weights[0] = BACKGROUND_WEIGHT
+    log_probabilities = unary.clamp(min=MIN_PROBABILITY).log()
+    return F.nll_loss(log_probabilities, labels.long(), weights, ignore_index=ignore_label, reduction="sum")

@@ -31,7 +31,7 @@ def iou_bars(
 ) -> None:
     """IoU of each of C classes as a bar, in label order, the mean over classes as a line; ``std`` draws error bars."""
     figure, axes = _figure(7.5, 1.1 + 0.24 * len(names))
-    positions = np.arange(len(names))
+    positions, labels = np.arange(len(names)), [*map(_verbatim, names)]
     percent = 100 * np.asarray(iou)
     errors = None if std is None else 100 * np.asarray(std)
     axes.barh(positions, percent, color=BAR, xerr=errors, ecolor=LINE, capsize=2)
@@ -39,11 +39,11 @@ def iou_bars(
         end = value + (errors[position] if errors is not None else 0)
         axes.annotate(f"{value:.1f}", (end, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.axvline(percent.mean(), color=CHOSEN, linewidth=1.2, label=f"mIoU {percent.mean():.2f}")
-    axes.set(yticks=positions, yticklabels=names, xlabel="IoU in percent", ylim=(len(names) - 0.4, -0.6))
+    axes.set(yticks=positions, yticklabels=labels, xlabel="IoU in percent", ylim=(len(names) - 0.4, -0.6))
     axes.set_xlim(0, min(108, max(1, 1.12 * float((percent + (0 if errors is None else errors)).max()))))
     axes.legend(loc="lower right", frameon=False, bbox_to_anchor=(1, 1), borderaxespad=0.1)
     if title:
-        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_title(_verbatim(title), loc="left", fontsize=11)
     _save(figure, path)
 
 
@@ -62,9 +62,9 @@ def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence
     side = 2.2 + (0.36 if len(names) <= MOST_CELLS_WITH_NUMBERS else 0.2) * len(names)
     figure, axes = _figure(side + 0.8, side)
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    ticks = np.arange(len(names))
-    axes.set(xticks=ticks, yticks=ticks, yticklabels=names, xlabel="predicted class", ylabel="true class")
-    axes.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor")
+    ticks, labels = np.arange(len(names)), [*map(_verbatim, names)]
+    axes.set(xticks=ticks, yticks=ticks, yticklabels=labels, xlabel="predicted class", ylabel="true class")
+    axes.set_xticklabels(labels, rotation=60, ha="right", rotation_mode="anchor")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=8, length=0)
@@ -75,7 +75,7 @@ def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=axes, label="percent of the true class's pixels", fraction=0.03, pad=0.02)
     if title:
-        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_title(_verbatim(title), loc="left", fontsize=11)
     _save(figure, path)
 
 
@@ -120,23 +120,31 @@ def grouped_bars(
     """
     thickness = 0.8 / len(series)
     figure, axes = _figure(8, 1.2 + len(rows) * (0.12 + 0.13 * len(series)))
-    for number, (title, values, stds) in enumerate(series):
+    handles = []
+    for number, (_, values, stds) in enumerate(series):
         positions = np.arange(len(rows)) - 0.4 + (number + 0.5) * thickness
         percent = 100 * np.array([np.nan if value is None else value for value in values], dtype=float)
         errors = 100 * np.array([np.nan if std is None else std for std in stds], dtype=float)
-        axes.barh(
+        bars = axes.barh(
             positions,
             percent,
             thickness,
             color=SERIES[number % len(SERIES)],
             xerr=None if np.isnan(errors).all() else errors,
             error_kw={"ecolor": LINE, "elinewidth": 0.8},
-            label=title,
         )
-    axes.set(yticks=range(len(rows)), yticklabels=rows, xlabel="IoU in percent", ylim=(len(rows) - 0.4, -0.6))
+        handles.append(bars)
+    axes.set(yticks=range(len(rows)), yticklabels=[*map(_verbatim, rows)], ylim=(len(rows) - 0.4, -0.6))
+    axes.set_xlabel("IoU in percent")
     axes.set_xlim(left=0)
-    figure.legend(loc="outside upper left", frameon=False, ncols=2 if len(series) > 1 else 1)
+    titles = [_verbatim(title) for title, _, _ in series]
+    figure.legend(handles, titles, loc="outside upper left", frameon=False, ncols=2 if len(series) > 1 else 1)
     _save(figure, path)
+
+
+def _verbatim(text: str) -> str:
+    """``text`` to be drawn as it is: what stands between two dollar signs would be read as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _two_colours(axes: Axes, chosen: int) -> None:

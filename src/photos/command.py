@@ -55,7 +55,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     blip = load_configured(config, device)
     segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
     if args.tuned:
-        load_tuned(args.tuned, segmenter)
+        segmenter = load_tuned(args.tuned, segmenter)
     unknown = blip.unknown_words(list(prompts.words))
     if unknown:
         words = ", ".join(f'"{word}"' for word in unknown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,15 +133,15 @@ def test_embeddings_may_come_from_elsewhere(make_config: Callable[..., Config], 
     segmenter, dataset = setup(config, fused)
     asked = []
 
-    def encoder(indices: list[int], pixels: Tensor) -> Tensor:
-        asked.append(indices)
+    def encoder(files: Sequence[Path], pixels: Tensor) -> Tensor:
+        asked.append([file.name for file in files])
         return segmenter.encode_images(pixels)
 
     counts = [
         evaluate(segmenter, dataset, config.dataloader, encoder=given).confusion.counts for given in (None, encoder)
     ]
     assert torch.equal(*counts)
-    assert asked == [[0, 1], [2]]
+    assert asked == [["0.jpg", "1.jpg"], ["2.jpg"]]
 
 
 def test_an_unreadable_image_ends_the_evaluation_with_its_name(

@@ -142,7 +142,7 @@ def test_without_a_crf_the_scores_are_the_probabilities(
     torch.testing.assert_close(segmenter.segment(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_prompts_are_encoded_once_and_again_when_forgotten(
+def test_prompts_are_encoded_once_and_again_for_other_weights(
     model_folder: str, prompts: PromptSet, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blip = load_blip(str(model_folder), CPU)
@@ -154,10 +154,29 @@ def test_prompts_are_encoded_once_and_again_when_forgotten(
     before = segmenter.segment(pixels[:1])
     segmenter.segment(pixels)
     assert len(calls) == 1
-    blip.model.text_encoder.embeddings.word_embeddings.weight.mul_(2)
-    segmenter.forget_prompts()
-    assert (segmenter.segment(pixels[:1]) - before).abs().max() > 1e-3
+    words = blip.model.text_encoder.embeddings.word_embeddings.weight
+    other = segmenter.with_weights({"word_embeddings": 2 * words[segmenter.token_ids]})
+    assert (other.segment(pixels[:1]) - before).abs().max() > 1e-3
     assert len(calls) == 2
+    assert torch.equal(segmenter.segment(pixels[:1]), before)
+    assert len(calls) == 2
+
+
+def test_other_weights_give_what_a_model_with_these_weights_gives(
+    model_folder: str, prompts: PromptSet, pixels: Tensor
+) -> None:
+    blip, changed = load_blip(str(model_folder), CPU), load_blip(str(model_folder), CPU)
+    segmenter = segmenter_of(blip, prompts)
+    before = segmenter.segment(pixels)
+    words = changed.model.text_encoder.embeddings.word_embeddings.weight
+    query = changed.model.text_encoder.encoder.layer[2].crossattention.self.query.weight
+    words.mul_(1.5)
+    query.mul_(0.5)
+    name = "layer.2.crossattention.self.query.weight"
+    other = segmenter.with_weights({"word_embeddings": words[segmenter.token_ids], name: query})
+    assert torch.equal(other.segment(pixels), segmenter_of(changed, prompts).segment(pixels))
+    assert torch.equal(segmenter.segment(pixels), before)
+    assert (other.segment(pixels) - before).abs().max() > 1e-3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

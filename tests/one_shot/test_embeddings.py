@@ -36,6 +36,10 @@ class CountingEncoder:
         return values[:, None, None] + torch.linspace(0, 1, 15).view(5, 3)
 
 
+def files_of(indices: list[int]) -> list[Path]:
+    return [Path(f"{index}.jpg") for index in indices]
+
+
 def pixels_of(indices: list[int]) -> Tensor:
     return torch.tensor(indices, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
 
@@ -46,9 +50,9 @@ def test_encodes_each_image_once_and_gives_what_was_encoded(
     place: subject.Place, times: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     encoder = CountingEncoder()
-    with EmbeddingCache(encoder, place, 7, (5, 3), dtype, tmp_path / "kept") as cache:
+    with EmbeddingCache(encoder, place, 3, (5, 3), dtype, tmp_path / "kept") as cache:
         for indices in ([4], [0, 4, 2], [2, 0], [4, 2, 0], [0]):  # batches partly known, in any order
-            got = cache.get(indices, pixels_of(indices))
+            got = cache.get(files_of(indices), pixels_of(indices))
             expected = CountingEncoder()(pixels_of(indices))
             if place != "none":
                 expected = expected.to(dtype)
@@ -60,7 +64,7 @@ def test_encodes_each_image_once_and_gives_what_was_encoded(
 def test_the_file_on_disk_goes_at_the_end_also_after_an_error(tmp_path: Path) -> None:
     def broken() -> None:
         with EmbeddingCache(CountingEncoder(), "disk", 3, (5, 3), torch.float32, tmp_path) as cache:
-            cache.get([1], pixels_of([1]))
+            cache.get(files_of([1]), pixels_of([1]))
             (kept,) = tmp_path.iterdir()
             assert kept.stat().st_size == 3 * 5 * 3 * 4
             raise KeyboardInterrupt

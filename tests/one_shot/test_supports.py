@@ -14,13 +14,13 @@ from src.data.lists import ListEntry, evaluation_entries
 from src.errors import UserError
 from src.one_shot.supports import (
     SEED,
-    Draws,
     Support,
     choose_supports,
     class_areas,
     find_candidates,
     find_queries,
     only_class,
+    read_episodes,
 )
 from tests.oracles.tuning import plain_draw
 
@@ -142,17 +142,18 @@ def test_a_class_without_candidates_is_refused() -> None:
 
 def test_the_draws_of_a_configuration_are_the_published_ones() -> None:
     config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
-    draws = Draws(config, evaluation_entries(config), [str(n) for n in range(7)])
-    assert draws.from_evaluation
-    for run in json.loads((GOLDEN / "expected.json").read_text())["one_shot"]["runs"]:
-        supports, queries = draws.next()
-        described = [support.describe(draws.entries, [f"class {n}" for n in range(7)]) for support in supports]
+    episodes = read_episodes(config, evaluation_entries(config), [str(n) for n in range(7)])
+    published = json.loads((GOLDEN / "expected.json").read_text())["one_shot"]["runs"]
+    for episode, run in zip(episodes, published, strict=True):
+        names = [f"class {n}" for n in range(7)]
+        described = [support.describe(episodes.support_list, names) for support in episode.supports]
         assert [entry["class"] for entry in described] == [f"class {n}" for n in range(1, 7)]
         names = [Path(str(entry["image"])).name for entry in described]
         read = iter(run["images_read_in_order"])
         assert all(name in read for name in names)  # in that order
-        assert len(queries) == run["n_query"]
-        assert not {support.index for support in supports} & set(queries)
+        assert len(episode.queries) == run["n_query"]
+        assert not {support.index for support in episode.supports} & set(episode.queries)
+    assert len(episodes.images) == 24  # each image is a support or a query in one of the two runs
 
 
 def test_draws_the_published_supports() -> None:

@@ -21,7 +21,7 @@ from src.method.blip import load_blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned, save_tuned
-from src.one_shot.tuning import Tunable
+from src.one_shot.tuning import untuned_weights
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pascal"
@@ -43,24 +43,26 @@ def segmenter_of(*overrides: str) -> tuple[Segmenter, Tensor]:
 def tuned(tmp_path: Path) -> tuple[Path, Segmenter, Tensor]:
     """A file of tuned weights, the segmenter it was saved from, and an image."""
     segmenter, pixels = segmenter_of()
-    tunable = Tunable(segmenter)
     generator = torch.Generator().manual_seed(0)
-    state = tunable.state()
-    tunable.load({name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in state.items()})
+    weights = untuned_weights(segmenter)
+    tuned = segmenter.with_weights(
+        {name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in weights.items()}
+    )
     path = tmp_path / "tuned.safetensors"
-    save_tuned(path, tunable, {"run": 3, "losses": [0.5]})
-    return path, segmenter, pixels
+    save_tuned(path, tuned, {"run": 3, "losses": [0.5]})
+    return path, tuned, pixels
 
 
 def test_a_round_trip_gives_the_same_segmentation(tuned: tuple[Path, Segmenter, Tensor]) -> None:
     path, saved_from, pixels = tuned
     fresh, _ = segmenter_of()
     untuned = fresh.segment(pixels)  # and the prompts' states of the untuned weights are kept now
-    load_tuned(path, fresh)
-    assert torch.equal(fresh.segment(pixels), saved_from.segment(pixels))
-    assert not torch.allclose(fresh.segment(pixels), untuned)
-    before, after = (segmenter.blip.model.state_dict() for segmenter in (saved_from, fresh))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    loaded = load_tuned(path, fresh)
+    assert torch.equal(loaded.segment(pixels), saved_from.segment(pixels))
+    assert not torch.allclose(loaded.segment(pixels), untuned)
+    assert torch.equal(fresh.segment(pixels), untuned)
+    assert set(loaded.weights) == set(saved_from.weights)
+    assert all(torch.equal(loaded.weights[name], saved_from.weights[name]) for name in loaded.weights)
 
 
 def test_the_file_holds_what_changed_and_its_json_where_it_comes_from(tuned: tuple[Path, Segmenter, Tensor]) -> None:
@@ -80,11 +82,10 @@ def test_the_file_holds_what_changed_and_its_json_where_it_comes_from(tuned: tup
 def test_saving_again_keeps_the_earlier_file(tuned: tuple[Path, Segmenter, Tensor]) -> None:
     path, segmenter, _ = tuned
     earlier = path.read_bytes()
-    save_tuned(path, Tunable(segmenter), {"run": 3, "losses": [0.5]})
+    save_tuned(path, segmenter, {"run": 3, "losses": [0.5]})
     assert len(list(path.parent.iterdir())) == 2  # the same again: nothing to keep
-    tunable = Tunable(segmenter)
-    tunable.load({name: 2 * tensor for name, tensor in tunable.state().items()})
-    save_tuned(path, tunable, {"run": 3, "losses": [0.4]})
+    other = segmenter.with_weights({name: 2 * tensor for name, tensor in segmenter.weights.items()})
+    save_tuned(path, other, {"run": 3, "losses": [0.4]})
     assert path.read_bytes() != earlier
     (kept,) = set(path.parent.glob("tuned.*.safetensors"))
     assert kept.read_bytes() == earlier

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BlipForImageTextRetrieval
 
 import one_shot_blip
@@ -27,7 +27,7 @@ from src.method.blip import Blip, load_blip
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
 from src.one_shot.supports import Support
-from src.one_shot.tuning import LabelledImage, Tunable, pixel_weights, read_supports, tune, weighted_nll
+from src.one_shot.tuning import LabelledImage, loss_weight, read_supports, summed_loss, tune, untuned_weights
 from tests.oracles.tuning import plain_tune, plain_unary
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,17 @@ def parameters_of(blip: Blip) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in blip.model.named_parameters()}
 
 
+def tuned_parameters(segmenter: Segmenter) -> dict[str, Tensor]:
+    """All parameters of the model as they would be with the segmenter's weights in it."""
+    parameters = parameters_of(segmenter.blip)
+    for name, value in segmenter.weights.items():
+        if name == "word_embeddings":
+            parameters["text_encoder.embeddings.word_embeddings.weight"][segmenter.token_ids] = value
+        else:
+            parameters[f"text_encoder.encoder.{name}"] = value
+    return parameters
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     ("layers", "multi_prompt", "count", "accumulation"), [((2, 0), True, 3, 2), ((3,), False, 2, 1), ((1,), True, 3, 3)]
@@ -80,8 +91,8 @@ def test_equals_tuning_the_whole_model(
     segmenter = tiny_segmenter(layers, fused, multi_prompt)
     plain, supports = supports_of(segmenter, count)
     before = parameters_of(segmenter.blip)
-    losses = tune(Tunable(segmenter), supports, settings, 255, "tuning")
-    after = parameters_of(segmenter.blip)
+    tuned, losses = tune(segmenter, supports, settings, 255, "tuning")
+    after = tuned_parameters(tuned)
 
     model = BlipForImageTextRetrieval.from_pretrained(GOLDEN / "model", dtype=torch.float32).eval()
     ids, mask, per_class = segmenter.input_ids, segmenter.attention_mask, segmenter.prompts.prompts_per_class
@@ -108,7 +119,7 @@ def test_equals_tuning_the_whole_model(
     # and the tuned segmenter segments as the tuned whole model does
     with torch.no_grad():
         expected_unary = plain_unary(model, ids, mask, per_class, plain[0][0], layers)
-        tuned_unary = segmenter.unary(segmenter.attend(supports[0].embeds[None]))[0]
+        tuned_unary = tuned.unary(tuned.attend(supports[0].embeds[None]))[0]
     torch.testing.assert_close(tuned_unary, expected_unary, rtol=1e-2, atol=1e-3)
     assert (expected_unary - unary).abs().max() > 0.1
 
@@ -119,7 +130,7 @@ def _others(used: Tensor, count: int) -> Tensor:
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_gradient_is_that_of_the_whole_model(accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    gradients: list[dict[tuple[int, ...], Tensor]] = []
+    gradients: list[list[Tensor]] = []
 
     class Recorder(torch.optim.AdamW):
         def step(self, closure: None = None) -> None:
@@ -129,7 +140,7 @@ def test_the_gradient_is_that_of_the_whole_model(accumulation: int, monkeypatch:
     segmenter = tiny_segmenter()
     plain, supports = supports_of(segmenter, accumulation)
     settings = OneShotConfig(num_iterations=1, batch_gradient_accumulation=accumulation)
-    tune(Tunable(segmenter), supports, settings, 255, "tuning")
+    tune(segmenter, supports, settings, 255, "tuning")
 
     model = BlipForImageTextRetrieval.from_pretrained(GOLDEN / "model", dtype=torch.float32).eval()
     ids, mask, per_class = segmenter.input_ids, segmenter.attention_mask, segmenter.prompts.prompts_per_class
@@ -144,78 +155,56 @@ def test_the_gradient_is_that_of_the_whole_model(accumulation: int, monkeypatch:
 
 def test_what_is_trained_and_what_is_not() -> None:
     segmenter = tiny_segmenter()
-    text_encoder, words = (
-        segmenter.blip.model.text_encoder,
-        segmenter.blip.model.text_encoder.embeddings.word_embeddings,
-    )
     before = parameters_of(segmenter.blip)
     vision_calls = []
     _, supports = supports_of(segmenter, 2)
     segmenter.blip.model.vision_model.register_forward_hook(lambda *_: vision_calls.append(1))
-    tunable = Tunable(segmenter)
-    untuned = tunable.state()
     settings = OneShotConfig(num_iterations=3, lr=1e-2, weight_decay=0.05)
-    with tunable.training() as trained:
-        graded = {name for name, parameter in segmenter.blip.model.named_parameters() if parameter.requires_grad}
-        assert len(trained) == len(graded)
-    tune(tunable, supports, settings, 255, "tuning")
+    tuned, _ = tune(segmenter, supports, settings, 255, "tuning")
     assert not vision_calls
-    after = parameters_of(segmenter.blip)
+    after = tuned_parameters(tuned)
 
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    expected = {"text_encoder.embeddings.word_embeddings.weight"} | {
-        name
-        for name in before
-        if name.startswith(tuple(f"text_encoder.encoder.layer.{n}.crossattention" for n in (2, 0)))
+    words = "text_encoder.embeddings.word_embeddings.weight"
+    blocks = tuple(f"text_encoder.encoder.layer.{n}.crossattention" for n in (2, 0))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {words} | {
+        name for name in before if name.startswith(blocks)
     }
-    assert changed == graded == expected
-    assert text_encoder.embeddings.word_embeddings is words
-    assert words.weight.shape == before["text_encoder.embeddings.word_embeddings.weight"].shape
-    for parameter in segmenter.blip.model.parameters():
-        assert parameter.grad is None
-        assert not parameter.requires_grad
+    assert all(after[name].shape == before[name].shape for name in before)
 
     # rows: [PAD] (0) decays without a gradient, the others of the prompts train, the rest stays
     assert 0 in segmenter.input_ids
-    old, new = before["text_encoder.embeddings.word_embeddings.weight"], words.weight
+    old, new = before[words], after[words]
     torch.testing.assert_close(new[0], old[0] * (1 - 1e-2 * 0.05) ** 3)
     used = segmenter.input_ids.unique().tolist()
     assert 0 < len(used) < len(old)
     assert [row for row in range(len(old)) if not torch.equal(old[row], new[row])] == used
 
-    tuned = tunable.state()
-    tunable.load(untuned)
-    restored = parameters_of(segmenter.blip)
-    assert all(torch.equal(before[name], restored[name]) for name in before)
-    assert all(not torch.equal(tuned[name], untuned[name]) for name in untuned)
 
-
-def test_a_segmenter_sees_tuned_and_restored_weights() -> None:
-    """The prompts' states are kept between images; they must not outlive the weights they were made with."""
+def test_tuning_leaves_the_model_and_the_segmenter_as_they_were() -> None:
     segmenter = tiny_segmenter()
+    before = parameters_of(segmenter.blip)
     _, (support,) = supports_of(segmenter, 1)
-    tunable = Tunable(segmenter)
-    untuned = tunable.state()
 
-    def unary() -> Tensor:
+    def unary(segmenter: Segmenter) -> Tensor:
         with torch.no_grad():
             return segmenter.unary(segmenter.attend(support.embeds[None]))
 
-    first = unary()
-    tune(tunable, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
-    tuned = unary()
-    assert not torch.allclose(first, tuned)
-    fresh = Segmenter(segmenter.blip, segmenter.prompts, segmenter.layers, Frame(64))
-    with torch.no_grad():
-        assert torch.equal(tuned, fresh.unary(fresh.attend(support.embeds[None])))
-    tunable.load(untuned)
-    assert torch.equal(first, unary())
+    first = unary(segmenter)
+    tuned, _ = tune(segmenter, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
+    assert not torch.allclose(first, unary(tuned))
+    assert torch.equal(first, unary(segmenter))
+    after = parameters_of(segmenter.blip)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for p in segmenter.blip.model.parameters())
+    assert not any(value.requires_grad for value in tuned.weights.values())
+    again, _ = tune(tuned, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
+    assert torch.equal(unary(again), unary(tuned))  # tuning starts from the model's weights, whatever came before
 
 
 def test_tuning_lowers_the_loss() -> None:
     segmenter = tiny_segmenter()
     _, supports = supports_of(segmenter, 2)
-    losses = tune(Tunable(segmenter), supports, OneShotConfig(num_iterations=15, lr=1e-3), 255, "tuning")
+    _, losses = tune(segmenter, supports, OneShotConfig(num_iterations=15, lr=1e-3), 255, "tuning")
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -225,10 +214,9 @@ def test_tuning_in_bfloat16_goes_the_same_way() -> None:
         blip = load_blip(str(GOLDEN / "model"), CPU)
         segmenter = Segmenter(blip, build_prompts(CLASSES, True), (2, 0), Frame(64), amp=amp)
         _, supports = supports_of(segmenter, 2)
-        tunable = Tunable(segmenter)
-        untuned = tunable.state()
-        losses = tune(tunable, supports, OneShotConfig(num_iterations=2), 255, "tuning")
-        tuned = tunable.state()
+        untuned = untuned_weights(segmenter)
+        tuned_segmenter, losses = tune(segmenter, supports, OneShotConfig(num_iterations=2), 255, "tuning")
+        tuned = tuned_segmenter.weights
         assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}
         outcomes.append((losses, torch.cat([(tuned[name] - untuned[name]).flatten() for name in tuned])))
     (losses, change), (losses_bf16, change_bf16) = outcomes
@@ -237,36 +225,36 @@ def test_tuning_in_bfloat16_goes_the_same_way() -> None:
     assert torch.cosine_similarity(change, change_bf16, 0) > 0.6
 
 
-def test_the_loss_is_the_weighted_nll_of_torch() -> None:
+def plain_loss(unary: Tensor, labels: Tensor, ignore_label: int) -> tuple[Tensor, float]:
+    """The loss summed over pixels one by one, and the sum of their weights."""
+    loss, total = torch.zeros(()), 0.0
+    for image, row, column in np.ndindex(*labels.shape):
+        label = int(labels[image, row, column])
+        if label != ignore_label:
+            weight = 0.5 if label == 0 else 1.0
+            loss = loss - weight * unary[image, label, row, column].clamp(min=1e-12).log()
+            total += weight
+    return loss, total
+
+
+@pytest.mark.parametrize("ignore_label", [255, 7])
+def test_the_loss_is_that_of_the_pixels_one_by_one(ignore_label: int) -> None:
     generator = torch.Generator().manual_seed(0)
     unary = torch.rand(2, 4, 6, 6, generator=generator)
     unary = unary / unary.sum(1, keepdim=True)
     unary[0, :, 0, 0] = torch.tensor([0, 0, 1, 0])  # probability 0 of the true class: clamped, not infinite
     labels = torch.randint(0, 4, (2, 6, 6), generator=generator, dtype=torch.uint8)
     labels[0, 0, 0] = 1
-    labels[1, :4] = 255  # the images differ in how much counts, so that a mean of means would be wrong
-    weights = pixel_weights(labels, 255)
-    assert set(weights[labels == 0].tolist()) == {0.5}
-    assert set(weights[(labels > 0) & (labels < 255)].tolist()) == {1.0}
-    assert set(weights[labels == 255].tolist()) == {0.0}
-    criterion = nn.NLLLoss(weight=torch.tensor([0.5, 1, 1, 1]), ignore_index=255)
-    expected = criterion(unary.clamp(min=1e-12).log(), labels.long())
-    got = weighted_nll(unary, labels, weights, 255) / weights.sum()
-    torch.testing.assert_close(got, expected)
-
-    unary.requires_grad_()
-    weighted_nll(unary, labels, weights, 255).backward()
-    ignored = (labels == 255)[:, None].expand_as(unary)
-    assert not unary.grad[ignored].any()
-    assert unary.grad[~ignored].any()
-
-
-def test_an_ignored_label_other_than_255() -> None:
-    labels = torch.tensor([[0, 1, 2, 7]], dtype=torch.uint8)
-    assert pixel_weights(labels, 7).tolist() == [[0.5, 1, 1, 0]]
-    unary = torch.full((1, 3, 1, 4), 1 / 3)
-    loss = weighted_nll(unary, labels[None], pixel_weights(labels, 7)[None], 7)
-    assert float(loss) == pytest.approx(2.5 * np.log(3))
+    labels[1, :4] = ignore_label  # the images differ in how much counts, so that a mean of means would be wrong
+    ours, plain = unary.clone().requires_grad_(), unary.clone().requires_grad_()
+    expected, weight = plain_loss(plain, labels, ignore_label)
+    loss = summed_loss(ours, labels, ignore_label)
+    torch.testing.assert_close(loss, expected)
+    assert loss_weight(labels, ignore_label) == weight
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
+    assert not ours.grad[(labels == ignore_label)[:, None].expand_as(unary)].any()
 
 
 def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
@@ -279,32 +267,25 @@ def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
     config = tiny_config(f"data_root={tmp_path}", f"oneshot.test_list={tmp_path / 'list.txt'}")
     encoded = []
 
-    def encode(indices: list[int], pixels: Tensor) -> Tensor:
-        encoded.append((indices, tuple(pixels.shape)))
+    def encode(files: Sequence[Path], pixels: Tensor) -> Tensor:
+        encoded.append((files, tuple(pixels.shape)))
         return torch.zeros(1, 17, 64)
 
     drawn = [Support(0, 3), Support(0, 5, isolated=True), Support(0, 3)]
     images = read_supports(drawn, evaluation_entries(config), tiny_segmenter(), 255, encode)
     expected = np.pad(mask, ((0, 0), (0, 16)), constant_values=255)
-    assert encoded == [([0], (1, 3, 64, 64))] * 3
+    assert encoded == [([tmp_path / "image.png"], (1, 3, 64, 64))] * 3
     np.testing.assert_array_equal(images[0].labels, expected)
     np.testing.assert_array_equal(images[1].labels, np.where(expected == 3, 0, expected))
     np.testing.assert_array_equal(images[2].labels, expected)  # removing did not reach the other reading
 
 
-def test_a_loss_that_is_no_number_is_refused_and_the_weights_stay() -> None:
+def test_a_loss_that_is_no_number_is_refused() -> None:
     segmenter = tiny_segmenter()
     _, supports = supports_of(segmenter, 3)
     supports[2] = LabelledImage(torch.full_like(supports[2].embeds, torch.nan), supports[2].labels)
-    whole, reference = Tunable(segmenter), tiny_segmenter()
-    _, first_step = supports_of(reference, 2)
-    settings = OneShotConfig(num_iterations=1)
     with pytest.raises(UserError, match=r"the loss is nan in pass 1; lower oneshot.lr \(0.0002\)"):
-        tune(whole, supports, settings, 255, "tuning")
-    other = Tunable(reference)
-    tune(other, first_step, settings, 255, "tuning")
-    got, expected = whole.state(), other.state()
-    assert all(torch.equal(got[name], expected[name]) for name in expected)
+        tune(segmenter, supports, OneShotConfig(num_iterations=1), 255, "tuning")
 
 
 # The command

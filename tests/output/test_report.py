@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from PIL import Image
 
 from src import cli, report
 from src.errors import UserError
-from src.output.report import column_titles, find_results, markdown, read_result
+from src.output import charts
+from src.output.reading import Found, find_results, read_named
+from src.output.report import column_titles, markdown
 
 NAMES = ("background", "cat", "dog")
 
@@ -84,11 +87,8 @@ def test_report_sets_results_side_by_side(tmp_path: Path, capsys: pytest.Capture
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     other = training_free(0.5)
     other["classes"] = [{"name": "dog", "iou": 0.1}, {"name": "cow", "iou": 0.2}]
-    found = [
-        read_result(write(tmp_path / "a.json", training_free(0.5))),
-        read_result(write(tmp_path / "b.json", other)),
-    ]
-    rows = cells(markdown(found, ["a", "b"]))
+    found = find_results([write(tmp_path / "a.json", training_free(0.5)), write(tmp_path / "b.json", other)])
+    rows = cells(markdown(found))
     assert rows["dog"] == ["25.00", "10.00"]
     assert rows["cow"] == ["–", "20.00"]
     assert rows["cat"] == ["50.00", "–"]
@@ -104,15 +104,101 @@ def test_infoscore_has_a_table_of_its_own_and_no_chart(tmp_path: Path, capsys: p
     assert not output.with_suffix(".png").exists()
 
 
-def test_a_folder_gives_its_results_without_earlier_ones_and_other_files(tmp_path: Path) -> None:
+def names_of(found: Found) -> list[str]:
+    return [result.path.name for result in found.results]
+
+
+def test_earlier_results_are_columns_unless_they_say_the_same(tmp_path: Path) -> None:
     write(tmp_path / "a.json", training_free(0.5))
     write(tmp_path / "a.20260101-120000.json", training_free(0.4))
-    write(tmp_path / "a.20260101-120000-2.json", training_free(0.4))
+    write(tmp_path / "a.20260102-120000.json", {**training_free(0.5), "command": "another"})
+    write(tmp_path / "a.20260103-120000-2.json", training_free(0.4))
+    write(tmp_path / "b.20260101-120000.json", training_free(0.5))  # a name of the user's own
+    found = find_results([tmp_path])
+    assert names_of(found) == ["a.20260101-120000.json", "a.json", "b.20260101-120000.json"]
+    assert [(path.name, reason) for path, reason in found.left_out] == [
+        ("a.20260102-120000.json", "says the same as a.json"),
+        ("a.20260103-120000-2.json", "says the same as a.20260101-120000.json"),
+    ]
+    earlier = tmp_path / "a.20260102-120000.json"
+    named = find_results([tmp_path, earlier, tmp_path / "a.json"])
+    assert names_of(named) == [*names_of(found), earlier.name]
+    assert len(named.left_out) == 1
+
+
+def test_what_a_folder_holds_beside_results_is_named_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.json", training_free(0.5))
     write(tmp_path / "one_shot_run0.json", {"run": 0, "miou": 0.5})
+    write(tmp_path / "one_shot_run1.json", {"run": 1, "miou": 0.5})
+    write(tmp_path / "percent.json", training_free(50.0))
+    write(tmp_path / ".a.json", {})
     (tmp_path / "broken.json").write_text("{")
-    assert [path.name for path in find_results([tmp_path])] == ["a.json"]
-    earlier = tmp_path / "a.20260101-120000.json"
-    assert find_results([tmp_path, earlier, tmp_path / "a.json"]) == [tmp_path / "a.json", earlier]
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "folder.json").mkdir()
+    assert cli.run(report.main, [str(tmp_path)]) == 0
+    written = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for line in (
+        "Left out (it names no experiment): one_shot_run0.json, one_shot_run1.json",
+        "Left out (miou is 50.0, expected a fraction of 1): percent.json",
+        "Left out (no UTF-8 text): binary.json",
+        "Left out (cannot be read (Is a directory)): folder.json",
+    ):
+        assert line in written.splitlines()
+    assert "broken.json" in written
+    assert "deep.json" in written
+    assert ".a.json" not in written
+    assert written in capsys.readouterr().out
+
+
+def test_the_report_lies_beside_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = write(tmp_path / "mine" / "a.json", training_free(0.5))
+    other = write(tmp_path / "other" / "b.json", training_free(0.5))
+    for arguments in ([result, other], [result.parent, other]):
+        assert cli.run(report.main, list(map(str, arguments))) == 0
+        for name in ("report.md", "report.png"):
+            (tmp_path / "mine" / name).unlink()
+    assert [path.name for path in other.parent.iterdir()] == ["b.json"]
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(training_free(0.5)), encoding="utf-8-sig")
+    assert read_named(path).miou is not None
+
+
+def test_settings_are_told_where_they_differ(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{n}.json", {**training_free(0.5), "config": {"crf": {"iters": n}, "data_set": "pascal"}})
+        for n in (0, 20)
+    ]
+    old = write(tmp_path / "old.json", training_free(0.4))
+    rows = cells(markdown(find_results([*paths, old])))
+    assert rows["crf.iters"] == ["0", "20", "–"]
+    assert "data_set" in rows
+    assert "data_set" not in cells(markdown(find_results(paths)))
+
+
+def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("mIoU", "a|b", "$\\frac$", "two\nlines", "_under")
+    values = training_free(0.5)
+    values["classes"] = [{"name": name, "iou": 0.25} for name in names]
+    path = write(tmp_path / "_$x$.json", values)
+    assert cli.run(report.main, [str(path)]) == 0, capsys.readouterr().err
+    table = (tmp_path / "report.md").read_text(encoding="utf-8")
+    rows = cells(table.replace("\\|", "/"))
+    assert rows["**mIoU**"] == ["50.00"]
+    assert [rows[name] for name in ("mIoU", "a/b", "$\\frac$", "two lines", "_under")] == [["25.00"]] * 5
+    assert (tmp_path / "report.png").is_file()
+
+
+def test_charts_take_names_as_they_are(tmp_path: Path) -> None:
+    names = ["$\\frac$", "$"]
+    charts.iou_bars(tmp_path / "iou.png", names, [0.5, 0.25], title="$\\sum")
+    charts.confusion_matrix(tmp_path / "confusion.png", names, [[1, 0], [0, 1]], title="$\\sum$")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "cooking"}', '"infoscore"'])
@@ -126,12 +212,37 @@ def test_a_file_that_is_no_result_is_refused_by_name(
     assert not (tmp_path / "report.md").exists()
 
 
-@pytest.mark.parametrize("missing", ["classes", "miou", "layers", "images"])
-def test_an_incomplete_result_is_refused_by_name(tmp_path: Path, missing: str) -> None:
-    values = training_free(0.5)
-    del values[missing]
-    with pytest.raises(UserError, match=r"other\.json is no complete result of training-free"):
-        read_result(write(tmp_path / "other.json", values))
+@pytest.mark.parametrize(
+    ("make", "change", "reason"),
+    [
+        (training_free, lambda v: v.pop("classes"), "classes is missing"),
+        (training_free, lambda v: v.pop("miou"), "miou is missing"),
+        (training_free, lambda v: v.pop("layers"), "layers is missing"),
+        (training_free, lambda v: v.pop("images"), "images is missing"),
+        (training_free, lambda v: v.update(miou=None), "miou is null, expected a number"),
+        (training_free, lambda v: v.update(miou=float("nan")), "miou is NaN, expected a number"),
+        (training_free, lambda v: v.update(miou=57.3), r"miou is 57\.3, expected a fraction of 1"),
+        (training_free, lambda v: v.update(images="12"), 'images is "12", expected a whole number'),
+        (training_free, lambda v: v.update(layers="03"), 'layers is "03", expected a list'),
+        (training_free, lambda v: v.update(classes=[1]), "name is looked for in 1"),
+        (training_free, lambda v: v["classes"].append(v["classes"][1]), 'class "cat" is there twice'),
+        (training_free, lambda v: v["classes"][1].update(iou="high"), 'iou of class "cat" is "high"'),
+        (training_free, lambda v: v.update(experiment=["cooking"]), r'its experiment is \["cooking"\]'),
+        (one_shot, lambda v: v.update(runs=[]), "it has no runs"),
+        (one_shot, lambda v: v["runs"][1].pop("images"), "images is missing"),
+        (one_shot, lambda v: v["runs"][1]["classes"].pop(), 'a run has no class "dog"'),
+        (infoscore, lambda v: v.update(table=[]), "its table is empty"),
+        (infoscore, lambda v: v["table"][1].update(infoscore=None), "infoscore of layer 1 is null"),
+        (infoscore, lambda v: v["table"][1].update(layer=0), "layer 0 is there twice"),
+    ],
+)
+def test_an_odd_result_is_refused_with_its_name_and_the_reason(
+    tmp_path: Path, make: Callable[..., dict], change: Callable[[dict], object], reason: str
+) -> None:
+    values = make(0.5) if make is training_free else make()
+    change(values)
+    with pytest.raises(UserError, match=rf"other\.json is no result: {reason}"):
+        find_results([write(tmp_path / "other.json", values)])
 
 
 @pytest.mark.parametrize("name", ["nowhere.json", ""])

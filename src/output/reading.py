@@ -1,0 +1,261 @@
+"""Reading result files back: what is in them, checked, and which of a folder's files a report is about."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.result_files import earlier_result_of
+
+EXPERIMENTS = ("training-free", "one-shot", "infoscore")
+
+
+class NoResultError(ValueError):
+    """A file is not what an experiment wrote; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score as a fraction; ``std`` over the runs of one-shot tuning, else None."""
+
+    mean: float
+    std: float | None = None
+
+    def __str__(self) -> str:
+        """In percent."""
+        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """InfoScore of a layer and its place among the layers, 1 for the best."""
+
+    infoscore: float
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.infoscore:.3f} ({self.rank})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one result file says.
+
+    Attributes:
+        path: the file.
+        facts: what tells this result from others: experiment, prompts, layers, images, runs.
+        settings: its configuration, as written by the experiment.
+        miou: None for a ranking.
+        classes: by class name, in label order; empty for a ranking.
+        ranking: by layer; empty for an evaluation.
+    """
+
+    path: Path
+    facts: dict[str, str]
+    settings: dict[str, Any]
+    miou: Score | None
+    classes: dict[str, Score]
+    ranking: dict[int, Rank]
+
+    def says_the_same_as(self, other: Result) -> bool:
+        """Whether all numbers and facts agree."""
+        mine, others = ((r.facts, r.miou, r.classes, r.ranking) for r in (self, other))
+        return mine == others
+
+
+@dataclass(frozen=True)
+class Found:
+    """Results among what was asked for, and files of the folders among it that are none, with the reason."""
+
+    results: list[Result]
+    left_out: list[tuple[Path, str]]
+
+
+def find_results(paths: Sequence[Path]) -> Found:
+    """Read the files among ``paths``, and of the folders among them every JSON that is a result.
+
+    An earlier result that was kept under a name with its date is one like any other, unless it says the same as the
+    result that took its place: then it is left out, with that reason.
+
+    Raises:
+        UserError: a path does not exist, a file that is named is no result, or a folder holds none.
+    """
+    results: dict[Path, Result] = {}
+    left_out: dict[Path, str] = {}
+    for path in paths:
+        if path.is_dir():
+            found = _read_folder(path)
+            left_out |= {file.resolve(): reason for file, reason in found.left_out}
+        elif path.exists():
+            found = Found([read_named(path)], [])
+        else:
+            raise UserError(f"result {path} does not exist")
+        for result in found.results:
+            results.setdefault(result.path.resolve(), result)
+    # a file that is named is read though its folder leaves it out
+    return Found(list(results.values()), [(path, why) for path, why in left_out.items() if path not in results])
+
+
+def read_named(path: Path) -> Result:
+    """Read a result file that the user named.
+
+    Raises:
+        UserError: it is none that one of the experiments wrote whole.
+    """
+    try:
+        return read_result(path)
+    except NoResultError as error:
+        raise UserError(
+            f"{path} is no result: {error}; expected a JSON file of an experiment ({', '.join(EXPERIMENTS)})"
+        ) from error
+
+
+def read_result(path: Path) -> Result:
+    """Read one result file.
+
+    Raises:
+        NoResultError: it cannot be read, or is not what an experiment writes.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise NoResultError(f"cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise NoResultError("no UTF-8 text") from error
+    except (ValueError, RecursionError) as error:
+        raise NoResultError(f"no JSON ({error})") from error
+    if not isinstance(values, dict) or "experiment" not in values:
+        raise NoResultError("it names no experiment")
+    experiment = values["experiment"]
+    if experiment not in EXPERIMENTS:
+        raise NoResultError(f"its experiment is {_short(experiment)}")
+    layers = [_whole(layer, "a layer") for layer in _list(values, "layers")]
+    settings = values.get("config")
+    facts = {
+        "experiment": experiment,
+        "prompts": "multi" if values.get("multi_prompt") else "single",
+        "layers": ", ".join(map(str, layers)),
+    }
+    settings = settings if isinstance(settings, dict) else {}
+    if experiment == "infoscore":
+        facts["images"] = str(_whole(_value(values, "images"), "images"))
+        return Result(path, facts, settings, None, {}, _ranking(values))
+    if experiment == "training-free":
+        facts["images"] = str(_whole(_value(values, "images"), "images"))
+        scores = {name: Score(iou) for name, iou in _ious(values)}
+        return Result(path, facts, settings, Score(_fraction(values, "miou")), scores, {})
+    runs = _list(values, "runs")
+    if not runs:
+        raise NoResultError("it has no runs")
+    images = [_whole(_value(run, "images"), "images of a run") for run in runs]
+    facts["images"] = " to ".join(map(str, sorted({min(images), max(images)})))
+    facts["runs"] = str(len(runs))
+    miou = Score(_fraction(values, "miou_mean"), _fraction(values, "miou_std"))
+    return Result(path, facts, settings, miou, _over_runs(values, runs), {})
+
+
+def _read_folder(folder: Path) -> Found:
+    """All JSON files of a folder; hidden ones are temporary files, or of another program."""
+    results: list[Result] = []
+    left_out: list[tuple[Path, str]] = []
+    files = [file for file in folder.glob("*.json") if not file.name.startswith(".")]
+    # after the result that took its place, so that it can be told whether an earlier one says anything else
+    for file in sorted(files, key=lambda file: (earlier_result_of(file) is not None, file.name)):
+        try:
+            result = read_result(file)
+        except NoResultError as error:
+            left_out.append((file, str(error)))
+            continue
+        current = earlier_result_of(file)
+        relatives = [r for r in results if current is not None and current in (r.path, earlier_result_of(r.path))]
+        same = next((relative for relative in relatives if relative.says_the_same_as(result)), None)
+        if same is None:
+            results.append(result)
+        else:
+            left_out.append((file, f"says the same as {same.path.name}"))
+    if not results:
+        reasons = "".join(f"; {file.name}: {reason}" for file, reason in left_out[:3])
+        raise UserError(f"folder {folder} holds no result; the experiments write JSON files into results/{reasons}")
+    results.sort(key=lambda result: (earlier_result_of(result.path) or result.path, result.path))
+    return Found(results, left_out)
+
+
+def _over_runs(values: dict[str, Any], runs: list[Any]) -> dict[str, Score]:
+    """Mean IoU per class, as written, and its standard deviation over the runs."""
+    per_run = [dict(_ious(run)) for run in runs]
+    scores = {}
+    for name, iou in _ious(values):
+        if any(name not in run for run in per_run):
+            raise NoResultError(f"a run has no class {_short(name)}")
+        scores[name] = Score(iou, statistics.pstdev(run[name] for run in per_run))
+    return scores
+
+
+def _ious(values: Any) -> Iterator[tuple[str, float]]:
+    seen = set()
+    for entry in _list(values, "classes"):
+        name = _value(entry, "name")
+        if not isinstance(name, str):
+            raise NoResultError(f"a class is called {_short(name)}")
+        if name in seen:
+            raise NoResultError(f"class {_short(name)} is there twice")
+        seen.add(name)
+        yield name, _fraction(entry, "iou", f"iou of class {_short(name)}")
+
+
+def _ranking(values: dict[str, Any]) -> dict[int, Rank]:
+    ranking: dict[int, Rank] = {}
+    for row in _list(values, "table"):
+        layer = _whole(_value(row, "layer"), "a layer")
+        if layer in ranking:
+            raise NoResultError(f"layer {layer} is there twice")
+        rank = _whole(_value(row, "rank"), f"rank of layer {layer}")
+        ranking[layer] = Rank(_number(_value(row, "infoscore"), f"infoscore of layer {layer}"), rank)
+    if not ranking:
+        raise NoResultError("its table is empty")
+    return ranking
+
+
+def _value(values: Any, key: str) -> Any:
+    if not isinstance(values, dict):
+        raise NoResultError(f"{key} is looked for in {_short(values)}")
+    if key not in values:
+        raise NoResultError(f"{key} is missing")
+    return values[key]
+
+
+def _list(values: Any, key: str) -> list[Any]:
+    value = _value(values, key)
+    if not isinstance(value, list):
+        raise NoResultError(f"{key} is {_short(value)}, expected a list")
+    return value
+
+
+def _whole(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise NoResultError(f"{what} is {_short(value)}, expected a whole number")
+    return value
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise NoResultError(f"{what} is {_short(value)}, expected a number")
+    return value
+
+
+def _fraction(values: Any, key: str, what: str = "") -> float:
+    number = _number(_value(values, key), what or key)
+    if not 0 <= number <= 1:
+        raise NoResultError(f"{what or key} is {_short(number)}, expected a fraction of 1")
+    return number
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
