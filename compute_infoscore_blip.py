@@ -35,16 +35,22 @@ def main(arguments: list[str]) -> None:
     check_writable(csv)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
+    from src.layer_selection.choice import keep_scores, kept_path, score_layers
     from src.layer_selection.comparison import compare
     from src.layer_selection.infoscore import COLUMNS
-    from src.layer_selection.ranking import rank_layers
     from src.loading import load_segmenter
     from src.output import charts
     from src.provenance import provenance
 
-    segmenter = load_segmenter(task, cache=csv.parent, every_layer=True)
-    comparison = compare(segmenter, task.entries, config, config.model.top_k, csv.parent) if args.compare else None
-    scores = comparison.scores if comparison else rank_layers(segmenter, task.entries, config)
+    cache = task.outputs.path(config.output.csv).parent  # where the other commands look for a ranking
+    segmenter = load_segmenter(task, cache, every_layer=True)
+    comparison = None
+    if args.compare:
+        comparison = compare(segmenter, task.entries, config, config.model.top_k, csv.parent)
+        scores = comparison.scores
+        keep_scores(scores, kept_path(segmenter, task.entries, config, cache))
+    else:
+        scores = score_layers(segmenter, task.entries, config, cache)
 
     top = scores.top(config.model.top_k)
     write_result(csv, csv_text(COLUMNS, scores.rows()))

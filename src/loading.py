@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.layer_selection.ranking import choose_layers
+from src.layer_selection.choice import choose_layers
 from src.method.blip import load_configured
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned

@@ -62,7 +62,7 @@ class Ours:
         with torch.no_grad():
             embeds = watch("vision", segmenter.encode_images, pixels)
             attended = watch("text", segmenter.attend, embeds)
-            scores = InfoScore(len(segmenter.layers), segmenter.frame.size)
+            scores = InfoScore(segmenter.layers, segmenter.frame.size)
             watch("maps", lambda: [scores.update(layer, attended.prompt_maps(layer)) for layer in segmenter.layers])
 
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:

@@ -87,7 +87,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
     check_images(entries)
     layers = segmenter.layers
     dataset = SegmentationDataset.from_config(entries, config)
-    infoscore = InfoScore(len(layers), segmenter.frame.size)
+    infoscore = InfoScore(layers, segmenter.frame.size)
     choices = [_choice(f"layer {layer}", (layer,), dataset, segmenter.device) for layer in layers]
     choices += [_choice("all layers", layers, dataset, segmenter.device)]
     shape = (len(entries), len(layers), config.dataset.num_classes, segmenter.num_patches)
@@ -126,7 +126,7 @@ def _choice(name: str, layers: tuple[int, ...], dataset: SegmentationDataset, de
 
 def _score(choice: Choice, maps: Tensor, batch: Batch, segmenter: Segmenter, dataset: SegmentationDataset) -> None:
     """Segment a batch from its class maps [B, L, C, N], averaged over the layers of ``choice``, and score it."""
-    chosen = [maps[:, layer] for layer in choice.layers]
+    chosen = [maps[:, segmenter.layers.index(layer)] for layer in choice.layers]
     scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.frame.size), batch.pixels)
     for prediction in predictions_of(batch, scores, dataset):
         choice.confusion.update(prediction.labels, prediction.target)

@@ -100,7 +100,7 @@ def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: py
     for name in ("golden_infoscore.png", "golden_infoscore_against_miou.png"):
         with Image.open(tmp_path / name) as chart:
             assert chart.format == "PNG"
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 4 + 1  # and the ranking that is kept
 
     table = (tmp_path / "golden_infoscore.csv").read_text()
     assert cli.run(compute_infoscore_blip.main, [*arguments, "--top", "1", *settings]) == 0

@@ -96,10 +96,11 @@ def test_only_prompts_that_may_fall_below_the_clamp_are_upsampled(monkeypatch: p
 
 def scored(layers: list[Tensor], batch: int, size: int) -> LayerScores:
     """InfoScore of per-layer maps [images, P, N], fed in batches."""
-    collected = InfoScore(len(layers), size)
+    collected = InfoScore(range(len(layers)), size)
     for first in range(0, len(layers[0]), batch):
         for layer, maps in enumerate(layers):
             collected.update(layer, maps[first : first + batch])
+        assert collected.running_ranking() == collected.scores().ranking
     assert collected.images == len(layers[0])
     return collected.scores()
 
@@ -124,11 +125,14 @@ def test_the_coefficient_of_variation_divides_by_the_number_of_images() -> None:
 
 def test_no_images_no_scores() -> None:
     with pytest.raises(ValueError, match="at least one image"):
-        InfoScore(2, 16).scores()
+        InfoScore((0, 1), 16).scores()
+    with pytest.raises(ValueError, match="at least one image"):
+        InfoScore((0, 1), 16).running_ranking()
 
 
 def test_ranking_rows_and_top() -> None:
     scores = LayerScores(
+        (0, 1, 2, 3),
         mean_image_entropy=torch.tensor([1.0, 2.0, 1.0, 0.5], dtype=torch.float64),
         dataset_entropy=torch.tensor([2.0, 2.0, 2.0, 2.0], dtype=torch.float64),
         cov=torch.tensor([3.0, 4.0, 3.0, 5.0], dtype=torch.float64),
@@ -154,6 +158,32 @@ def test_ranking_rows_and_top() -> None:
     ]
 
 
+def test_layers_keep_their_numbers() -> None:
+    maps = [maps_like_the_method(4, 5, 3, sharpness, seed=1) for sharpness in (0.3, 9.0)]
+    infoscore = InfoScore((1, 3), 24)
+    for layer, own in zip((1, 3), maps, strict=True):
+        infoscore.update(layer, own)
+    scores = infoscore.scores()
+    assert scores.ranking == infoscore.running_ranking() == [3, 1]
+    assert scores.top(1) == [3]
+    assert [(row[0], row[-1]) for row in scores.rows()] == [(1, 2), (3, 1)]
+
+
+def test_the_running_ranking_costs_the_same_after_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in shares whose entropy is taken: all images' again and again would be thousands of times as many."""
+    images, prompts = 300, 6
+    taken: list[int] = []
+    entropy = subject.entropy
+    monkeypatch.setattr(subject, "entropy", lambda shares: taken.append(shares.numel()) or entropy(shares))
+    infoscore = InfoScore((0, 1), 16)
+    maps = maps_like_the_method(images, prompts, 2, 3.0)
+    for image in maps:
+        for layer in (0, 1):
+            infoscore.update(layer, image[None])
+        infoscore.running_ranking()
+    assert sum(taken) <= 2 * (2 * prompts) * images
+
+
 def golden_config(*overrides: str) -> Config:
     return load_config(ROOT / "tests" / "golden_training_free.yaml", list(overrides))
 
@@ -174,9 +204,10 @@ def test_reproduces_the_published_implementation(attention: str, batch: int, tol
 
 
 def test_attention_that_is_no_number_is_refused() -> None:
-    infoscore = InfoScore(3, 16)
+    infoscore = InfoScore(range(3), 16)
     maps = torch.rand(2, 4, 9, generator=torch.Generator().manual_seed(0))
     for layer in range(3):
         infoscore.update(layer, maps if layer != 1 else maps * torch.nan)
-    with pytest.raises(UserError, match=r"layers \[1\] is not a number"):
-        infoscore.scores()
+    for score in (infoscore.scores, infoscore.running_ranking):
+        with pytest.raises(UserError, match=r"layers \[1\] is not a number"):
+            score()

@@ -24,9 +24,11 @@ from src.config.reader import load_config
 from src.config.schema import Config
 from src.data.lists import evaluation_entries
 from src.errors import UserError
-from src.layer_selection import ranking
+from src.layer_selection import choice
+from src.layer_selection.choice import choose_layers
+from src.layer_selection.comparison import compare
 from src.layer_selection.infoscore import COLUMNS
-from src.layer_selection.ranking import choose_layers, rank_layers, ranking_segmenter
+from src.layer_selection.ranking import rank_layers, ranking_segmenter
 from src.method.blip import load_blip
 from src.method.prompts import read_class_file
 from src.method.segmenter import Segmenter
@@ -85,7 +87,9 @@ def test_layers_that_are_named_are_taken_as_they_are(tmp_path: Path, encoded: li
 def test_auto_takes_the_best_by_infoscore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(CONFIG, ["model.layers=auto", f"class_name_dir={GOLDEN / 'classes.json'}"])
     assert chosen(config, tmp_path) == tuple(sorted(PUBLISHED["ranking"][:2]))
-    assert "layers: [2, 3]  # top 2 by InfoScore, computed on 24 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "InfoScore of 24 images: computed, kept in" in said
+    assert "layers: [2, 3]  # top 2 by InfoScore" in said
 
 
 def test_a_ranking_is_computed_once(
@@ -103,7 +107,7 @@ def test_a_ranking_is_computed_once(
     assert len(encoded) == 4
     assert set(first) < set(three)
     assert len(three) == 3
-    assert capsys.readouterr().out.count("kept in") == 2
+    assert capsys.readouterr().out.count("found in") == 2
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -170,11 +174,11 @@ def test_a_ranking_of_something_else_is_not_found(
 
 
 def change_the_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    shutil.copy(ranking.code_files()[0], folder / "changed.py")
+    shutil.copy(choice.code_files()[0], folder / "changed.py")
     with (folder / "changed.py").open("a") as file:
         file.write("\n")
-    others = ranking.code_files()[1:]
-    monkeypatch.setattr(ranking, "code_files", lambda: [folder / "changed.py", *others])
+    others = choice.code_files()[1:]
+    monkeypatch.setattr(choice, "code_files", lambda: [folder / "changed.py", *others])
 
 
 def change_transformers(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
@@ -216,7 +220,7 @@ def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
     command = [sys.executable, "-c", ranked, str(CONFIG)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     loaded = {str(Path(file).relative_to(REPOSITORY)) for file in done.stdout.splitlines()[-1].split()}
-    covered = {str(path.relative_to(REPOSITORY)) for path in ranking.code_files()}
+    covered = {str(path.relative_to(REPOSITORY)) for path in choice.code_files()}
     readers = {"src/config/reader.py"}  # how a setting came in; the settings themselves are in the digest
     assert loaded - readers <= covered
     assert {"src/method/attention.py", "src/data/frame.py", "replace_huggingface/modeling_blip_text.py"} <= covered
@@ -249,6 +253,99 @@ def test_a_kept_ranking_serves_every_command(case: Path, encoded: list[Tensor]) 
     assert written[0]["layers"] == written[1]["layers"]
     assert cli.run(training_free_blip.main, [*arguments, f"model.layers={written[0]['layers']}"]) == 0
     assert json.loads((case / "results" / "case.json").read_text())["confusion"] == written[0]["confusion"]
+
+
+def test_the_command_and_auto_share_one_ranking(
+    case: Path, encoded: list[Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [f"model.name={case / 'model'}", f"output.csv={case_config(case).output.csv}"]
+    arguments = ["--config", str(CONFIG), "--device", "cpu", "--set", *QUICK, *places]
+    tables = []
+    for extra in ([], [], [f"output.infoscore_csv={case / 'elsewhere' / 'rank.csv'}"]):
+        assert cli.run(compute_infoscore_blip.main, [*arguments, *extra]) == 0
+        table = case / "elsewhere" / "rank.csv" if extra else case / "results" / "case_infoscore.csv"
+        tables.append(table.read_text())
+    assert cli.run(training_free_blip.main, [*arguments, "model.layers=auto"]) == 0
+    assert len(encoded) == 4 + 4  # ranking once, segmenting
+    assert len({*tables}) == 1  # to the last digit
+    assert capsys.readouterr().out.count("found in") == 3
+
+
+def test_a_comparison_leaves_its_ranking_to_auto(case: Path, encoded: list[Tensor]) -> None:
+    config = case_config(case)
+    arguments = ["--config", str(CONFIG), "--device", "cpu", "--compare", "--set", *QUICK]
+    places = {"data_root": config.data_root, "val_list": config.val_list, "output.csv": config.output.csv}
+    arguments += [f"model.name={config.model.name}", *(f"{key}={value}" for key, value in places.items())]
+    assert cli.run(compute_infoscore_blip.main, arguments) == 0
+    before = len(encoded)
+    layers = json.loads((case / "results" / "case_infoscore.json").read_text())["layers"]
+    assert chosen(config, case / "results") == tuple(layers)
+    assert len(encoded) == before
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def edited(path: Path) -> None:
+        values = json.loads(path.read_text())
+        change(values)
+        path.write_text(json.dumps(values))
+
+    return edited
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:40]),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text("[3, 2, 1, 0]"),
+        lambda path: path.write_text('{"ranking": [0, 0, 0, 0]}'),  # no permutation
+        lambda path: path.write_text('{"ranking": []}'),
+        edit(lambda values: values["layers"].reverse()),
+        edit(lambda values: values["cov"].pop()),
+        edit(lambda values: values.update(cov=[1.0, 2.0, float("nan"), 3.0])),
+        edit(lambda values: values.update(cov=["1", "2", "3", "4"])),
+    ],
+)
+def test_a_kept_ranking_that_cannot_be_is_computed_again(
+    damage: Callable[[Path], object],
+    case: Path,
+    encoded: list[Tensor],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = case_config(case, "max_images=2")
+    layers = chosen(config, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    assert chosen(config, tmp_path / "cache") == layers
+    assert len(encoded) == 2 + 2
+    assert f"the ranking kept in {path} cannot be used" in capsys.readouterr().err
+    assert path.read_bytes() == whole
+
+
+def test_a_place_where_no_ranking_can_be_kept_is_refused_before_the_work(
+    case: Path, encoded: list[Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write .*cache"):
+        chosen(case_config(case), tmp_path / "cache")
+    assert not encoded
+
+
+def test_layers_that_are_not_all_keep_their_numbers(case: Path, tmp_path: Path) -> None:
+    config = case_config(case)
+    blip = load_blip(config.model.name, torch.device("cpu"))
+    every = ranking_segmenter(config, blip, read_class_file(case / "classes.json", 7))
+    some = Segmenter.from_config(config, blip, every.prompts, (1, 3))
+    entries = evaluation_entries(config)
+    scores, whole = rank_layers(some, entries, config), rank_layers(every, entries, config)
+    assert scores.ranking == [layer for layer in whole.ranking if layer in (1, 3)]
+    torch.testing.assert_close(scores.infoscore, whole.infoscore[[1, 3]], rtol=1e-5, atol=0)
+    compared = compare(some, entries, config, 1, tmp_path)
+    assert [choice.layers for choice in compared.choices] == [(1,), (3,), (scores.ranking[0],), (1, 3), (3,)]
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -291,7 +388,7 @@ def test_the_command_reproduces_the_published_table(tmp_path: Path, capsys: pyte
     assert "comparison" not in written
     with Image.open(tmp_path / "out" / "golden_infoscore.png") as chart:
         assert chart.format == "PNG"
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 3 + 1  # CSV, JSON and chart, and the ranking that is kept
     said = capsys.readouterr()
     assert said.out.splitlines()[-1] == "layers: [2, 3]"
     for row in rows[1:]:  # the table on the screen

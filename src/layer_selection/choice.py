@@ -1,0 +1,149 @@
+"""Choosing text layers by InfoScore. A ranking takes hours on a large list: it is computed once and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+import torch
+import transformers
+
+from src.config.schema import Config
+from src.data.lists import ListEntry
+from src.files import check_writable, write_text
+from src.layer_selection import ranking
+from src.layer_selection.infoscore import LayerScores
+from src.layer_selection.ranking import rank_layers, ranking_segmenter
+from src.method.blip import Blip
+from src.method.prompts import ClassEntry
+from src.method.segmenter import Segmenter
+from src.screen import note, say
+from src.sources import source_files
+
+PARTS = ("mean_image_entropy", "dataset_entropy", "cov")
+
+
+def choose_layers(
+    config: Config, blip: Blip, classes: list[ClassEntry], entries: list[ListEntry], cache: Path
+) -> tuple[int, ...]:
+    """The layers that ``model.layers`` names; for ``auto`` the ``model.top_k`` best by InfoScore on ``entries``.
+
+    Raises:
+        UserError: see :func:`.ranking.rank_layers`.
+    """
+    if config.model.layers != "auto":
+        return tuple(config.model.layers)
+    segmenter = ranking_segmenter(config, blip, classes)
+    layers = tuple(score_layers(segmenter, entries, config, cache).top(config.model.top_k))
+    say(f"layers: {list(layers)}  # top {config.model.top_k} by InfoScore")
+    return layers
+
+
+def score_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path) -> LayerScores:
+    """InfoScore of all layers of ``segmenter`` on ``entries``: kept from an earlier time, else computed and kept.
+
+    A ranking is kept as a file in the folder ``cache`` under a digest of all that it depends on: every weight of the
+    model and its architecture, every byte of every image, the prompts' tokens, image size, normalisation, number
+    format and kind of device, this project's own code, and the versions of the libraries that decode and compute.
+    Whatever changes, the digest does, so that a stale ranking cannot be found.
+
+    Args:
+        segmenter: from :func:`.ranking.ranking_segmenter`.
+        entries: the images; masks are not needed.
+        config: for the images' reading and the number format.
+        cache: where rankings are kept; the folder of the results, so that all commands find them.
+
+    Raises:
+        UserError: see :func:`.ranking.rank_layers`; or ``cache`` cannot be written to.
+    """
+    path = kept_path(segmenter, entries, config, cache)
+    scores = read_scores(path, segmenter.layers)
+    if scores is not None:
+        say(f"InfoScore of {len(entries)} images: found in {path}")
+        return scores
+    check_writable(path)
+    scores = rank_layers(segmenter, entries, config)
+    keep_scores(scores, path)
+    say(f"InfoScore of {len(entries)} images: computed, kept in {path}")
+    return scores
+
+
+def kept_path(segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path) -> Path:
+    """The file in the folder ``cache`` that keeps the InfoScore of ``segmenter``'s layers on ``entries``."""
+    return cache / f"infoscore_{_digest(segmenter, entries, config)}.json"
+
+
+def keep_scores(scores: LayerScores, path: Path) -> None:
+    """Write ``scores`` to ``path``; floats in full, so that they are read as they were."""
+    parts = {part: getattr(scores, part).tolist() for part in PARTS}
+    write_text(path, json.dumps({"layers": scores.layers, **parts}) + "\n")
+
+
+def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
+    """The scores of ``layers`` that are kept at ``path``; None if there are none, or none that can be believed.
+
+    The latter is said: the file may have been cut short by a full disk, or edited.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or values.get("layers") != list(layers):
+            raise ValueError(f"it is not about layers {list(layers)}")
+        for part in PARTS:
+            numbers = values.get(part)
+            if not isinstance(numbers, list) or len(numbers) != len(layers) or not all(map(_is_number, numbers)):
+                raise ValueError(f"its {part} is not {len(layers)} numbers")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        note(f"the ranking kept in {path} cannot be used ({error}); computing it again")
+        return None
+    return LayerScores(layers, *(torch.tensor(values[part], dtype=torch.float64) for part in PARTS))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and value >= 0
+
+
+def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> str:
+    digest = hashlib.sha256()
+    settings: dict[str, Any] = {
+        "frame": dataclasses.asdict(segmenter.frame),
+        "dtype": str(segmenter.dtype),
+        "attention": config.runtime.attention,
+        # what weights do not tell: heads, activation, epsilon, patch size
+        "text_config": segmenter.blip.text_config.to_dict(),
+        "vision_config": segmenter.blip.vision_config.to_dict(),
+        "tokens": segmenter.input_ids.tolist(),
+        "padding": segmenter.attention_mask.tolist(),
+        "device": segmenter.device.type,
+        "versions": [package.__version__ for package in (torch, transformers, np, cv2, PIL)],
+        "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code_files()],
+        "weights": segmenter.blip.digest,
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for contents in _contents(entries):
+        digest.update(len(contents).to_bytes(8, "little"))
+        digest.update(contents)
+    return digest.hexdigest()[:32]
+
+
+def code_files() -> list[Path]:
+    """The source files that a ranking depends on: where it is computed, and all that is imported there. No chart is."""
+    return source_files(ranking.__name__)
+
+
+def _contents(entries: list[ListEntry]) -> Iterable[bytes]:
+    """Bytes of every image file; a file that cannot be read counts as empty here and is reported when it is decoded."""
+    for entry in entries:
+        try:
+            yield entry.image.read_bytes()
+        except OSError:
+            yield b""
