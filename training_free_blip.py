@@ -25,7 +25,7 @@ from pathlib import Path
 
 from src import cli
 from src.files import check_writable
-from src.photos import options as photo_options
+from src.photos import command as photos
 from src.result_files import csv_text, write_json, write_result
 from src.screen import say
 from src.task import Task
@@ -34,12 +34,10 @@ from src.task import Task
 def main(arguments: list[str]) -> None:
     """Run the experiment that ``arguments`` describe."""
     args = _parser().parse_args(arguments)
-    photo_options.check_arguments(args)
+    photos.check_arguments(args)
     config = cli.load(args)
     if args.images:
-        from src.photos.command import segment_photos
-
-        return segment_photos(args, config)
+        return photos.segment_photos(args, config)
     task = Task.read(args, config)
     names = task.prompts.class_names
     csv = task.outputs.path(config.output.csv)
@@ -74,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
     )
     cli.picture_arguments(parser)
-    photo_options.add_arguments(parser)
+    photos.add_arguments(parser)
     return parser
 
 

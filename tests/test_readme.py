@@ -6,7 +6,9 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from src import cli
@@ -84,6 +86,26 @@ def test_modules(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def _command_of(module: str) -> str:
     """What ``python -m module`` runs: a package's ``__main__``."""
     return f"{module}.__main__" if (REPOSITORY / module.replace(".", "/")).is_dir() else module
+
+
+def test_the_lines_of_python_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(REPOSITORY)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    shape = names["photo"].shape[:2]
+    labels, heat_maps = names["labels"], names["heat_maps"]
+    assert (labels.dtype, labels.shape) == (np.uint8, shape)
+    assert list(heat_maps) == ["background", "boat", "bus", "couch"]
+    assert all((map_.dtype, map_.shape) == (np.float32, shape) for map_ in heat_maps.values())
+    np.testing.assert_allclose(sum(heat_maps.values()), 1, atol=1e-5)  # probabilities of the classes at each pixel
+    present = np.unique(labels)
+    assert set(present) == {0, 1, 2}  # there is a boat and a bus in the scene, and no couch
+    for label, name in enumerate(heat_maps):
+        if label in present:  # what is called boat is where the boat's heat map is hot
+            inside = labels == label
+            assert heat_maps[name][inside].mean() > 1.5 * heat_maps[name][~inside].mean()
+    assert np.array_equal(names["segmenter"].segment_image(names["photo"]), labels)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))

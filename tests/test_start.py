@@ -37,3 +37,12 @@ def test_answers_without_torch(script: str, arguments: list[str]) -> None:
     expected = "0" if arguments == ["--help"] else "2"
     assert done.stdout.splitlines()[-1] == f"exit {expected} no torch", done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--images", "nowhere.jpg"], ["--images", "docs/photo.png", "--classes", "cat,"]]
+)
+def test_wrong_photos_and_words_are_answered_without_torch(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", WATCHED, "training_free_blip.py", "--config", "configs/miniature.yaml", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "exit 2 no torch", done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from src.errors import UserError
 
@@ -34,6 +34,41 @@ def read_image(path: Path) -> np.ndarray:
         raise _missing("image", path) from None
     except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); it may be truncated: fetch it again") from error
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
+
+    The EXIF orientation is applied, transparency lies on white, 16 bits are cut to the upper 8, of an animation the
+    first frame is taken, and there is no limit to the size.
+
+    Raises:
+        UserError: unreadable or truncated.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # the guard against images from strangers; these are the user's own
+    try:
+        with Image.open(path) as image:
+            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        reason = "no image format known here" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise UserError(f"image {path} cannot be read ({reason}); save it as JPEG or PNG") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # PIL's own conversion would clip these at 255
+        values = np.asarray(image).astype(np.float64)
+        top = float(np.nanmax(values)) if values.size else 0.0
+        # 16 bits in their full range; floating point is 0..1 by custom; anything above is brought down by its maximum
+        span = 1.0 if image.mode == "F" and top <= 1 else max(top, 65535.0) if image.mode != "F" else max(top, 255.0)
+        grey = np.nan_to_num(values / span * 255).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _missing(what: str, path: Path) -> UserError:

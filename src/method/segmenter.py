@@ -45,6 +45,46 @@ class PatchAttention:
         return attention.prompt_maps(self.token_logits[layer], self.itm)
 
 
+@dataclass(frozen=True)
+class ImageAnalysis:
+    """What a segmenter finds in one image, C classes at the image's own size.
+
+    Attributes:
+        class_names: C names; the first is the background's.
+        labels: uint8 [height, width], numbers of ``class_names``.
+        itm: [C] best matching score of the prompts of each class, 0 to 1.
+        unary: [C, S, S] class probabilities in the frame, before the CRF.
+        frame: in which the image was segmented.
+    """
+
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    itm: list[float]
+    unary: Tensor
+    frame: Frame
+
+    @property
+    def shares(self) -> list[float]:
+        """[C] share of the image's pixels that each class has."""
+        return (np.bincount(self.labels.ravel(), minlength=len(self.itm)) / self.labels.size).tolist()
+
+    def heat_map(self, name: str | int) -> np.ndarray:
+        """Where the attention sees a class, before the CRF: its probability, float32 [height, width].
+
+        Args:
+            name: of the class, or its number.
+
+        Raises:
+            KeyError: no class is called ``name``.
+        """
+        if isinstance(name, str):
+            if name not in self.class_names:
+                raise KeyError(f"{name!r} is none of the classes {', '.join(self.class_names)}")
+            name = self.class_names.index(name)
+        height, width = self.labels.shape
+        return self.frame.undo(self.unary[name][None], (height, width))[0].cpu().numpy()
+
+
 class Segmenter:
     """A model, a prompt set and the settings that turn images into class scores.
 
@@ -169,7 +209,6 @@ class Segmenter:
         embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
         return self.refine(self.unary(self.attend(embeds)), pixels)
 
-    @torch.no_grad()
     def segment_image(self, rgb: np.ndarray) -> np.ndarray:
         """Segment one image at its own size.
 
@@ -179,8 +218,22 @@ class Segmenter:
         Returns:
             Labels, uint8 [height, width]: numbers of :attr:`PromptSet.class_names`.
         """
-        scores = self.segment(self.frame.image(rgb)[None].to(self.device))[0]
-        return self.frame.labels(scores, rgb.shape[:2]).cpu().numpy()
+        return self.analyse_image(rgb).labels
+
+    @torch.no_grad()
+    def analyse_image(self, rgb: np.ndarray) -> ImageAnalysis:
+        """Run the model on one image, once; the answer can then be asked for labels and heat maps at its own size.
+
+        Args:
+            rgb: uint8 [height, width, 3], of any size.
+        """
+        shape = (rgb.shape[0], rgb.shape[1])
+        pixels = self.frame.image(rgb)[None].to(self.device)
+        attended = self.attend(self.encode_images(pixels))
+        unary = self.unary(attended)
+        labels = self.frame.labels(self.refine(unary, pixels)[0], shape).cpu().numpy()
+        itm = [float(scores.max()) for scores in attended.itm[0].split(list(self.prompts.prompts_per_class))]
+        return ImageAnalysis(self.prompts.class_names, labels, itm, unary[0], self.frame)
 
     def refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
         """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S]."""

@@ -1,0 +1,51 @@
+"""Which photos are meant, and what their pictures are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.data.images import IMAGE_ENDINGS, images_in
+from src.errors import UserError
+
+PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
+"""Names of the pictures that an earlier run wrote, dated ones too."""
+
+
+def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
+    """The image files among ``paths`` and directly in the folders among them, each once.
+
+    Pictures that an earlier run left in ``output`` are passed over where a folder is given.
+
+    Raises:
+        UserError: a path does not exist, or a folder holds no image.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            written_here = path.resolve() == output.resolve()
+            images = [image for image in images_in(path) if not (written_here and PICTURE.search(image.name))]
+            if not images:
+                raise UserError(f"--images {path}: the folder holds no images ({', '.join(IMAGE_ENDINGS)})")
+            found += images
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"--images {path} does not exist; expected image files or folders")
+    return list({path.resolve(): path for path in found}.values())
+
+
+def name_outputs(photos: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Pairs (photo, name that its pictures begin with): its stem, numbered where an earlier photo has the same."""
+    stems = {path.stem.lower() for path in photos}  # file systems that ignore case must not mix photos up either
+    used: set[str] = set()
+    pairs = []
+    for path in photos:
+        name, number = path.stem, 1
+        while name.lower() in used or (number > 1 and name.lower() in stems):
+            number += 1
+            name = f"{path.stem}-{number}"
+        used.add(name.lower())
+        pairs.append((path, name))
+    return pairs

@@ -1,0 +1,57 @@
+"""A segmenter for images of one's own, from a configuration and a few words; README's section From Python shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.config.reader import load_config
+from src.config.schema import Config
+from src.method.blip import load_configured
+from src.method.prompts import PromptSet
+from src.method.segmenter import Segmenter
+from src.one_shot.tuned_weights import load_tuned
+from src.photos.words import prompts_of_words
+from src.runtime import choose_device
+from src.screen import note
+
+
+def load_segmenter(
+    config: str | Path, classes: str | None = None, background: str | None = None, device: str = "auto"
+) -> Segmenter:
+    """Load the model that a configuration names and bind it to words.
+
+    Args:
+        config: a YAML file; its data set need not be there.
+        classes: what to look for, such as ``cat; dog = puppy, hound``; None: the classes of the class file.
+        background: what else may be there, such as ``table, wall``; None: the background words of the class file.
+        device: as ``--device``.
+
+    Raises:
+        UserError: the configuration, a word, the device or the model is refused.
+    """
+    settings = load_config(Path(config).expanduser())
+    return segmenter_of_words(settings, prompts_of_words(settings, classes, background), device)
+
+
+def segmenter_of_words(
+    config: Config, prompts: PromptSet, device: str = "auto", tuned: Path | None = None
+) -> Segmenter:
+    """The same for a configuration that is read and ``prompts`` that are made; ``tuned``: weights to put in.
+
+    Words that the model's vocabulary cannot spell are named.
+
+    Raises:
+        UserError: see :func:`load_segmenter`; or the layers are to be ranked, for which there is no list of images.
+    """
+    if config.model.layers == "auto":
+        expected = "layer numbers for photos; compute_infoscore_blip.py ranks them"
+        raise config.refusal("model.layers", "auto", expected)
+    blip = load_configured(config, choose_device(device))
+    segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
+    if tuned:
+        segmenter = load_tuned(tuned, segmenter)
+    unknown = blip.unknown_words(list(prompts.words))
+    if unknown:
+        words = ", ".join(f'"{word}"' for word in unknown)
+        note(f"note: the vocabulary of {blip.name} cannot spell {words}; expect little of it")
+    return segmenter

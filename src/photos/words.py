@@ -1,0 +1,83 @@
+"""What to look for in photos, in the user's own words: ``--classes`` and ``--background``."""
+
+from __future__ import annotations
+
+import re
+
+from src.config.schema import Config
+from src.errors import UserError
+from src.method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
+from src.paths import resolve
+from src.screen import say
+
+MAX_CLASSES = 254  # labels are bytes; 0 is the background, 255 stands for ignored pixels
+
+
+def prompts_of_words(
+    config: Config, classes: str | None, background: str | None = None, multi_prompt: bool = False
+) -> PromptSet:
+    """The prompts that ``--classes``, ``--background`` and the configuration's class file make together.
+
+    Args:
+        config: names the class file that stands in for what is not given.
+        classes: such as ``cat; dog = puppy, hound``; words after "=" always count. None: the class file's.
+        background: such as ``table, wall``. None: the class file's, without those that are asked for as classes.
+        multi_prompt: whether related words of the class file count.
+
+    Raises:
+        UserError: see :func:`parse_classes`, :func:`parse_background` and :func:`src.method.prompts.read_class_file`.
+    """
+    default: list[ClassEntry] = []
+    if classes is None or background is None:
+        default = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
+    foreground = default[1:] if classes is None else parse_classes(classes)
+    asked = {word.lower() for entry in foreground for word in (entry.name, *entry.related_words)}
+    if background is not None:
+        words = parse_background(background)
+        both = [word for word in words if word.lower() in asked]
+        if both:
+            raise UserError(f'--background: "{both[0]}" is one of the classes too; it cannot be both')
+    else:
+        usual = [default[0].name, *default[0].related_words]
+        words = [word for word in usual if word.lower() not in asked]
+        if len(words) < len(usual):
+            taken = [word for word in usual if word.lower() in asked]
+            say(f"no background words here, since they are classes: {', '.join(taken)}")
+        if not words:
+            raise UserError("no background words are left; name some with --background")
+    entries = [ClassEntry(words[0], tuple(words[1:])), *foreground]
+    return build_prompts(entries, multi_prompt=classes is not None or multi_prompt)
+
+
+def parse_classes(text: str) -> list[ClassEntry]:
+    """Read ``--classes``: classes apart by ";", each a name, or a name, "=" and related words apart by ",".
+
+    Raises:
+        UserError: no class, too many, one twice, a part without a name, or commas where semicolons were meant.
+    """
+    entries: list[ClassEntry] = []
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, equals, related = (piece.strip() for piece in part.partition("="))
+        words = tuple(filter(None, map(str.strip, related.split(","))))
+        if not name or (equals and not words) or "=" in related:
+            raise UserError(f'--classes: "{part}": expected a name, or name = word, word, such as "dog = puppy, hound"')
+        if "," in name:
+            raise UserError(f'--classes: "{name}": classes are set apart by ";", such as "cat; dog"')
+        if name.lower() in ("background", *(entry.name.lower() for entry in entries)):
+            raise UserError(f'--classes: "{name}" is there already; --background names what is background')
+        entries.append(ClassEntry(name, words))
+    if not 1 <= len(entries) <= MAX_CLASSES:
+        raise UserError(f"--classes: expected 1 to {MAX_CLASSES} classes, got {len(entries)}")
+    return entries
+
+
+def parse_background(text: str) -> list[str]:
+    """Read ``--background``: words apart by "," (";" does too).
+
+    Raises:
+        UserError: no word.
+    """
+    words = list(dict.fromkeys(filter(None, map(str.strip, re.split("[,;]", text)))))
+    if not words:
+        raise UserError('--background: expected at least one word, such as "table, wall"')
+    return words

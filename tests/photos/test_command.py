@@ -1,0 +1,167 @@
+"""Photos from the command line: pictures at their own size, nothing lost, and what cannot be meant refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import training_free_blip
+from src import cli
+from src.data.frame import Frame
+from src.method.segmenter import ImageAnalysis, Segmenter
+from src.paths import REPOSITORY
+from src.photos import command as photos
+from src.photos.photo import summary
+
+CONFIG = REPOSITORY / "tests/golden_training_free.yaml"
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+
+
+def save(path: Path, picture: Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+    return path
+
+
+def left_red_right_blue(mode: str = "RGB") -> Image.Image:
+    picture = Image.new("RGB", (40, 20), RED)
+    picture.paste(BLUE, (20, 0, 40, 20))
+    return picture.convert(mode)
+
+
+def test_the_summary_names_what_was_found_and_what_was_not() -> None:
+    labels = np.zeros((10, 10), np.uint8)
+    labels[:3] = 2
+    names = ("background", "cat", "my mug")
+    analysis = ImageAnalysis(names, labels, [0.5, 0.125, 0.875], torch.zeros(3, 8, 8), Frame(8))
+    lines = [line.split() for line in summary(analysis).splitlines()]
+    assert lines == [
+        ["class", "pixels", "itm"],
+        ["background", "70.0%", "0.50"],
+        ["my", "mug", "30.0%", "0.88"],
+        ["not", "found:", "cat", "(itm", "0.12)"],
+    ]
+
+
+def run(*arguments: object) -> int:
+    common = ["--config", CONFIG, "--device", "cpu", "--set", "crf.iters=2", "data_root=nowhere", "val_list=nowhere"]
+    return cli.run(training_free_blip.main, [str(argument) for argument in (*common, *arguments)])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 300), (53, 37), (200, 340)])  # width, height
+def test_pictures_come_at_the_photos_own_size(
+    tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    photo = save(tmp_path / "photo.png", Image.fromarray(pixels))
+    output = tmp_path / "out"
+    assert run("--images", photo, "--classes", "bus = coach; boat", "--output-dir", output, "--save-heatmaps") == 0
+    assert {path.name for path in output.iterdir()} == {
+        "photo_labels.png",
+        "photo_overlay.png",
+        "photo_heatmap_00_background.png",
+        "photo_heatmap_01_bus.png",
+        "photo_heatmap_02_boat.png",
+    }
+    with Image.open(output / "photo_labels.png") as labels:
+        assert (labels.mode, labels.size) == ("P", size)
+        values = np.asarray(labels)
+    assert values.max() <= 2
+    with Image.open(output / "photo_overlay.png") as overlay:
+        shown = np.asarray(overlay)[: size[1], : size[0]]
+        assert np.array_equal(shown[values == 0], pixels[values == 0])
+    text = capsys.readouterr().out
+    assert f"{size[0]} x {size[1]}" in text
+    for label, name in enumerate(("background", "bus", "boat")):
+        share = (values == label).mean()
+        assert (f"{100 * share:.1f}%" if share else f"{name} (itm") in text
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, colour in (("x", RED), ("y", BLUE)):
+        save(tmp_path / folder / "photo.png", Image.new("RGB", (30, 20), colour))
+    output = tmp_path / "out"
+    earlier = save(output / "photo_overlay.png", Image.new("RGB", (3, 3))).read_bytes()
+    arguments = ("--images", tmp_path / "x", tmp_path / "y", "--classes", "bus", "--output-dir", output)
+    assert run(*arguments) == 0, capsys.readouterr().err
+    names = sorted(path.name for path in output.iterdir())
+    kept = [name for name in names if name.startswith("photo_overlay.2")]
+    assert len(kept) == 1
+    assert (output / kept[0]).read_bytes() == earlier
+    new = {"photo_labels.png", "photo_overlay.png", "photo-2_labels.png", "photo-2_overlay.png"}
+    assert set(names) == {*new, *kept}
+    assert run(*arguments) == 0  # the same again leaves the same files
+    assert sorted(path.name for path in output.iterdir()) == names
+
+
+def test_an_unreadable_photo_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "b.png", Image.new("RGB", (30, 20)))
+    (tmp_path / "a.png").write_bytes(b"broken")
+    assert run("--images", tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    assert (tmp_path / "out" / "b_labels.png").exists()
+    error = capsys.readouterr().err
+    assert "1 of 2 images could not be segmented" in error
+    assert str(tmp_path / "a.png") in error
+
+
+def test_whatever_one_photo_brings_about_the_others_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}.png", Image.new("RGB", (30, 20 if name == "b" else 30)))
+    analyse = Segmenter.analyse_image
+
+    def analyse_squares(segmenter: Segmenter, rgb: np.ndarray) -> ImageAnalysis:
+        if rgb.shape[0] == 20:
+            raise RuntimeError("out of memory")
+        return analyse(segmenter, rgb)
+
+    monkeypatch.setattr(Segmenter, "analyse_image", analyse_squares)
+    assert run("--images", tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
+    assert f"left out: image {tmp_path / 'b.png'}: RuntimeError: out of memory" in capsys.readouterr().err
+
+
+def test_photos_are_a_command_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = save(tmp_path / "a.png", left_red_right_blue())
+    options = ("--config", CONFIG, "--device", "cpu", "--classes", "bus; boat", "--set", "crf.iters=2")
+    assert run("--images", photo, "--classes", "bus; boat", "--output-dir", tmp_path / "one") == 0
+    shown = capsys.readouterr().out.splitlines()
+    arguments = [str(argument) for argument in (photo, *options, "--output-dir", tmp_path / "other")]
+    assert cli.run(photos.main, arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-4:-1] == shown[-4:-1]
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_words_that_the_vocabulary_cannot_spell_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = save(tmp_path / "a.png", Image.new("RGB", (30, 20)))
+    vocabulary = json.loads((REPOSITORY / "tests/golden/pascal/model/tokenizer.json").read_text())["model"]["vocab"]
+    assert "bus" in vocabulary
+    assert run("--images", photo, "--classes", "bus; żółw", "--output-dir", tmp_path / "out") == 0
+    assert 'cannot spell "żółw"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--classes", "cat"), "--classes goes with --images"),
+        (("--background", "wall"), "--background goes with --images"),
+        (("--save-heatmaps",), "--save-heatmaps goes with --images"),
+        (("--classes", ""), "--classes goes with --images"),
+        (("--images", "a.jpg", "--save-predictions"), "--save-predictions goes with an image list"),
+        (("--images", "a.jpg", "--save-overlays", "3"), "--save-overlays goes with an image list"),
+        (("--images", "nowhere.jpg"), "nowhere.jpg does not exist"),
+        (("--images", CONFIG.parent / "golden/pascal/data/JPEGImages", "--set", "model.layers=auto"), "model.layers"),
+    ],
+)
+def test_commands_that_cannot_be_meant_are_refused(
+    arguments: tuple, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    assert reason in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""Classes and background in the user's own words."""
+
+from __future__ import annotations
+
+import pytest
+
+from src.config.reader import load_config
+from src.errors import UserError
+from src.method.prompts import ClassEntry, PromptSet
+from src.paths import REPOSITORY
+from src.photos.words import parse_classes, prompts_of_words
+
+CONFIG = REPOSITORY / "tests/golden_training_free.yaml"
+
+
+def words(entries: list[ClassEntry]) -> list[tuple[str, ...]]:
+    return [(entry.name, *entry.related_words) for entry in entries]
+
+
+def prompts_of(classes: str | None, background: str | None = None, multi_prompt: bool = False) -> PromptSet:
+    return prompts_of_words(load_config(CONFIG), classes, background, multi_prompt)
+
+
+def test_classes_and_their_related_words_are_read_from_one_line() -> None:
+    parsed = parse_classes(" cat; dog = puppy , hound ;my red mug;")
+    assert words(parsed) == [("cat",), ("dog", "puppy", "hound"), ("my red mug",)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "expected 1 to 254 classes, got 0"),
+        (" ; ", "got 0"),
+        ("cat, dog", 'set apart by ";"'),
+        ("= puppy", "expected a name"),
+        ("dog =", "expected a name"),
+        ("dog = puppy = hound", "expected a name"),
+        ("cat; Cat", "is there already"),
+        ("cat; background", "--background"),
+        (";".join(f"thing {number}" for number in range(255)), "got 255"),
+    ],
+)
+def test_classes_that_cannot_be_meant_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        parse_classes(text)
+
+
+def test_related_words_asked_for_always_count_and_the_background_is_the_class_files() -> None:
+    prompts = prompts_of("bus = coach; cat")
+    assert prompts.class_names == ("background", "bus", "cat")
+    assert prompts.prompts_per_class == (7, 2, 1)
+    assert prompts.words[:2] == ("sky", "wall")
+
+
+def test_without_classes_the_class_file_counts() -> None:
+    single, multi = prompts_of(None), prompts_of(None, multi_prompt=True)
+    assert single.class_names[:2] == ("background", "airplane")
+    assert len(single) == 13
+    assert len(multi) > len(single)
+    assert prompts_of(None, background="floor").words[:2] == ("floor", "airplane")
+
+
+def test_a_class_is_no_background_word(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = prompts_of("Wall = fence, sea")
+    assert prompts.words == ("sky", "tree", "wood", "grass", "road", "Wall", "fence", "sea")
+    assert "wall, sea" in capsys.readouterr().out
+    with pytest.raises(UserError, match='"wall" is one of the classes'):
+        prompts_of("cat; Wall", background="floor, wall")
+    with pytest.raises(UserError, match="no background words are left"):
+        prompts_of("sky; wall; tree; wood; grass; road; sea")
+
+
+def test_background_replaces_the_class_files_words() -> None:
+    assert prompts_of("cat", background=" table, wall ;table").words == ("table", "wall", "cat")
+    with pytest.raises(UserError, match="at least one word"):
+        prompts_of("cat", background=" , ")
