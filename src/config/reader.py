@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -14,7 +15,9 @@ import yaml
 
 from src.config.schema import COCO_EVALUATION_IMAGES, Config, refusal
 from src.errors import UserError
-from src.paths import REPOSITORY
+from src.paths import REPOSITORY, resolve
+
+MOST_CLASSES = 255  # labels are bytes, and one of them stands for ignored pixels
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -44,10 +47,31 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         _set_key(values, key.strip(), text)
     if values.get("data_set") == "coco":
         values.setdefault("max_images", COCO_EVALUATION_IMAGES)
+    _count_classes(values)
     config = _build(Config, values, source, "")
     config = dataclasses.replace(config, source=source)
     _check_ranges(config)
     return config
+
+
+def _count_classes(values: dict[str, Any]) -> None:
+    """Let ``dataset.num_classes``, where it is left out, be the length of the class file.
+
+    A class file that has no length is refused when it is read.
+    """
+    dataset, path = values.get("dataset", {}), values.get("class_name_dir")
+    if not isinstance(path, str) or (dataset and (not isinstance(dataset, dict) or "num_classes" in dataset)):
+        return
+    try:
+        classes = json.loads(resolve(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not isinstance(classes, list):
+        return
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        expected = f"2 to {MOST_CLASSES}, background included"
+        raise UserError(f"class file {resolve(path)} has {len(classes)} classes; expected {expected}")
+    values["dataset"] = {**(dataset or {}), "num_classes": len(classes)}
 
 
 def _set_key(values: dict[str, Any], key: str, text: str) -> None:
@@ -157,8 +181,8 @@ def _check_ranges(config: Config) -> None:
     check(
         "dataset.num_classes",
         dataset.num_classes,
-        2 <= dataset.num_classes <= 255,
-        "2 to 255, background included",
+        2 <= dataset.num_classes <= MOST_CLASSES,
+        f"2 to {MOST_CLASSES}, background included",
     )
     check(
         "dataset.ignore_label",

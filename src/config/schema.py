@@ -18,7 +18,10 @@ COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """How images are normalised and how labels are numbered."""
+    """How images are normalised and how labels are numbered.
+
+    In a configuration file ``num_classes`` may be left out: it is the length of the class file then.
+    """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)

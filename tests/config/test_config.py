@@ -15,6 +15,7 @@ import yaml
 from src.config.reader import load_config
 from src.config.schema import Config
 from src.errors import UserError
+from src.method.prompts import read_class_file
 from src.paths import REPOSITORY, resolve
 
 SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot")
@@ -51,6 +52,8 @@ output:
 """
 PUBLISHED_ONE_SHOT = (
     PUBLISHED.replace("val_list: /home/somebody/lists/val.txt\n", "")
+    .replace("  num_classes: 21\n", "")
+    .replace("  batch_size: 1\n", "")
     .replace("seed: 0", "seed: 124511")
     .replace("csv: /scratch/somebody/results.csv", "classwise_csv: /scratch/c.csv\n  summary_csv: /scratch/s.csv")
     + """
@@ -108,6 +111,38 @@ def test_published_values_are_the_shipped_ones(load: Load) -> None:
         if own.oneshot:
             paths = {"train_list": None, "test_list": None, "split": None}
             assert dataclasses.replace(own.oneshot, **paths) == dataclasses.replace(theirs.oneshot, **paths)
+
+
+@pytest.mark.parametrize(("data_set", "classes"), [("pascal", 21), ("coco", 81)])
+@pytest.mark.parametrize("published", [PUBLISHED, PUBLISHED_ONE_SHOT], ids=["training_free", "one_shot"])
+def test_the_published_key_sets_give_the_classes_of_their_class_file(
+    published: str, data_set: str, classes: int, load: Load
+) -> None:
+    """The one-shot files name neither dataset.num_classes nor dataloader.batch_size."""
+    text = published.replace("data_set: pascal", f"data_set: {data_set}").replace(
+        "num_classes: 21", f"num_classes: {classes}"
+    )
+    config = load(
+        text.replace("/home/somebody/classes/", "configs/classes/").replace("pascal.json", f"{data_set}.json")
+    )
+    assert config.dataset.num_classes == classes
+    assert len(read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)) == classes
+    assert config.dataloader.batch_size == 1
+    assert config.max_images == (10_000 if data_set == "coco" else None)
+
+
+@pytest.mark.parametrize("dataset", [None, {}, {"ignore_label": 99}])
+def test_a_number_of_classes_left_out_is_the_length_of_the_class_file(
+    dataset: dict[str, int] | None, load: Load, tmp_path: Path
+) -> None:
+    names = tmp_path / "classes.json"
+    names.write_text(json.dumps([{"name": f"class {n}"} for n in range(5)]))
+    values = {**MINIMAL, "class_name_dir": str(names), "dataset": dataset}
+    assert load(values).dataset.num_classes == 5
+    assert load(values, "dataset.num_classes=7").dataset.num_classes == 7  # the class file is then refused
+    names.write_text("[{}]")
+    with pytest.raises(UserError, match=r"class file .*classes\.json has 1 classes; expected 2 to 255"):
+        load(values)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
