@@ -4,9 +4,10 @@
     python one_shot_blip.py --config configs/coco_blip_one_shot.yaml --multi_prompt
     python one_shot_blip.py --config configs/pascal_blip_one_shot.yaml --set oneshot.shot=5 oneshot.total_runs=1
 
-Each run draws its supports, tunes the word embeddings and the chosen layers' cross-attention on them, and scores the
-rest of the list. Results: output.classwise_csv (IoU per class and run), output.summary_csv (mIoU per run, mean, std), a
-JSON beside it, and every run's tuned weights, which training_free_blip.py --tuned takes.
+Each run draws its supports from the whole list, tunes the word embeddings and the chosen layers' cross-attention on
+them, and scores the rest, on COCO the first 10,000 images of it (max_images). Results: output.classwise_csv (IoU per
+class and run), output.summary_csv (mIoU per run, mean, std), a JSON beside it, and every run's tuned weights, which
+training_free_blip.py --tuned takes.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
     from src.output import charts
     from src.provenance import provenance
 
-    episodes = read_episodes(config, task.entries, names)
+    episodes = read_episodes(config, names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
 
     runs: list[dict[str, Any]] = []
@@ -80,7 +81,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    return cli.experiment_parser("one_shot_blip.py", __doc__)
+    limit = (
+        "score only the first N queries of every run, as max_images does; supports are drawn from the whole list all "
+        "the same, so that all of its masks are read"
+    )
+    return cli.experiment_parser("one_shot_blip.py", __doc__, limit=limit)
 
 
 if __name__ == "__main__":

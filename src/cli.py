@@ -35,17 +35,22 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
     return 0
 
 
-def experiment_parser(script: str, manual: str | None, multi_prompt: bool = True) -> argparse.ArgumentParser:
+LIMIT = "use only the first N images of the list"
+
+
+def experiment_parser(
+    script: str, manual: str | None, multi_prompt: bool = True, limit: str = LIMIT
+) -> argparse.ArgumentParser:
     """A parser for an entry script: its docstring is the manual, the options that all of them share are there."""
     parser = argparse.ArgumentParser(
         prog=script, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    common_arguments(parser, multi_prompt)
+    common_arguments(parser, multi_prompt, limit)
     return parser
 
 
-def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True) -> None:
-    """Add what the three entry scripts share to ``parser``."""
+def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True, limit: str = LIMIT) -> None:
+    """Add what the three entry scripts share to ``parser``; ``limit`` says what --limit does."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -72,7 +77,7 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True)
         default="auto",
         help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
     )
-    parser.add_argument("--limit", type=positive_int, metavar="N", help="use only the first N images of the list")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)
     parser.add_argument(
         "--output-dir",
         type=Path,

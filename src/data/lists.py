@@ -63,8 +63,13 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
     return entries
 
 
-def evaluation_entries(config: Config, masks: bool = True) -> list[ListEntry]:
+def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) -> list[ListEntry]:
     """The images that a configuration evaluates on (``val_list`` or ``oneshot.test_list``), cut to ``max_images``.
+
+    Args:
+        config: names the list.
+        masks: whether every image must have one.
+        whole: do not cut.
 
     Raises:
         UserError: the configuration names no such list, or see :func:`read_list`.
@@ -72,4 +77,4 @@ def evaluation_entries(config: Config, masks: bool = True) -> list[ListEntry]:
     path = config.val_list or (config.oneshot and config.oneshot.test_list)
     if not path:
         raise UserError(f"{config.source}: key val_list is missing; expected the path of an image list")
-    return read_list(resolve(path), resolve(config.data_root), masks, config.max_images)
+    return read_list(resolve(path), resolve(config.data_root), masks, None if whole else config.max_images)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from src.config.schema import Config, OneShotConfig
 from src.data.images import read_mask
-from src.data.lists import ListEntry, read_list
+from src.data.lists import ListEntry, evaluation_entries, read_list
 from src.errors import UserError
 from src.paths import resolve
 
@@ -48,6 +48,8 @@ class Support:
 def class_areas(entries: Sequence[ListEntry], config: Config, description: str) -> np.ndarray:
     """Pixels of every class in every mask at native size, int64 [images, C]; reads all masks, with a progress bar.
 
+    Masks are read by a thread per core, and nothing of a mask is kept but its C numbers.
+
     Raises:
         UserError: a mask is missing, unreadable or holds a wrong label.
     """
@@ -55,11 +57,15 @@ def class_areas(entries: Sequence[ListEntry], config: Config, description: str) 
 
     def areas(entry: ListEntry) -> np.ndarray:
         assert entry.mask is not None
-        return np.bincount(read_mask(entry.mask, num_classes, ignore).ravel(), minlength=256)[:num_classes]
+        counts = np.bincount(read_mask(entry.mask, num_classes, ignore).ravel(), minlength=num_classes)
+        return counts[:num_classes].copy()  # not a view, which would keep the counts up to the ignored label
 
+    found = np.empty((len(entries), num_classes), np.int64)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(areas, entries)
-        return np.stack(list(tqdm(found, total=len(entries), desc=description, unit="mask", dynamic_ncols=True)))
+        masks = tqdm(pool.map(areas, entries), total=len(entries), desc=description, unit="mask", dynamic_ncols=True)
+        for row, counts in zip(found, masks, strict=True):
+            row[:] = counts
+    return found
 
 
 def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequence[str]) -> list[list[int]]:
@@ -87,14 +93,19 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
     return candidates
 
 
-def find_queries(areas: np.ndarray, supports: Sequence[Support] = ()) -> list[int]:
-    """Images that hold at least one foreground class, of any area, in list order; ``supports`` are left out.
+def find_queries(areas: np.ndarray, supports: Sequence[Support] = (), limit: int | None = None) -> list[int]:
+    """Images that hold at least one foreground class, of any area, in list order.
+
+    Args:
+        areas: [images, C], from :func:`class_areas`.
+        supports: are left out.
+        limit: take only the first so many of what is left then.
 
     Raises:
         UserError: no image is left.
     """
     taken = {support.index for support in supports}
-    queries = [index for index in np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist() if index not in taken]
+    queries = [index for index in np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist() if index not in taken][:limit]
     if not queries:
         raise UserError(
             f"none of the {len(areas)} images of the evaluation list is left to score: each is a support or holds no "
@@ -181,14 +192,14 @@ class Episodes:
         }
 
 
-def read_episodes(config: Config, evaluation_list: list[ListEntry], class_names: Sequence[str]) -> Episodes:
+def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     """Read the masks of the lists and draw the episodes that a configuration asks for.
 
     Supports come from ``oneshot.train_list``, or from the evaluation list; a run's queries are then without them.
+    Either list counts as a whole: ``max_images`` cuts the queries that are left, as published for COCO.
 
     Args:
         config: with a section ``oneshot``.
-        evaluation_list: the images to score.
         class_names: for messages.
 
     Raises:
@@ -196,7 +207,8 @@ def read_episodes(config: Config, evaluation_list: list[ListEntry], class_names:
     """
     oneshot = config.oneshot
     assert oneshot is not None
-    from_train_list, support_list = oneshot.use_training_images_for_supports, evaluation_list
+    evaluation_list = support_list = evaluation_entries(config, whole=True)
+    from_train_list = oneshot.use_training_images_for_supports
     if from_train_list:
         if oneshot.train_list is None:
             raise config.refusal("oneshot.train_list", None, "an image list, because supports are to come from it")
@@ -212,5 +224,6 @@ def read_episodes(config: Config, evaluation_list: list[ListEntry], class_names:
     runs, rng = [], random.Random(SEED)
     for _ in range(oneshot.total_runs):
         supports = choose_supports(candidates, oneshot.shot, qualifies, rng)
-        runs.append(Episode(supports, find_queries(areas, () if from_train_list else supports)))
+        queries = find_queries(areas, () if from_train_list else supports, config.max_images)
+        runs.append(Episode(supports, queries))
     return Episodes(support_list, evaluation_list, runs)

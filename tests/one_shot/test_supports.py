@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import one_shot_blip
 from src.config.reader import load_config
-from src.config.schema import OneShotConfig
+from src.config.schema import Config, OneShotConfig
 from src.data.lists import ListEntry, evaluation_entries
 from src.errors import UserError
 from src.one_shot.supports import (
@@ -142,7 +143,7 @@ def test_a_class_without_candidates_is_refused() -> None:
 
 def test_the_draws_of_a_configuration_are_the_published_ones() -> None:
     config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
-    episodes = read_episodes(config, evaluation_entries(config), [str(n) for n in range(7)])
+    episodes = read_episodes(config, [str(n) for n in range(7)])
     published = json.loads((GOLDEN / "expected.json").read_text())["one_shot"]["runs"]
     for episode, run in zip(episodes, published, strict=True):
         names = [f"class {n}" for n in range(7)]
@@ -174,3 +175,74 @@ def test_draws_the_published_supports() -> None:
         assert read == run["images_read_in_order"]
         assert len(drawn) == run["n_support"]
         assert len(set(queries) - {support.index for support in drawn}) == run["n_query"]
+
+
+def lists_of(tmp_path: Path, masks: list[np.ndarray], name: str = "list.txt") -> str:
+    """Write masks and a list of them; returns the list's path."""
+    lines = []
+    for number, mask in enumerate(masks):
+        Image.fromarray(mask).save(tmp_path / f"{name}{number}.png")
+        lines.append(f"{number}.jpg {name}{number}.png\n")
+    (tmp_path / name).write_text("".join(lines))
+    return str(tmp_path / name)
+
+
+def two_class_masks() -> list[np.ndarray]:
+    """Six masks: both classes in the first three, class 1 alone in the next two, class 2 alone in the last."""
+    masks = [np.ones((40, 40), np.uint8) for _ in range(6)]
+    for mask in masks[:3]:
+        mask[20:] = 2
+    masks[5][:] = 2
+    return masks
+
+
+def coco_config(tmp_path: Path, *overrides: str) -> Config:
+    settings = [f"data_root={tmp_path}", f"oneshot.test_list={tmp_path / 'list.txt'}", "oneshot.min_support_area=1"]
+    return load_config(ROOT / "configs" / "coco_blip_one_shot.yaml", [*settings, "dataset.num_classes=3", *overrides])
+
+
+def test_supports_come_from_the_whole_list_and_the_cut_from_what_is_left(tmp_path: Path) -> None:
+    masks = two_class_masks()
+    lists_of(tmp_path, masks)
+    episodes = read_episodes(coco_config(tmp_path, "max_images=3"), ["background", "a", "b"])
+    rng = random.Random(1)
+    for episode in episodes:
+        drawn, _ = plain_draw(masks, 3, 1, 1, True, rng)
+        assert [(s.index, s.label, s.isolated) for s in episode.supports] == drawn
+        assert episode.supports[0].index in (3, 4)  # only behind the cut does class 1 stand alone
+        assert episode.supports[1].index == 5
+        assert episode.queries == [0, 1, 2]
+
+
+def test_supports_and_images_without_a_class_make_room_for_later_queries(tmp_path: Path) -> None:
+    masks = [two_class_masks()[n] for n in (3, 5, 0, 0, 0)]
+    masks.insert(0, np.zeros((40, 40), np.uint8))
+    lists_of(tmp_path, masks)
+    for episode in read_episodes(coco_config(tmp_path, "max_images=2"), ["background", "a", "b"]):
+        assert [support.index for support in episode.supports] == [1, 2]
+        assert episode.queries == [3, 4]
+
+
+def test_the_cut_leaves_a_train_list_whole(tmp_path: Path) -> None:
+    lists_of(tmp_path, two_class_masks()[:3])
+    train = lists_of(tmp_path, two_class_masks(), "train.txt")
+    overrides = [f"oneshot.train_list={train}", "oneshot.use_training_images_for_supports=true", "max_images=2"]
+    for episode in read_episodes(coco_config(tmp_path, *overrides), ["background", "a", "b"]):
+        assert episode.supports[0].index in (3, 4)
+        assert episode.supports[1].index == 5
+        assert episode.queries == [0, 1]
+
+
+def test_areas_keep_nothing_of_the_masks(tmp_path: Path) -> None:
+    """Those of a list of 40,000 masks take what their numbers take."""
+    lists_of(tmp_path, two_class_masks())
+    config = coco_config(tmp_path)
+    areas = class_areas(evaluation_entries(config), config, "masks")
+    assert areas.base is None
+    assert (areas.dtype, areas.nbytes) == (np.int64, 6 * 3 * 8)
+
+
+def test_a_limit_limits_the_queries(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        one_shot_blip.main(["--help"])
+    assert "score only the first N queries of every run" in " ".join(capsys.readouterr().out.split())

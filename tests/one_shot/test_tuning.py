@@ -452,6 +452,15 @@ def test_fallback_supports_are_taken_out_of_the_queries(tmp_path: Path) -> None:
     assert only["images"] == 24 - len({support["image"] for support in only["supports"]})
 
 
+def test_a_limit_cuts_the_queries_and_not_the_supports(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", *QUICK)
+    cut = run(tmp_path / "cut", *QUICK, arguments=["--limit", "3"])
+    for run_, reference in zip(cut["runs"], whole["runs"], strict=True):
+        assert run_["images"] == 3
+        assert run_["supports"] == reference["supports"]
+        assert run_["losses"] == reference["losses"]
+
+
 def test_supports_may_hold_other_classes_if_so_configured(tmp_path: Path) -> None:
     """The first shuffled candidate is taken as it is."""
     clutter = cluttered_data(tmp_path)
