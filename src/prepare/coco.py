@@ -13,7 +13,7 @@ from src.prepare.archives import MAKE_ROOM, extract
 from src.prepare.coco_masks import Instances, MaskJob, draw_and_save, read_instances
 from src.prepare.download import download_coco
 from src.prepare.lists import check_list, say_count, write_list
-from src.prepare.masks import MASK_BYTES, names_in
+from src.prepare.masks import MASK_BYTES, names_in, require_folder
 from src.prepare.pairs import check_pairs
 from src.prepare.parallel import for_each
 from src.prepare.sources import COCO_ANNOTATIONS
@@ -55,6 +55,7 @@ def prepare_coco(
     Raises:
         UserError: a source is missing or damaged, the masks differ, or the disk has no room.
     """
+    require_folder(root)
     _fetch(root, splits, download)
     for split in splits:
         _prepare_split(root, lists / f"{split}.txt", split, crowd, force, workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import zipfile
@@ -15,6 +16,8 @@ from src.prepare.sources import COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
 # what goes wrong on the way: no network, a broken connection (both kinds of OSError or HTTPException), and a file
 # whose checksum differs (torchvision's RuntimeError)
 _FAILURES = (OSError, http.client.HTTPException, RuntimeError)
+
+_OF_THE_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
 def download_voc(root: Path) -> None:
@@ -74,5 +77,10 @@ def _downloading(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise UserError(
+                f"cannot write {error.filename or what} while downloading: {error.strerror}; "
+                "make room, or choose another --root"
+            ) from error
         reason = " ".join(str(error).split())
         raise UserError(f"downloading {what} failed ({reason}); start again, or {remedy}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,30 @@ def save_mask(path: Path, labels: np.ndarray) -> None:
 def names_in(folder: Path, ending: str) -> set[str]:
     """Names, without ``ending``, of the files in ``folder`` that have it; none if there is no such folder.
 
-    Names with a leading dot are files that were being written when a run was killed.
+    Names with a leading dot are files that were being written when a run was killed. Folders, pipes and links to
+    nowhere are no files: reading a pipe would wait for ever.
+
+    Raises:
+        UserError: the folder cannot be read.
     """
     if not folder.is_dir():
         return set()
-    return {
-        path.name.removesuffix(ending)
-        for path in folder.iterdir()
-        if path.name.endswith(ending) and not path.name.startswith(".")
-    }
+    try:
+        with os.scandir(folder) as entries:
+            return {
+                entry.name.removesuffix(ending)
+                for entry in entries
+                if entry.name.endswith(ending) and not entry.name.startswith(".") and entry.is_file()
+            }
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}); see to it and start again") from error
+
+
+def require_folder(root: Path) -> None:
+    """Make sure that the data root is a folder, or can become one.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--root {root} is a file; name the folder of the data set, with the archives in it")

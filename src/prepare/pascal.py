@@ -13,7 +13,7 @@ from src.files import replacing
 from src.prepare.archives import MAKE_ROOM
 from src.prepare.download import download_sbd, download_voc
 from src.prepare.lists import check_list, say_count, say_published, write_list
-from src.prepare.masks import MASK_BYTES, names_in, save_mask
+from src.prepare.masks import MASK_BYTES, names_in, require_folder, save_mask
 from src.prepare.pairs import check_pairs
 from src.prepare.parallel import for_each
 from src.prepare.pascal_sources import (
@@ -78,6 +78,7 @@ def prepare_pascal(
     Raises:
         UserError: a source is missing or damaged, or the disk has no room.
     """
+    require_folder(root)
     devkit, sbd_folder = _sources(root, voc, sbd, download)
     images, masks = root / "JPEGImages", root / "SegmentationClassAug"
     there = names_in(masks, ".png")

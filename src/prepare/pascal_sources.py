@@ -39,17 +39,21 @@ class Devkit:
         """The image names of ImageSets/``name``.txt, in the order of the file.
 
         Raises:
-            UserError: the file is missing or unreadable.
+            UserError: the file is missing, unreadable or empty.
         """
         path = self.folder / "ImageSets" / f"{name}.txt"
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
             raise UserError(
-                f"image set {path} cannot be read ({error}); it is part of {VOC_ARCHIVE}: unpack it again"
+                f"image set {path} cannot be read ({reason}); it is part of {VOC_ARCHIVE}: unpack it again"
             ) from error
         # the lists of Main may have further columns, the first is the name
-        return [line.split()[0] for line in text.splitlines() if line.strip()]
+        names = [line.split()[0] for line in text.splitlines() if line.strip()]
+        if not names:
+            raise UserError(f"image set {path} names no images; it is part of {VOC_ARCHIVE}: unpack it again")
+        return names
 
 
 def find_devkit(root: Path, given: Path | None) -> Devkit | None:

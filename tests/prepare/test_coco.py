@@ -439,3 +439,9 @@ def test_annotations_without_any_object_make_no_list(root: Path, lists: Path) ->
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
     with pytest.raises(UserError, match=r"no images for the list .*val\.txt"):
         prepare_coco(root, lists, ("val",))
+
+
+def test_a_root_that_is_a_file_is_named(lists: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--root .*file is a file"):
+        prepare_coco(tmp_path / "file", lists)

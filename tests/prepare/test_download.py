@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
@@ -185,6 +187,18 @@ def test_another_beginning_of_a_download_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "coco/.download/train2014.zip").write_bytes(b"half")
     prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
     assert len((tmp_path / "lists/val.txt").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_not_the_servers_fault(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "val2014.zip"))
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    with pytest.raises(UserError, match=rf"cannot write .*val2014\.zip while downloading: {os.strerror(number)}; make"):
+        download.download_coco("val2014.zip", tmp_path)
 
 
 @pytest.mark.usefixtures("pascal_offer", "coco_offer")

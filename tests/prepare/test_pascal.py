@@ -472,7 +472,7 @@ def test_an_sbd_file_without_its_struct_is_named(root: Path, lists: Path) -> Non
 
 def test_a_root_that_is_no_folder_is_named(root: Path, lists: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot put images into .*file/JPEGImages"):
+    with pytest.raises(UserError, match=r"--root .*file is a file; name the folder"):
         prepare_pascal(tmp_path / "file", lists, root, root / "benchmark_RELEASE")
 
 
@@ -485,3 +485,26 @@ def test_room_for_copies_is_asked_for(root: Path, lists: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="copying images needs about"):
         prepare_pascal(root, lists)
     assert not any((root / "JPEGImages").iterdir())
+
+
+def test_what_is_no_file_is_no_image_and_no_mask(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe would be waited for, a folder or a link to nowhere taken for a mask that is there already."""
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        (root / folder).mkdir()
+    (root / "JPEGImages/2007_000001.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "SegmentationClassAug/2007_000001.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "SegmentationClassAug/2008_000003.png")
+    os.mkfifo(root / "benchmark_RELEASE/dataset/cls/2010_000009.mat")
+    prepare_pascal(root, lists)
+    assert "6 masks written, 0 already there" in capsys.readouterr().out
+    assert pixels(root / "SegmentationClassAug/2007_000001.png").any()
+    (root / "SegmentationClassAug/2007_000001.png").unlink()
+    (root / "SegmentationClassAug/2007_000001.png").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*2007_000001\.png: Is a directory"):
+        prepare_pascal(root, lists)
+
+
+def test_an_empty_image_set_is_named(root: Path, lists: Path) -> None:
+    (root / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"Segmentation/val\.txt names no images; it is part of VOCtrainval"):
+        prepare_pascal(root, lists)
