@@ -88,7 +88,7 @@ class CrossAttentionTextEncoder(nn.Module):
     Args:
         text_model: whose submodules to take over.
         fused: form softmax(q k^T) v of cross-attention with PyTorch's fused kernel where no logits are wanted. Faster,
-            but rounds differently; without it every number is bit-equal to HuggingFace's own.
+            but rounds differently; without it operations keep HuggingFace's own order.
 
     Raises:
         UnsupportedTransformersError: a submodule is not where transformers 5.17 has it.

@@ -159,7 +159,7 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
     """Expose the cross-attention of a HuggingFace BLIP and freeze it; returns ``model``.
 
     With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in
-    the vision tower, equal up to float32 rounding. Without, every number is bit-equal to HuggingFace's own.
+    the vision tower, equal up to float32 rounding. Without, operations keep HuggingFace's own order.
 
     For the whole process float32 is made to mean float32: by default PyTorch lets convolutions on CUDA round their
     inputs to TF32, 10 bits of mantissa.

@@ -23,6 +23,7 @@ from src.method.attention import sum_over_tokens
 from src.method.blip import Blip, prepare
 from tests import tiny
 from tests.oracles.method import plain_forward, plain_itm, plain_token_logits
+from tests.rounding import rounding, roundings_of_blip
 
 PROMPTS = ["Image of sky.", "Image of red wall.", "Image of kittens.", "Image of cats.", "Image of mug."]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -57,12 +58,16 @@ def run(
         return encoder(encoder.encode_prompts(*tokens), embeds, layers, reduce)
 
 
-def test_exact_is_bit_equal_to_huggingface(exact: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
+def test_exact_is_huggingface_up_to_rounding(exact: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
+    """Not always to the bit: keys and values are one product for all prompts here, and one for each in HuggingFace's."""
     output = run(exact, tokens, pixels[:1])
-    hidden, logits = plain_forward(tiny.random_blip(), *tokens, pixels[0], (0, 1, 2, 3))
-    assert torch.equal(output.last_hidden_state[0], hidden)
-    for layer in range(tiny.LAYERS):
-        torch.testing.assert_close(output.reduced_logits[layer][0], logits[layer], rtol=1e-5, atol=1e-5)
+    reference = tiny.random_blip()
+    hidden, logits = plain_forward(reference, *tokens, pixels[0], (0, 1, 2, 3))
+    bound = rounding(roundings_of_blip(reference.config, (tiny.SIZE // tiny.PATCH) ** 2, tokens[0].shape[1]))
+    for got, expected in [(output.last_hidden_state[0], hidden)] + [
+        (output.reduced_logits[layer][0], logits[layer]) for layer in range(tiny.LAYERS)
+    ]:
+        torch.testing.assert_close(got, expected, rtol=0, atol=bound * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", ["exact", "fused"])
