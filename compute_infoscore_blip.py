@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     top = scores.top(config.model.top_k)
     write_result(csv, csv_text(COLUMNS, scores.rows()))
     origin = {"experiment": "infoscore", "images": len(task.entries), **provenance(config, segmenter, layers=top)}
-    compared = {"comparison": comparison.to_dict()} if comparison else {}
+    compared = {"comparison": comparison.to_dict(task.prompts.class_names)} if comparison else {}
     write_json(csv.with_suffix(".json"), {**scores.to_dict(), **compared, **origin})
     charts.infoscore_bars(csv.with_suffix(".png"), scores.infoscore.tolist(), top)
     say(scores.table())
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     if comparison:
         scatter = csv.with_name(f"{csv.stem}_against_miou.png")
         charts.infoscore_scatter(scatter, scores.infoscore.tolist(), comparison.single_layer_miou, top, comparison.rho)
-        say(comparison.table())
+        say(comparison.table(task.prompts.class_names))
         say(f"wrote {scatter}")
     say(f"to use the best {len(top)}, set in the configuration's section model:\nlayers: {top}")
 

@@ -46,7 +46,6 @@ def main(arguments: list[str]) -> None:
     # torch is imported here: what was wrong with the command has been said without waiting for it
     from src.data.dataset import SegmentationDataset
     from src.evaluation.evaluate import evaluate
-    from src.evaluation.metrics import score_table
     from src.loading import load_segmenter
     from src.output.evaluation_pictures import EvaluationPictures
     from src.provenance import provenance
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> None:
     write_result(csv, csv_text(("Class Name", "IoU"), zip(names, iou, strict=True)))
     origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, **provenance(config, segmenter)}
     write_json(csv.with_suffix(".json"), {**scores, **origin})
-    say(score_table(names, iou, f"{100 * evaluation.confusion.miou:.2f}"))
+    say(evaluation.confusion.table(names))
     drawn = pictures.write(evaluation.confusion)
     say(" ".join(map(str, ("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn)))))
 

@@ -120,6 +120,37 @@ def test_other_class_words_give_other_numbers(config_file: ConfigFile, data_root
 # what a user has to put right: exit code 2, one line, nothing written
 
 
+def redraw_masks(root: Path, background: int, foreground: int) -> None:
+    """Masks of two values: ``foreground`` wherever a class was."""
+    for path in (root / "masks").iterdir():
+        with Image.open(path) as mask:
+            labels = np.asarray(mask)
+        Image.fromarray(np.where(labels % 255 == 0, background, foreground).astype(np.uint8)).save(path)
+
+
+def test_a_two_class_set_drawn_in_0_and_255_is_told_so(
+    config_file: ConfigFile, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redraw_masks(data_root, 0, 255)
+    (data_root / "classes.json").write_text('[{"name": "sky"}, {"name": "cat"}]')
+    assert run(config_file(dataset={"num_classes": 2})) == 0
+    _, values = results_of(data_root)
+    assert values["absent_classes"] == ["cat"]
+    assert values["miou_present"] == 2 * values["miou"] == values["classes"][0]["iou"]
+    said = capsys.readouterr().out
+    assert "no pixel in the masks, counted as IoU 0, as published: cat; mIoU of the classes present:" in said
+    assert "255 in a mask is ignored, it is not class 1: to score cat, draw it with 1" in said
+
+
+def test_masks_with_nothing_to_score_are_an_error(
+    config_file: ConfigFile, data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    redraw_masks(data_root, 255, 255)
+    assert run(config_file()) == 2
+    assert "no pixel could be scored: the masks hold nothing but 255" in capsys.readouterr().err
+    assert not (data_root / "results").exists()
+
+
 def broken_image(root: Path) -> None:
     path = root / "images" / "2.jpg"
     path.write_bytes(path.read_bytes()[:300])

@@ -110,7 +110,7 @@ def evaluate(
     """Score ``segmenter`` on ``dataset`` with a progress bar that shows the running mIoU.
 
     Raises:
-        UserError: an image or mask could not be read.
+        UserError: an image or mask could not be read, or no pixel of the masks counts.
     """
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
     start = time.perf_counter()
@@ -123,4 +123,5 @@ def evaluate(
             # reading the score waits for the device; now and then is enough for the eye
             if segmenter.device.type == "cpu" or count % 50 == 0 or count == len(dataset):
                 bar.set_postfix(mIoU=f"{100 * confusion.miou:.2f}")
+    confusion.require_pixels()
     return Evaluation(confusion, len(dataset), time.perf_counter() - start)

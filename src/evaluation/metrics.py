@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.errors import UserError
 from src.screen import display_width, table
+
+MAX_NAMES = 12
+"""How many absent classes the screen names; the JSON names all."""
 
 
 class ConfusionMatrix:
@@ -52,15 +56,60 @@ class ConfusionMatrix:
         """Mean of :attr:`iou` over all C classes, background included."""
         return float(self.iou.mean())
 
+    @property
+    def absent(self) -> list[int]:
+        """Classes without a pixel in the masks: whatever is predicted, their IoU is 0."""
+        return (self.counts.sum(1) == 0).nonzero().flatten().tolist()
+
+    @property
+    def miou_present(self) -> float:
+        """Mean of :attr:`iou` over the classes that are not :attr:`absent`; 0 if all are."""
+        present = self.counts.sum(1) > 0
+        return float(self.iou[present].mean()) if present.any() else 0.0
+
+    def require_pixels(self) -> None:
+        """See that there is something to score.
+
+        Raises:
+            UserError: not one pixel was counted.
+        """
+        if not self.counts.any():
+            raise UserError(
+                f"no pixel could be scored: the masks hold nothing but {self.ignore_label}, which is ignored; "
+                "check the masks, and dataset.ignore_label"
+            )
+
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Plain values: mIoU; IoU, intersection and union of each of the C classes ``names``; the counts."""
+        """Plain values: mIoU; IoU, intersection and union of each of the C classes ``names``; the counts.
+
+        And the classes that are absent from the masks, with the mIoU of the others.
+        """
         columns = (names, self.iou.tolist(), self.intersection.tolist(), self.union.tolist())
         keys = ("name", "iou", "intersection", "union")
         return {
             "miou": self.miou,
+            "absent_classes": [names[label] for label in self.absent],
+            "miou_present": self.miou_present,
             "classes": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
             "confusion": self.counts.tolist(),
         }
+
+    def table(self, names: Sequence[str]) -> str:
+        """IoU per class and mIoU in percent for the screen, and what is to be said of absent classes."""
+        lines = [score_table(names, self.iou.tolist(), f"{100 * self.miou:.2f}")]
+        if self.absent:
+            lines.append(absence_note([names[label] for label in self.absent], f"{100 * self.miou_present:.2f}"))
+        if self.num_classes == 2 and self.absent == [1]:  # such masks are often drawn in 0 and 255
+            ignored = self.ignore_label
+            lines.append(f"  {ignored} in a mask is ignored, it is not class 1: to score {names[1]}, draw it with 1")
+        return "\n".join(lines)
+
+
+def absence_note(absent: Sequence[str], miou_present: str = "") -> str:
+    """A line for the screen on classes that are not in the masks, and on the mIoU of those present."""
+    shown = ", ".join(absent[:MAX_NAMES]) + (f" and {len(absent) - MAX_NAMES} more" if len(absent) > MAX_NAMES else "")
+    note = f"  no pixel in the masks, counted as IoU 0, as published: {shown}"
+    return f"{note}; mIoU of the classes present: {miou_present}" if miou_present else note
 
 
 def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from src.data.dataset import Batch, SegmentationDataset, batches
 from src.data.lists import ListEntry
 from src.disk import require_space
 from src.evaluation.evaluate import predictions_of
-from src.evaluation.metrics import ConfusionMatrix
+from src.evaluation.metrics import ConfusionMatrix, absence_note
 from src.layer_selection.infoscore import InfoScore, LayerScores
 from src.layer_selection.ranking import check_images
 from src.method import attention
@@ -54,16 +55,26 @@ class Comparison:
         correlation: Any = spearmanr(self.scores.infoscore.numpy(), self.single_layer_miou)
         return float(correlation.statistic)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values: rho, and name, layers and mIoU of every choice."""
-        choices = [{"name": c.name, "layers": c.layers, "miou": c.confusion.miou} for c in self.choices]
-        return {"spearman_rho": self.rho, "choices": choices}
+    def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Plain values: rho; which of the classes ``names`` are absent; name, layers and mIoU of every choice."""
+        choices = [
+            {"name": c.name, "layers": c.layers, "miou": c.confusion.miou, "miou_present": c.confusion.miou_present}
+            for c in self.choices
+        ]
+        absent = [names[label] for label in self.choices[0].confusion.absent]
+        return {"spearman_rho": self.rho, "absent_classes": absent, "choices": choices}
 
-    def table(self) -> str:
-        """mIoU of every choice in percent and rho, for the screen."""
-        rows = [(f"{c.name} {list(c.layers)}", f"{100 * c.confusion.miou:.2f}") for c in self.choices]
-        rho = f"  Spearman's rho between InfoScore and mIoU of the layers: {self.rho:.2f}"
-        return f"{table([('layers', 'mIoU'), *rows])}\n{rho}"
+    def table(self, names: Sequence[str]) -> str:
+        """mIoU of every choice in percent and rho, for the screen; and which of the classes ``names`` are absent."""
+        rows = [["layers", "mIoU", "of the classes present"]]
+        for choice in self.choices:
+            mious = (choice.confusion.miou, choice.confusion.miou_present)
+            rows.append([f"{choice.name} {list(choice.layers)}", *(f"{100 * miou:.2f}" for miou in mious)])
+        absent = self.choices[0].confusion.absent  # all were scored on the same masks
+        if not absent:
+            rows = [row[:2] for row in rows]
+        lines = [table(rows), f"  Spearman's rho between InfoScore and mIoU of the layers: {self.rho:.2f}"]
+        return "\n".join(lines + [absence_note([names[label] for label in absent])] * bool(absent))
 
 
 @torch.no_grad()
@@ -107,6 +118,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
                 for choice in choices:
                     _score(choice, maps, batch, segmenter, dataset)
                 bar.update(len(batch))
+        choices[0].confusion.require_pixels()
         scores = infoscore.scores()
         best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), dataset, segmenter.device)
         description = f"scoring layers {list(best.layers)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.evaluation.evaluate import Evaluation
-from src.evaluation.metrics import score_table
+from src.evaluation.metrics import absence_note, score_table
 
 
 def run_record(
@@ -69,15 +69,35 @@ class OneShotSummary:
         """A row per run with its mIoU, then mean and standard deviation."""
         return [*enumerate(self.mious), ("mean", self.mean), ("std", self.std)]
 
+    @property
+    def absent(self) -> list[str]:
+        """Classes without a pixel in the masks of some run's queries, in label order."""
+        return [name for name in self.names if any(name in record["absent_classes"] for record in self.runs)]
+
+    @property
+    def mious_present(self) -> list[float]:
+        """Each run's mIoU over the classes that are in its masks."""
+        return [record["miou_present"] for record in self.runs]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: mean and standard deviation of mIoU, mean IoU per class, every run."""
+        """Plain values: mean and standard deviation of mIoU, mean IoU per class, every run.
+
+        And the classes that are absent from a run's masks, with the mIoU of those present.
+        """
         return {
             "miou_mean": self.mean,
             "miou_std": self.std,
+            "absent_classes": self.absent,
+            "miou_present_mean": statistics.fmean(self.mious_present),
+            "miou_present_std": statistics.pstdev(self.mious_present),
             "classes": [{"name": name, "iou": iou} for name, iou in zip(self.names, self.class_means, strict=True)],
             "runs": list(self.runs),
         }
 
     def table(self) -> str:
         """Mean IoU per class and mIoU with its standard deviation, for the screen."""
-        return score_table(self.names, self.class_means, f"{100 * self.mean:.2f} ± {100 * self.std:.2f}")
+        scores = score_table(self.names, self.class_means, f"{100 * self.mean:.2f} ± {100 * self.std:.2f}")
+        if not self.absent:
+            return scores
+        mean, std = statistics.fmean(self.mious_present), statistics.pstdev(self.mious_present)
+        return f"{scores}\n{absence_note(self.absent, f'{100 * mean:.2f} ± {100 * std:.2f}')}"

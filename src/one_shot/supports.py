@@ -80,10 +80,15 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
         C - 1 lists of indices; the first is for class 1.
 
     Raises:
-        UserError: a class has fewer candidates than shots.
+        UserError: a class is not in the masks at all, or has fewer candidates than shots.
     """
     candidates = [np.flatnonzero(column >= oneshot.min_support_area).tolist() for column in areas.T[1:]]
     for label, indices in enumerate(candidates, 1):
+        if not areas[:, label].any():
+            raise UserError(
+                f"class {label} ({class_names[label]}) has no pixel in the masks of the support list; use a list with "
+                "all classes, or a class file without it (255 in a mask is ignored, it is no class)"
+            )
         if len(indices) < oneshot.shot:
             raise UserError(
                 f"class {label} ({class_names[label]}) covers oneshot.min_support_area = {oneshot.min_support_area} "

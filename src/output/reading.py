@@ -52,6 +52,7 @@ class Result:
         facts: what tells this result from others: experiment, prompts, layers, images, runs.
         settings: its configuration, as written by the experiment.
         miou: None for a ranking.
+        miou_present: over the classes that are in the masks, if some are not; else None.
         classes: by class name, in label order; empty for a ranking.
         ranking: by layer; empty for an evaluation.
     """
@@ -60,6 +61,7 @@ class Result:
     facts: dict[str, str]
     settings: dict[str, Any]
     miou: Score | None
+    miou_present: Score | None
     classes: dict[str, Score]
     ranking: dict[int, Rank]
 
@@ -145,11 +147,12 @@ def read_result(path: Path) -> Result:
     settings = settings if isinstance(settings, dict) else {}
     if experiment == "infoscore":
         facts["images"] = str(_whole(_value(values, "images"), "images"))
-        return Result(path, facts, settings, None, {}, _ranking(values))
+        return Result(path, facts, settings, None, None, {}, _ranking(values))
     if experiment == "training-free":
         facts["images"] = str(_whole(_value(values, "images"), "images"))
         scores = {name: Score(iou) for name, iou in _ious(values)}
-        return Result(path, facts, settings, Score(_fraction(values, "miou")), scores, {})
+        present = Score(_fraction(values, "miou_present")) if values.get("absent_classes") else None
+        return Result(path, facts, settings, Score(_fraction(values, "miou")), present, scores, {})
     runs = _list(values, "runs")
     if not runs:
         raise NoResultError("it has no runs")
@@ -157,7 +160,10 @@ def read_result(path: Path) -> Result:
     facts["images"] = " to ".join(map(str, sorted({min(images), max(images)})))
     facts["runs"] = str(len(runs))
     miou = Score(_fraction(values, "miou_mean"), _fraction(values, "miou_std"))
-    return Result(path, facts, settings, miou, _over_runs(values, runs), {})
+    present = None
+    if values.get("absent_classes"):
+        present = Score(_fraction(values, "miou_present_mean"), _fraction(values, "miou_present_std"))
+    return Result(path, facts, settings, miou, present, _over_runs(values, runs), {})
 
 
 def _read_folder(folder: Path) -> Found:

@@ -49,6 +49,10 @@ def markdown(found: Found) -> str:
         results = [result for _, result in scored]
         rows = _facts(results)
         rows.append(["**mIoU**", *(str(result.miou) for result in results)])
+        if any(result.miou_present for result in results):  # else it is the same
+            rows.append(
+                ["mIoU of the classes present", *(str(result.miou_present or result.miou) for result in results)]
+            )
         rows += [[name, *(_cell(result.classes.get(name)) for result in results)] for name in row_names(results)]
         parts.append(_table(["IoU in percent", *(title for title, _ in scored)], rows))
     if ranked:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.evaluation.metrics import ConfusionMatrix, score_table
+from src.errors import UserError
+from src.evaluation.metrics import ConfusionMatrix, absence_note, score_table
 from tests.oracles.method import plain_iou
 
 
@@ -38,8 +39,49 @@ def test_images_are_summed_before_dividing() -> None:
     assert confusion.iou.tolist() == [10 / 12, 0]
 
 
-def test_nothing_seen_is_no_error() -> None:
-    assert ConfusionMatrix(3, 255).miou == 0
+def test_nothing_seen_is_an_error_only_of_a_finished_score() -> None:
+    confusion = ConfusionMatrix(3, 255)
+    assert confusion.miou == confusion.miou_present == 0
+    confusion.update(torch.tensor([1, 2]), torch.tensor([255, 255]))
+    with pytest.raises(UserError, match="no pixel could be scored: the masks hold nothing but 255"):
+        confusion.require_pixels()
+    confusion.update(torch.tensor([1, 2]), torch.tensor([255, 0]))
+    confusion.require_pixels()
+
+
+def test_absent_classes_count_as_zero_and_are_named() -> None:
+    """Absent is what no mask has, predicted or not; the mean over the others stands beside the published one."""
+    confusion = ConfusionMatrix(4, 255)
+    confusion.update(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 1]))
+    names = ("background", "cat", "dog", "cow")
+    assert confusion.absent == [2, 3]
+    assert confusion.miou == pytest.approx((1 + 0.5 + 0 + 0) / 4)
+    assert confusion.miou_present == pytest.approx((1 + 0.5) / 2)
+    values = confusion.to_dict(names)
+    assert values["absent_classes"] == ["dog", "cow"]
+    assert values["miou_present"] == confusion.miou_present
+    assert confusion.table(names).splitlines()[-1] == (
+        "  no pixel in the masks, counted as IoU 0, as published: dog, cow; mIoU of the classes present: 75.00"
+    )
+
+
+def test_whole_masks_need_no_note() -> None:
+    confusion = ConfusionMatrix(2, 255)
+    confusion.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    assert confusion.table(("background", "cat")) == score_table(("background", "cat"), (1, 1), "100.00")
+
+
+def test_many_absent_classes_are_named_in_part() -> None:
+    note = absence_note([f"class {n}" for n in range(79)])
+    assert note.endswith("class 10, class 11 and 67 more")
+
+
+def test_masks_of_0_and_255_have_no_class_1() -> None:
+    confusion = ConfusionMatrix(2, 255)
+    confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 255, 255]))
+    said = confusion.table(("background", "polyp")).splitlines()
+    assert "no pixel in the masks, counted as IoU 0, as published: polyp" in said[-2]
+    assert said[-1] == "  255 in a mask is ignored, it is not class 1: to score polyp, draw it with 1"
 
 
 @pytest.mark.parametrize("ignore_label", [255, 200])
@@ -72,6 +114,8 @@ def test_scores_as_values_are_plain_and_complete() -> None:
     values = confusion.to_dict(("background", "cat"))
     assert values == {
         "miou": 0.5,
+        "absent_classes": [],
+        "miou_present": 0.5,
         "classes": [
             {"name": "background", "iou": 0.5, "intersection": 1, "union": 2},
             {"name": "cat", "iou": 0.5, "intersection": 1, "union": 2},

@@ -80,6 +80,16 @@ def test_too_little_room_is_refused_before_the_model_runs(tmp_path: Path, monkey
         compared(config, 2, tmp_path)
 
 
+def test_masks_with_nothing_to_score_are_refused(tmp_path: Path) -> None:
+    lines = [f"{GOLDEN / 'data' / 'JPEGImages' / f'00000{n}.png'} {tmp_path / 'mask.png'}" for n in range(2)]
+    with Image.open(lines[0].split()[0]) as image:
+        Image.new("L", image.size, 255).save(tmp_path / "mask.png")
+    (tmp_path / "list.txt").write_text(f"{lines[0]}\n{lines[0]}\n")
+    config = load_config(CONFIG, ["model.image_size=64", "crf.iters=0", f"val_list={tmp_path / 'list.txt'}"])
+    with pytest.raises(UserError, match="no pixel could be scored: the masks hold nothing but 255"):
+        compared(config, 1, tmp_path / "scratch")
+
+
 def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", str(CONFIG), "--device", "cpu", "--output-dir", str(tmp_path), "--limit", "6"]
     settings = ["--set", "model.image_size=64", "crf.iters=0"]
@@ -90,9 +100,11 @@ def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: py
     assert [choice["layers"] for choice in choices] == [[0], [1], [2], [3], top, [0, 1, 2, 3], [3]]
     assert choices[4]["miou"] == choices[top[0]]["miou"]  # the best alone is a single layer
     said = capsys.readouterr().out
+    absent = written["comparison"]["absent_classes"]
+    assert ("as published: " + ", ".join(absent) in said) == bool(absent)
     for choice in choices:
         line = next(line for line in said.splitlines() if line.strip().startswith(choice["name"]))
-        assert line.endswith(f"{100 * choice['miou']:.2f}")
+        assert line.split()[-1 if not absent else -2] == f"{100 * choice['miou']:.2f}"
     assert (
         f"Spearman's rho between InfoScore and mIoU of the layers: {written['comparison']['spearman_rho']:.2f}" in said
     )

@@ -141,6 +141,12 @@ def test_a_class_without_candidates_is_refused() -> None:
         find_candidates(np.array([[7, 16383]]), OneShotConfig(), ["background", "bird"])
 
 
+def test_a_class_that_is_in_no_mask_is_refused() -> None:
+    """As with masks of 0 and 255: there is no class 1 in them, however low the area."""
+    with pytest.raises(UserError, match=r"class 1 \(bird\) has no pixel in the masks .*255 in a mask is ignored"):
+        find_candidates(np.array([[7, 0], [9, 0]]), OneShotConfig(), ["background", "bird"])
+
+
 def test_the_draws_of_a_configuration_are_the_published_ones() -> None:
     config = load_config(ROOT / "tests" / "golden_one_shot.yaml")
     episodes = read_episodes(config, [str(n) for n in range(7)])

@@ -181,6 +181,19 @@ def test_settings_are_told_where_they_differ(tmp_path: Path) -> None:
     assert "data_set" not in cells(markdown(find_results(paths)))
 
 
+def test_absent_classes_give_a_row_of_their_own(tmp_path: Path) -> None:
+    lacking = {"absent_classes": ["dog"], "miou_present": 0.625}
+    lacking_runs = {"absent_classes": ["dog"], "miou_present_mean": 0.7, "miou_present_std": 0.1}
+    paths = [
+        write(tmp_path / "whole.json", training_free(0.5)),
+        write(tmp_path / "lacking.json", {**training_free(0.5), **lacking}),
+        write(tmp_path / "runs.json", {**one_shot(), **lacking_runs}),
+    ]
+    rows = cells(markdown(find_results(paths)))
+    assert rows["mIoU of the classes present"] == ["50.00", "62.50", "70.00 ± 10.00"]
+    assert "mIoU of the classes present" not in cells(markdown(find_results(paths[:1])))
+
+
 def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("mIoU", "a|b", "$\\frac$", "two\nlines", "_under")
     values = training_free(0.5)
