@@ -59,7 +59,7 @@ def run(
 
 
 def test_exact_is_huggingface_up_to_rounding(exact: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
-    """Not always to the bit: keys and values are one product for all prompts here, and one for each in HuggingFace's."""
+    """Not always to the bit: keys and values are one product for all prompts here, in HuggingFace's one for each."""
     output = run(exact, tokens, pixels[:1])
     reference = tiny.random_blip()
     hidden, logits = plain_forward(reference, *tokens, pixels[0], (0, 1, 2, 3))
