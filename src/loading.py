@@ -34,5 +34,6 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     segmenter = Segmenter.from_config(task.config, blip, task.prompts, layers)
     if tuned:
         segmenter = load_tuned(tuned, segmenter)
-    say(f"{blip.name} on {device}: {len(task.prompts)} prompts, layers {list(layers)}, {len(task.entries)} images")
+    numbers, images = segmenter.number_format.name, len(task.entries)
+    say(f"{blip.name} on {device} in {numbers}: {len(task.prompts)} prompts, layers {list(layers)}, {images} images")
     return segmenter

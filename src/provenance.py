@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | Non
         "transformers": transformers.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "device": device_name(device),
+        "number_format": dataclasses.asdict(segmenter.number_format),
         "git_commit": git_commit(),
     }
 

@@ -7,8 +7,10 @@ with its configuration, in the time that importing torch alone would take.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from src.config.schema import Amp
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,16 +38,21 @@ def choose_device(name: str) -> torch.device:
     """The device that ``--device`` names.
 
     Args:
-        name: ``auto`` (CUDA when there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``auto`` and
+        name: ``auto`` (CUDA where it works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``auto`` and
             ``cuda`` are the process's own GPU under torchrun: cuda:LOCAL_RANK.
 
     Raises:
-        UserError: another name, or a device that is not there.
+        UserError: another name, or a device that is not there or cannot be used; says why.
     """
     import torch
 
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        fault = _why_no_cuda()
+        if fault and torch.cuda.is_available():
+            from src.screen import note  # which itself asks this module who may speak
+
+            note(f"computing on the CPU: {fault}")
+        name = "cpu" if fault else "cuda"
     if name == "cpu":
         return torch.device("cpu")
     if name == "mps":
@@ -56,14 +63,55 @@ def choose_device(name: str) -> torch.device:
     if kind != "cuda" or (":" in name and not number.isdecimal()):
         raise UserError(f"--device {name}: expected {DEVICES}")
     if not torch.cuda.is_available():
-        raise UserError(f"--device {name}: PyTorch sees no CUDA device here; use --device cpu, or auto")
+        raise UserError(f"--device {name}: {_why_no_cuda()}; use --device cpu, or auto")
     index = int(number) if number else local_rank()
     if index >= torch.cuda.device_count():
         raise UserError(
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0, and this process "
             f"asks for number {index}"
         )
+    fault = _why_no_cuda(index)
+    if fault:
+        raise UserError(f"--device {name}: {fault}; use --device cpu, or auto")
     return torch.device("cuda", index)
+
+
+def _why_no_cuda(index: int | None = None) -> str:
+    """Why CUDA device ``index`` (default: the process's own) cannot be used; empty if it can."""
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"PyTorch {torch.__version__} here is built without CUDA (README, Install, has the command for one with it)"
+        )
+    if not torch.cuda.is_available():
+        built = f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}"
+        try:
+            torch.cuda.init()
+        except Exception as error:  # which kind depends on what is wrong with the driver
+            reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+            return f"{built} and finds none: {reason} (README, Install, has the commands for older drivers)"
+        return f"{built} and finds none"
+    index = min(local_rank(), torch.cuda.device_count() - 1) if index is None else index
+    architectures = torch.cuda.get_arch_list()
+    if torch.version.hip is not None or _runs_on(architectures, torch.cuda.get_device_capability(index)):
+        return ""
+    major, minor = torch.cuda.get_device_capability(index)
+    return (
+        f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}, for which PyTorch "
+        f"{torch.__version__} has no code, only for {', '.join(architectures)} (README, Install, has the commands for "
+        "other GPUs)"
+    )
+
+
+def _runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
+    """Whether code for one of ``architectures`` runs on a GPU: ``sm_86`` on 8.6 to 8.9, ``compute_90`` from 9.0 on."""
+    for architecture in architectures:
+        kind, _, digits = architecture.rstrip("af").partition("_")
+        built_for = int(digits[:-1]), int(digits[-1])
+        if built_for <= capability and (kind == "compute" or built_for[0] == capability[0]):
+            return True
+    return False
 
 
 def device_name(device: torch.device) -> str:
@@ -73,18 +121,63 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def autocast_dtype(amp: bool | Literal["bf16"], device: torch.device) -> torch.dtype | None:
-    """The number format that ``runtime.amp`` stands for on ``device``; None is float32.
+@dataclass(frozen=True)
+class NumberFormat:
+    """What the matrix products of a job are computed in; sums that need it, the CRF and the scores stay in float32.
 
-    ``True`` is bfloat16 where the hardware multiplies it faster than float32: CUDA devices with tensor cores for it and
-    CPUs with AMX. (AVX512-bf16 alone is slower than float32 in PyTorch 2.11.) ``"bf16"`` forces it anywhere.
+    Attributes:
+        name: of the format, as torch calls it.
+        why: what decided so.
+    """
+
+    name: Literal["float32", "bfloat16", "float16"]
+    why: str
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What torch.autocast is to use; None where it is to be off."""
+        import torch
+
+        return None if self.name == "float32" else getattr(torch, self.name)
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a result is not a number."""
+        return {
+            "float16": "it ends at 65,504: set runtime.amp to bf16, which has the range of float32, or to false",
+            "bfloat16": "set runtime.amp to false",
+            "float32": "check the model's weights",
+        }[self.name]
+
+
+def number_format(amp: Amp, device: torch.device) -> NumberFormat:
+    """The number format that ``runtime.amp`` stands for on ``device``.
+
+    ``False`` is float32, ``"bf16"`` and ``"fp16"`` are what they say, anywhere. ``True`` is the fast format of the
+    hardware. On CUDA that is float16, as published: it rounds eight times finer than bfloat16, and is fast from Volta
+    on. Tuning goes through it too, without loss scaling, as published: next to none of the gradients are so small as to
+    vanish in it (README, Differences). What is too large is told: :meth:`src.method.segmenter.Segmenter.check_numbers`.
     """
     import torch
 
-    if amp == "bf16":
-        return torch.bfloat16
-    if not amp or device.type == "mps":
-        return None
+    if amp is False:
+        return NumberFormat("float32", "runtime.amp is false")
+    if amp is not True:
+        return NumberFormat("bfloat16" if amp == "bf16" else "float16", f"runtime.amp is {amp}")
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 7:
+            return NumberFormat("float16", "runtime.amp is true: CUDA")
+        return NumberFormat("float32", f"float16 is slow below compute capability 7.0, and this is {major}.{minor}")
+    if device.type == "cpu":
+        return _fast_cpu_format()
+    return NumberFormat("float32", f"runtime.amp is true: nothing is gained on {device.type}")
+
+
+def _fast_cpu_format() -> NumberFormat:
+    """bfloat16 on CPUs with AMX; AVX512-bf16 alone is slower than float32 in PyTorch 2.11."""
+    import torch
+
+    if torch.cpu._is_amx_tile_supported():
+        return NumberFormat("bfloat16", "runtime.amp is true: this CPU has AMX")
+    return NumberFormat("float32", "runtime.amp is true: this CPU has no AMX")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 
 from src import runtime
+from src.config.schema import Amp
 from src.errors import UserError
-from src.runtime import autocast_dtype, choose_device
+from src.runtime import choose_device, number_format
 
 CPU = torch.device("cpu")
 
@@ -18,23 +21,88 @@ def test_devices_that_do_not_exist_are_refused(name: str) -> None:
         choose_device(name)
 
 
-def test_auto_takes_cuda_when_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes PyTorch see so many GPUs of a compute capability, with code for some architectures."""
+
+    def see(
+        count: int, capability: tuple[int, int] = (8, 6), architectures: Sequence[str] = ("sm_75", "sm_80")
+    ) -> None:
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _=None: "Some GPU")
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
+
+    return see
+
+
+def test_auto_takes_cuda_when_there_is_one(gpus: Callable[..., None]) -> None:
+    gpus(2)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     assert choose_device("cpu") == CPU
     with pytest.raises(UserError, match="there are 2 CUDA devices"):
         choose_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    gpus(0)
     assert choose_device("auto") == CPU
-    with pytest.raises(UserError, match="sees no CUDA device here; use --device cpu"):
+
+
+def test_without_cuda_it_is_said_why(gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(0)
+
+    def no_driver() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update it.")
+
+    monkeypatch.setattr(torch.cuda, "init", no_driver)
+    reason = (
+        r"built for CUDA 13\.0 and finds none: The NVIDIA driver on your system is too old \(found version 12020\) "
+    )
+    with pytest.raises(UserError, match=rf"--device cuda: .*{reason}.*; use --device cpu"):
         choose_device("cuda")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match=r"--device cuda:1: .* built without CUDA .*README.*; use --device cpu"):
+        choose_device("cuda:1")
 
 
-def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((7, 5), ("sm_75", "sm_80"), True),
+        ((8, 9), ("sm_75", "sm_86"), True),
+        ((8, 0), ("sm_75", "sm_86"), False),
+        ((6, 1), ("sm_75", "sm_90"), False),
+        ((12, 0), ("sm_90", "sm_100", "sm_120"), True),
+        ((12, 1), ("sm_90", "compute_90"), True),
+        ((12, 1), ("sm_90a", "sm_100f"), False),
+        ((10, 0), ("sm_100a",), True),
+    ],
+)
+def test_a_gpu_that_this_pytorch_has_no_code_for_is_not_used(
+    capability: tuple[int, int],
+    architectures: tuple[str, ...],
+    runs: bool,
+    gpus: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gpus(1, capability, architectures)
+    if runs:
+        assert choose_device("cuda") == choose_device("auto") == torch.device("cuda", 0)
+        return
+    fault = f"Some GPU has compute capability {capability[0]}.{capability[1]}, for which PyTorch .* has no code"
+    with pytest.raises(UserError, match=fault):
+        choose_device("cuda:0")
+    assert choose_device("auto") == CPU
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("computing on the CPU: Some GPU has compute capability")
+
+
+def test_each_process_of_a_machine_takes_its_own_gpu(
+    gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     assert choose_device("cuda:0") == torch.device("cuda", 0)
@@ -46,7 +114,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyP
 def test_mps_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")
-    assert autocast_dtype(True, torch.device("mps")) is None
+    assert number_format(True, torch.device("mps")).autocast_dtype is None
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device mps: PyTorch sees no Apple GPU"):
         choose_device("mps")
@@ -60,3 +128,36 @@ def test_processes_are_counted_as_torchrun_says(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert (runtime.rank(), runtime.world_size(), runtime.local_rank()) == (5, 8, 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+@pytest.mark.parametrize(
+    ("amp", "name", "dtype"),
+    [(False, "float32", None), ("bf16", "bfloat16", torch.bfloat16), ("fp16", "float16", torch.float16)],
+)
+def test_a_number_format_that_is_asked_for_is_taken(
+    amp: Amp, name: str, dtype: torch.dtype | None, device: str
+) -> None:
+    numbers = number_format(amp, torch.device(device))
+    assert (numbers.name, numbers.autocast_dtype) == (name, dtype)
+    assert numbers.why == f"runtime.amp is {str(amp).lower()}"
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_true_is_bfloat16_on_cpus_that_gain_by_it(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert number_format(True, CPU).name == ("bfloat16" if tiles else "float32")
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"), [((6, 1), "float32"), ((7, 5), "float16"), ((8, 0), "float16"), ((12, 0), "float16")]
+)
+def test_true_is_float16_on_cuda_as_published(
+    capability: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device that computes is asked, not the current one."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
+    device = torch.device("cuda", 1)
+    assert number_format(True, device).name == name
+    assert asked == [device]

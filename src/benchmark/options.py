@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from src.config.schema import Amp
+
 What = Literal["segment", "infoscore", "tuning", "runs", "nothing"]
 Side = Literal["ours", "plain"]
 
 CLASSES = {"pascal": 21, "coco": 81}
-AMP: dict[str, bool | Literal["bf16"]] = {"false": False, "true": True, "bf16": "bf16"}
+AMP: dict[str, Amp] = {"false": False, "true": True, "bf16": "bf16", "fp16": "fp16"}
 RUNS = 5  # of one-shot tuning, as published
 STEP_IMAGES = 2  # images of an optimiser step, as published
 

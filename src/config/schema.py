@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from src.errors import UserError
 
+Amp = bool | Literal["bf16", "fp16"]
+"""``runtime.amp``; see :func:`src.runtime.number_format`."""
+
 COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 lines of its list
 
 
@@ -74,7 +77,7 @@ class RuntimeConfig:
     """Seed, number format and attention kernels."""
 
     seed: int = 0
-    amp: bool | Literal["bf16"] = True
+    amp: Amp = True
     attention: Literal["fused", "exact"] = "fused"
 
 

@@ -110,7 +110,8 @@ def evaluate(
     """Score ``segmenter`` on ``dataset`` with a progress bar that shows the running mIoU.
 
     Raises:
-        UserError: an image or mask could not be read, or no pixel of the masks counts.
+        UserError: an image or mask could not be read, no pixel of the masks counts, or what the model says is not a
+            number.
     """
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
     start = time.perf_counter()
@@ -122,6 +123,7 @@ def evaluate(
             bar.update()
             # reading the score waits for the device; now and then is enough for the eye
             if segmenter.device.type == "cpu" or count % 50 == 0 or count == len(dataset):
+                segmenter.check_numbers()
                 bar.set_postfix(mIoU=f"{100 * confusion.miou:.2f}")
     confusion.require_pixels()
     return Evaluation(confusion, len(dataset), time.perf_counter() - start)

@@ -192,7 +192,7 @@ def _finite(scores: LayerScores) -> LayerScores:
     if lost:  # it would be sorted before every number
         raise UserError(
             f"InfoScore of layers {lost} is not a number, because their attention is not: check the model's "
-            "weights, or set runtime.amp to false"
+            "weights, or set runtime.amp to bf16 or false"
         )
     return scores
 

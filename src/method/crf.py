@@ -155,7 +155,7 @@ class ConvCRF:
                 return
             q = self._upsample(padded[:, :, rows.start : rows.stop + 2]).add_(u)
             torch.sum(torch.softmax(q, dim=3, out=q), dim=(1, 2), out=messages.pooled(rows))
-            F.threshold_(messages.pooled(rows), NEGLIGIBLE, 0)
+            torch.threshold_(messages.pooled(rows), NEGLIGIBLE, 0)
 
         def finish(rows: range, u: Tensor) -> None:
             pixels(output, rows).copy_(self._upsample(padded[:, :, rows.start : rows.stop + 2]).add_(u))

@@ -79,13 +79,13 @@ def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
             *messages.stride()[:3],
             *pooled.stride()[:3],
             CLASSES=classes, PADDED_CLASSES=padded_classes, POOLING=pooling, CELLS=cells,
-            num_warps=warps,
+            num_warps=warps,  # pyright: ignore[reportCallIssue] (an option of the launch)
         )  # fmt: skip
 
 
 def tile(classes: int) -> tuple[int, int, int]:
     """Classes (padded to a power of two) and cells that a program takes, and its warps."""
-    padded_classes = triton.next_power_of_2(classes)
+    padded_classes = int(triton.next_power_of_2(classes))
     # Eight values of a tile in each thread: with sixteen the registers spill (by the report of ptxas for sm_90).
     warps = 4 if padded_classes <= 128 else 8 if padded_classes <= 256 else 16
     return padded_classes, min(64, max(4, 8 * 32 * warps // padded_classes)), warps

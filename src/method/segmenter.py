@@ -10,7 +10,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,13 +18,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from replace_huggingface.modeling_blip_text import PromptStates
-from src.config.schema import Config
+from src.config.schema import Amp, Config
 from src.data.frame import Frame
+from src.errors import UserError
 from src.method import attention
 from src.method.blip import Blip
 from src.method.crf import ConvCRF
 from src.method.prompts import PromptSet
-from src.runtime import autocast_dtype
+from src.runtime import number_format
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Segmenter:
         layers: text layers whose attention is averaged.
         frame: what images are put into: side S, normalisation, and the way back to an image's own size.
         crf: the refinement, or None.
-        amp: ``runtime.amp`` of the configuration, see :func:`autocast_dtype`.
+        amp: ``runtime.amp`` of the configuration, see :func:`src.runtime.number_format`.
 
     Attributes:
         input_ids: [P, T] tokens of the prompts.
@@ -110,18 +110,19 @@ class Segmenter:
         layers: Sequence[int],
         frame: Frame,
         crf: ConvCRF | None = None,
-        amp: bool | Literal["bf16"] = False,
+        amp: Amp = False,
     ) -> None:
         self.blip = blip
         self.prompts = prompts
         self.layers = tuple(layers)
         self.frame = frame
         self.crf = crf
-        self.dtype = autocast_dtype(amp, blip.device)
+        self.number_format = number_format(amp, blip.device)
         self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
         self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
         self.weights: Mapping[str, Tensor] = {}
         self._states: PromptStates | None = None
+        self._lost: Tensor | None = None  # whether anything was no number since the last check; on the device
 
     @classmethod
     def from_config(cls, config: Config, blip: Blip, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
@@ -144,6 +145,11 @@ class Segmenter:
     @property
     def device(self) -> torch.device:
         return self.blip.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the number format under autocast; None is float32 without it."""
+        return self.number_format.autocast_dtype
 
     @property
     def num_patches(self) -> int:
@@ -189,7 +195,27 @@ class Segmenter:
         )
         with self._autocast():
             output = functional_call(text_encoder, parameters, arguments)
-            return PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
+            attended = PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
+        if not torch.is_grad_enabled():
+            # one number that is none shows in the sum; kept on the device, which nobody waits for here
+            lost = ~sum((logits.sum() for logits in attended.token_logits.values()), attended.itm.sum()).isfinite()
+            self._lost = lost if self._lost is None else self._lost | lost
+        return attended
+
+    def check_numbers(self) -> None:
+        """Make sure that everything seen since the last check was a number; waits for the device.
+
+        What is none would silently be labelled as background.
+
+        Raises:
+            UserError: an activation was beyond the range of the number format, or the weights are no numbers.
+        """
+        lost, self._lost = self._lost, None
+        if lost is not None and bool(lost):
+            raise UserError(
+                f"{self.blip.name} in {self.number_format.name}: what the text encoder sees is not a number; "
+                f"{self.number_format.remedy}"
+            )
 
     def layer_class_maps(self, attended: PatchAttention, layer: int) -> Tensor:
         """Class maps [B, C, N] of one layer at the patch grid."""
@@ -204,6 +230,8 @@ class Segmenter:
     def segment(self, pixels: Tensor, image_embeds: Tensor | None = None) -> Tensor:
         """Class scores [B, C, S, S] of normalised ``pixels`` [B, 3, S, S]; see :func:`labels_of`.
 
+        Whether they are numbers is asked apart, after as many batches as one likes: :meth:`check_numbers`.
+
         ``image_embeds`` spares the encoding of images that were encoded before.
         """
         embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
@@ -217,6 +245,9 @@ class Segmenter:
 
         Returns:
             Labels, uint8 [height, width]: numbers of :attr:`PromptSet.class_names`.
+
+        Raises:
+            UserError: see :meth:`check_numbers`.
         """
         return self.analyse_image(rgb).labels
 
@@ -226,10 +257,14 @@ class Segmenter:
 
         Args:
             rgb: uint8 [height, width, 3], of any size.
+
+        Raises:
+            UserError: see :meth:`check_numbers`.
         """
         shape = (rgb.shape[0], rgb.shape[1])
         pixels = self.frame.image(rgb)[None].to(self.device)
         attended = self.attend(self.encode_images(pixels))
+        self.check_numbers()
         unary = self.unary(attended)
         labels = self.frame.labels(self.refine(unary, pixels)[0], shape).cpu().numpy()
         itm = [float(scores.max()) for scores in attended.itm[0].split(list(self.prompts.prompts_per_class))]

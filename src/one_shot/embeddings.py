@@ -30,8 +30,8 @@ class EmbeddingCache(AbstractContextManager):
         place: where to keep them; ``none`` encodes anew every time.
         images: how many different images will be asked for, at most.
         shape: (1 + N, D) of one image.
-        dtype: in which they are kept. Under autocast the text encoder rounds them to bfloat16 anyway, so that keeping
-            them as bfloat16 changes nothing.
+        dtype: in which they are kept. Under autocast the text encoder rounds them to its number format
+            anyway, so that keeping them in it changes nothing.
         folder: for ``disk``; the file is removed at the end.
 
     Raises:

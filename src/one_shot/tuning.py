@@ -112,6 +112,7 @@ def tune(
     size = oneshot.batch_gradient_accumulation
     steps = [supports[first : first + size] for first in range(0, len(supports), size)]
     losses: list[float] = []
+    numbers = segmenter.number_format
     with tqdm(total=oneshot.num_iterations * len(steps), desc=description, unit="step", dynamic_ncols=True) as bar:
         for number in range(oneshot.num_iterations):
             for images in steps:
@@ -119,8 +120,8 @@ def tune(
                 loss = _accumulate(learner, images, ignore_label)
                 if not math.isfinite(loss):
                     raise UserError(
-                        f"{description}: the loss is {loss} in pass {number + 1}; lower oneshot.lr ({oneshot.lr}) "
-                        "or set runtime.amp to false"
+                        f"{description}: the loss is {loss} in pass {number + 1} in {numbers.name}; lower oneshot.lr "
+                        f"({oneshot.lr}), or {numbers.remedy}"
                     )
                 optimizer.step()
                 losses.append(loss)

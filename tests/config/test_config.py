@@ -220,7 +220,7 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
         ("dataloader.batch_size", 0, r"dataloader\.batch_size: 0 .*1 or more"),
         ("dataloader.num_workers", -1, r"dataloader\.num_workers: -1 .*0 or more"),
         ("eval.resolution", "native", r"eval\.resolution: 'native' .*letterbox or original"),
-        ("runtime.amp", "fp16", r"runtime\.amp: 'fp16' .*true or false or bf16"),
+        ("runtime.amp", "fp8", r"runtime\.amp: 'fp8' .*true or false or bf16 or fp16"),
         ("runtime.amp", 1, r"runtime\.amp: 1 "),
         ("runtime.attention", "flash", r"runtime\.attention: 'flash' .*fused or exact"),
         ("runtime.seed", -1, r"runtime\.seed: -1"),

@@ -17,7 +17,7 @@ from src.data.images import read_image, read_mask
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.evaluation.evaluate import Prediction, evaluate, predict
-from src.method.blip import Blip
+from src.method.blip import Blip, load_blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from tests import tiny
@@ -33,6 +33,9 @@ class ColourSegmenter:
     def segment(self, pixels: Tensor, image_embeds: Tensor | None = None) -> Tensor:
         distance = (pixels[:, None] - self.COLOURS[None, :, :, None, None]).square().sum(2)
         return -distance
+
+    def check_numbers(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -169,3 +172,13 @@ def test_running_score_is_shown(
     shown = capsys.readouterr().err
     assert "3/3" in shown
     assert f"mIoU={100 * evaluation.confusion.miou:.2f}" in shown
+
+
+def test_scores_that_are_no_numbers_end_the_evaluation(make_config: Callable[..., Config], model_folder: Path) -> None:
+    """Every pixel would count as background."""
+    config = make_config()
+    blip = load_blip(str(model_folder), torch.device("cpu"))
+    blip.model.itm_head.bias.fill_(torch.nan)
+    segmenter, dataset = setup(config, blip)
+    with pytest.raises(UserError, match=r"what the text encoder sees is not a number; check the model's weights"):
+        evaluate(segmenter, dataset, config.dataloader)

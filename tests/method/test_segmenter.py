@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from replace_huggingface import modeling_blip_text
-from src.config.schema import Config
+from src.config.schema import Amp, Config
 from src.data.frame import Frame
+from src.errors import UserError
 from src.method.blip import Blip, load_blip
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, PromptSet, build_prompts
 from src.method.segmenter import Segmenter, labels_of
-from src.runtime import autocast_dtype
 from tests import tiny
 from tests.oracles.crf import plain_crf
 from tests.oracles.method import plain_forward, plain_itm, plain_token_logits, plain_unary
@@ -55,7 +55,7 @@ def expected(prompts: PromptSet, pixels: Tensor, exact: Blip) -> Tensor:
     return torch.stack(unaries)
 
 
-def segmenter_of(blip: Blip, prompts: PromptSet, crf: ConvCRF | None = None, amp: bool | str = False) -> Segmenter:
+def segmenter_of(blip: Blip, prompts: PromptSet, crf: ConvCRF | None = None, amp: Amp = False) -> Segmenter:
     return Segmenter(blip, prompts, LAYERS, Frame(tiny.SIZE), crf, amp)
 
 
@@ -106,22 +106,36 @@ def test_prompts_in_chunks_give_the_same(
     torch.testing.assert_close(segmenter_of(fused, prompts).segment(pixels), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_is_close_to_float32(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
-    full, half = (segmenter_of(fused, prompts, amp=amp) for amp in (False, "bf16"))
+@pytest.mark.parametrize(("amp", "least", "most"), [("bf16", 1e-3, 0.02), ("fp16", 1e-4, 0.0025)])
+def test_short_formats_are_close_to_float32(
+    amp: Amp, least: float, most: float, fused: Blip, prompts: PromptSet, pixels: Tensor
+) -> None:
+    """float16 rounds eight times finer than bfloat16."""
+    full, half = (segmenter_of(fused, prompts, amp=each) for each in (False, amp))
     difference = (half.segment(pixels) - full.segment(pixels)).abs()
-    assert difference.max() > 1e-3  # else it was not bfloat16
-    assert difference.mean() < 0.02
+    assert difference.max() > least  # else it was float32
+    assert difference.mean() < most
     assert half.segment(pixels).dtype == torch.float32
 
 
-def test_amp_stands_for_bfloat16_where_the_hardware_gains_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert autocast_dtype(False, CPU) is None
-    assert autocast_dtype("bf16", CPU) is torch.bfloat16
-    for tiles in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
-        assert autocast_dtype(True, CPU) is (torch.bfloat16 if tiles else None)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, tiles=tiles: tiles)
-        assert autocast_dtype(True, torch.device("cuda")) is (torch.bfloat16 if tiles else None)
+def test_what_overflows_is_no_background(model_folder: str, prompts: PromptSet, pixels: Tensor) -> None:
+    """Scores that are no numbers have no highest one: every pixel would be labelled 0."""
+    blip = load_blip(str(model_folder), CPU)
+    blip.model.vision_model.encoder.layers[0].mlp.fc2.weight.mul_(1e6)  # float16 ends at 65,504
+    for amp in (False, "bf16"):
+        segmenter = segmenter_of(blip, prompts, amp=amp)
+        assert segmenter.segment(pixels).isfinite().all()
+        segmenter.check_numbers()
+    segmenter = segmenter_of(blip, prompts, amp="fp16")
+    segmenter.segment(pixels[:1])
+    with pytest.raises(UserError, match=r"in float16: .* not a number; it ends at 65,504: set runtime\.amp to bf16"):
+        segmenter.check_numbers()
+    segmenter.check_numbers()  # said once
+    blip.model.itm_head.weight.fill_(torch.nan)
+    segmenter = segmenter_of(blip, prompts)
+    segmenter.segment(pixels[:1])
+    with pytest.raises(UserError, match=r"in float32: .*; check the model's weights"):
+        segmenter.check_numbers()
 
 
 def test_a_configuration_sets_crf_size_and_format(

@@ -284,7 +284,7 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
     segmenter = tiny_segmenter()
     _, supports = supports_of(segmenter, 3)
     supports[2] = LabelledImage(torch.full_like(supports[2].embeds, torch.nan), supports[2].labels)
-    with pytest.raises(UserError, match=r"the loss is nan in pass 1; lower oneshot.lr \(0.0002\)"):
+    with pytest.raises(UserError, match=r"the loss is nan in pass 1 in float32; lower oneshot.lr \(0.0002\)"):
         tune(segmenter, supports, OneShotConfig(num_iterations=1), 255, "tuning")
 
 
