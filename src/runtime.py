@@ -7,14 +7,17 @@ with its configuration, in the time that importing torch alone would take.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from src.config.schema import Amp
 from src.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+Amp = bool | Literal["bf16", "fp16"]
+"""``runtime.amp``; see :func:`number_format`."""
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -48,10 +51,8 @@ def choose_device(name: str) -> torch.device:
 
     if name == "auto":
         fault = _why_no_cuda()
-        if fault and torch.cuda.is_available():
-            from src.screen import note  # which itself asks this module who may speak
-
-            note(f"computing on the CPU: {fault}")
+        if fault and torch.cuda.is_available() and rank() == 0:
+            print(f"computing on the CPU: {fault}", file=sys.stderr, flush=True)
         name = "cpu" if fault else "cuda"
     if name == "cpu":
         return torch.device("cpu")

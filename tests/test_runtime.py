@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from src import runtime
-from src.config.schema import Amp
 from src.errors import UserError
-from src.runtime import choose_device, number_format
+from src.runtime import Amp, choose_device, number_format
 
 CPU = torch.device("cpu")
 

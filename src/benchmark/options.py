@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from src.config.schema import Amp
+from src.runtime import Amp
 
 What = Literal["segment", "infoscore", "tuning", "runs", "nothing"]
 Side = Literal["ours", "plain"]

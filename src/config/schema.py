@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.errors import UserError
-
-Amp = bool | Literal["bf16", "fp16"]
-"""``runtime.amp``; see :func:`src.runtime.number_format`."""
+from src.runtime import Amp
 
 COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 lines of its list
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.func import functional_call
 
 from replace_huggingface.modeling_blip_text import PromptStates
-from src.config.schema import Amp, Config
+from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
 from src.method import attention
 from src.method.blip import Blip
 from src.method.crf import ConvCRF
 from src.method.prompts import PromptSet
-from src.runtime import number_format
+from src.runtime import Amp, number_format
 
 
 @dataclass(frozen=True)
