@@ -70,7 +70,8 @@ def left_out(found: Found) -> str:
     by_reason: dict[str, list[str]] = {}
     for path, reason in found.left_out:
         by_reason.setdefault(reason, []).append(path.name)
-    return "".join(f"Left out ({_line(why)}): {', '.join(map(_line, files))}\n" for why, files in by_reason.items())
+    lines = [f"- {', '.join(map(_line, files))}: {_line(reason)}\n" for reason, files in by_reason.items()]
+    return "Left out:\n\n" + "".join(lines)
 
 
 def bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:

@@ -141,10 +141,10 @@ def test_what_a_folder_holds_beside_results_is_named_with_the_reason(
     assert cli.run(report.main, [str(tmp_path)]) == 0
     written = (tmp_path / "report.md").read_text(encoding="utf-8")
     for line in (
-        "Left out (it names no experiment): one_shot_run0.json, one_shot_run1.json",
-        "Left out (miou is 50.0, expected a fraction of 1): percent.json",
-        "Left out (no UTF-8 text): binary.json",
-        "Left out (cannot be read (Is a directory)): folder.json",
+        "- one_shot_run0.json, one_shot_run1.json: it names no experiment",
+        "- percent.json: miou is 50.0, expected a fraction of 1",
+        "- binary.json: no UTF-8 text",
+        "- folder.json: cannot be read (Is a directory)",
     ):
         assert line in written.splitlines()
     assert "broken.json" in written
