@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,8 @@ from replace_huggingface.modeling_blip_vision import fuse_vision_attention
 from src.config.schema import Config
 from src.errors import UserError
 from src.paths import resolve
+
+USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that anything is asked of
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,30 @@ class Blip:
     @functools.cached_property
     def digest(self) -> str:
         """Identity of the weights as they were loaded: SHA-256 over names, shapes and values of all of them."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        return digest_of(self.model.state_dict())
 
     def unknown_words(self, words: list[str]) -> list[str]:
         """Those of ``words`` that the vocabulary can only spell as the unknown token."""
         unknown = self.tokenizer.unk_token_id
         return [word for word in words if unknown in self.tokenizer(word).input_ids]
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values of ``tensors``, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first of ``tensors`` that holds NaN or infinity, None if all values are numbers."""
+    for name, tensor in tensors.items():
+        # smallest and largest value: one pass that takes no memory, and NaN comes through it
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            return name
+    return None
 
 
 def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
@@ -118,17 +135,20 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
         fused: see :func:`prepare`.
 
     Raises:
-        UserError: nothing of that name, not a BLIP, a BLIP without a matching head, or an unsupported transformers.
+        UserError: nothing of that name, not a BLIP, a BLIP without a matching head, weights of other shapes than its
+            configuration says or that are no numbers, or an unsupported transformers.
     """
     folder = _local_folder(name)
     source = str(folder) if folder else name
     progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report on unexpected keys: what matters of it is checked below
+    transformers_logging.set_verbosity_error()  # its report on keys and shapes: what matters of it is checked below
     try:
         _check_config(source, name)
-        loaded: Any = BlipForImageTextRetrieval.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = BlipForImageTextRetrieval.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(source)
     except UserError:
@@ -142,13 +162,24 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
     if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:
         # transformers makes up a vocabulary of special tokens where a folder has none
         raise UserError(f"model {name} has no vocabulary: vocab.txt or tokenizer.json must lie beside its weights")
-    missing = sorted(
-        key for key in report["missing_keys"] if key.startswith(("itm_head", "text_encoder", "vision_model"))
-    )
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        key, found, expected = mismatched[0]
+        others = f" (and {len(mismatched) - 1} more do not fit)" if mismatched[1:] else ""
+        raise UserError(
+            f"model {name}: its weights do not fit its config.json: {key} is {list(found)}, but the configuration says "
+            f"{list(expected)}{others}; both files must be of the same model"
+        )
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(USED))
     if missing:
         raise UserError(
             f"model {name} is no image-text-matching model: its weights lack {missing[0]} "
             f"(and {len(missing) - 1} more); use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
+        )
+    lost = first_not_finite({key: value for key, value in model.state_dict().items() if key.startswith(USED)})
+    if lost:
+        raise UserError(
+            f"model {name}: weight {lost} is not a number (NaN or infinite) somewhere; fetch the model again"
         )
     prepare(model, fused)
     nn.Module.to(model, device)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import BertTokenizer
 
 from src.config.schema import Config
@@ -124,11 +125,50 @@ def test_a_folder_without_a_file_it_needs_is_refused(folder: Path, name: str) ->
         load_blip(str(folder), CPU)
 
 
-def test_weights_of_another_shape_are_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    edit_config(folder, text_config={**config["text_config"], "hidden_size": 48})
-    with pytest.raises(UserError, match=r"model folder .* cannot be loaded"):
+def edit_weights(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+QUERY = "text_encoder.encoder.layer.1.crossattention.self.query.weight"
+
+
+@pytest.mark.parametrize(
+    ("more", "counted"), [([], ""), (["vision_model.post_layernorm.bias"], r" \(and 1 more do not fit\)")]
+)
+def test_weights_of_another_shape_are_named_with_both_shapes(
+    more: list[str], counted: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def cut(weights: dict[str, Tensor]) -> None:
+        for name in (QUERY, *more):
+            weights[name] = weights[name][..., :20].contiguous()
+
+    edit_weights(folder, cut)
+    shapes = rf"{QUERY} is \[24, 20\], but the configuration says \[24, 24\]{counted}; both files"
+    with pytest.raises(UserError, match=shapes):
         load_blip(str(folder), CPU)
+    assert "MISMATCH" not in "".join(capfd.readouterr())
+
+
+def test_a_configuration_of_another_size_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit_config(folder, text_config={**config["text_config"], "hidden_size": 26})
+    with pytest.raises(UserError, match=r"do not fit its config\.json: itm_head\.weight is \[2, 24\], .* \[2, 26\] "):
+        load_blip(str(folder), CPU)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", [QUERY, "vision_model.embeddings.class_embedding", "itm_head.bias"])
+def test_weights_that_are_no_numbers_are_refused_by_name(name: str, value: float, folder: Path) -> None:
+    edit_weights(folder, lambda weights: weights[name].view(-1)[-1:].fill_(value))
+    with pytest.raises(UserError, match=rf"weight {name} is not a number"):
+        load_blip(str(folder), CPU)
+
+
+def test_projection_heads_may_hold_anything(folder: Path) -> None:
+    edit_weights(folder, lambda weights: weights["vision_proj.weight"].fill_(float("nan")))
+    load_blip(str(folder), CPU)
 
 
 def test_a_folder_without_a_vocabulary_is_refused(folder: Path) -> None:
