@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> None:
     from src.data.dataset import SegmentationDataset
     from src.evaluation.evaluate import evaluate
     from src.loading import load_segmenter
+    from src.one_shot.tuned_weights import describe_tuned
     from src.output.evaluation_pictures import EvaluationPictures
     from src.provenance import provenance
 
@@ -58,7 +59,9 @@ def main(arguments: list[str]) -> None:
     scores = evaluation.to_dict(names)
     iou = evaluation.confusion.iou.tolist()
     write_result(csv, csv_text(("Class Name", "IoU"), zip(names, iou, strict=True)))
-    origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, **provenance(config, segmenter)}
+    tuned = describe_tuned(args.tuned) if args.tuned else None
+    origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, "tuned": tuned}
+    origin |= provenance(config, segmenter)
     write_json(csv.with_suffix(".json"), {**scores, **origin})
     say(evaluation.confusion.table(names))
     drawn = pictures.write(evaluation.confusion)
@@ -68,7 +71,10 @@ def main(arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.experiment_parser("training_free_blip.py", __doc__)
     parser.add_argument(
-        "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
+        "--tuned",
+        type=Path,
+        metavar="FILE",
+        help="use weights that one_shot_blip.py saved (.safetensors); result files then end in _tuned",
     )
     cli.picture_arguments(parser)
     photos.add_arguments(parser)

@@ -36,17 +36,19 @@ class Outputs:
     Args:
         directory: ``--output-dir``; None leaves files where the configuration says.
         multi_prompt: file names gain ``_multi`` before their ending, so that the two modes never meet.
+        tuned: they gain ``_tuned`` (after ``_multi``): results of tuned weights stand beside those of the model's own.
     """
 
     directory: Path | None
     multi_prompt: bool
+    tuned: bool = False
 
     def path(self, configured: str) -> Path:
         """Where the file that the configuration calls ``configured`` goes."""
         path = resolve(configured)
         if self.directory is not None:
             path = self.directory / path.name
-        stem = path.stem + ("_multi" if self.multi_prompt else "")
+        stem = path.stem + ("_multi" if self.multi_prompt else "") + ("_tuned" if self.tuned else "")
         return path.with_name(stem + path.suffix)
 
     def infoscore_csv(self, config: Config) -> Path:

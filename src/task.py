@@ -46,6 +46,6 @@ class Task:
             classes,
             build_prompts(classes, multi_prompt),
             evaluation_entries(config, masks),
-            Outputs(args.output_dir, multi_prompt),
+            Outputs(args.output_dir, multi_prompt, tuned=getattr(args, "tuned", None) is not None),
             args.device,
         )

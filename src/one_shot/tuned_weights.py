@@ -2,62 +2,137 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from src.errors import UserError
+from src.method.blip import digest_of, first_not_finite
 from src.method.segmenter import Segmenter
+from src.one_shot.tuning import untuned_weights
 from src.result_files import write_json, write_result
 
 
 def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None:
     """Write the tuned weights of ``segmenter`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
-    made_for = _made_for(segmenter)
+    made_for = MadeFor.of(segmenter)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.weights.items()}
     tensors["token_ids"] = segmenter.token_ids.cpu()
-    write_result(path, save(tensors, metadata={"made_for": json.dumps(made_for)}))
-    write_json(path.with_suffix(".json"), {**made_for, **origin})
+    metadata = {"made_for": json.dumps(vars(made_for)), "checksum": digest_of(tensors)}
+    write_result(path, save(tensors, metadata=metadata))
+    write_json(path.with_suffix(".json"), {**vars(made_for), **origin})
 
 
 def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     """``segmenter`` with the tuned weights of ``path``.
 
     Raises:
-        UserError: the file is missing or not such a file, or was made for another model, prompt set or layers.
+        UserError: the file is missing, damaged or not such a file, or was made for another model, prompt set or layers.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            made_for = json.loads((file.metadata() or {})["made_for"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+            metadata = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        made_for = MadeFor.parse(metadata["made_for"])
+        checksum = metadata["checksum"]
     except FileNotFoundError:
         raise UserError(f"--tuned {path} does not exist; one_shot_blip.py writes such files") from None
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise UserError(
-            f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({error})"
-        ) from error
-    present = _made_for(segmenter)
-    remedies = {
-        "weights": f"was made for other weights: {made_for['model']} (SHA-256 {made_for['weights'][:12]}), but "
-        f"{present['model']} is SHA-256 {present['weights'][:12]}",
-        "prompts": "was made for another prompt set; the class file and --multi_prompt must be as when it was tuned",
-        "layers": f"was made for layers {made_for['layers']}, not {present['layers']}; set model.layers to these",
-    }
-    for key, text in remedies.items():
-        if made_for[key] != present[key]:
-            raise UserError(f"--tuned {path} {text}")
+    except KeyError as error:
+        raise _no_file_of_ours(path, f"its metadata lack {error}") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _no_file_of_ours(path, error) from error
+    if digest_of(tensors) != checksum:
+        raise UserError(f"--tuned {path} is damaged: its tensors are not those that were saved (SHA-256 differs)")
+    _check_fit(path, made_for, MadeFor.of(segmenter))
+    _check_tensors(path, tensors, {**untuned_weights(segmenter), "token_ids": segmenter.token_ids})
     if tensors.pop("token_ids").tolist() != segmenter.token_ids.tolist():
-        raise UserError(f"--tuned {path} was made with another vocabulary than {present['model']} has now")
+        raise UserError(f"--tuned {path} was made with another vocabulary than {segmenter.blip.name} has now")
     return segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in tensors.items()})
 
 
-def _made_for(segmenter: Segmenter) -> dict[str, Any]:
-    return {
-        "model": segmenter.blip.name,
-        "weights": segmenter.blip.digest,
-        "prompts": segmenter.prompts.prompts,
-        "layers": list(segmenter.layers),
+def describe_tuned(path: Path) -> dict[str, str]:
+    """What result files say of tuned weights that were used: the file and the SHA-256 of all its bytes."""
+    with path.open("rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """What tuned weights belong to.
+
+    Attributes:
+        model: its name, for messages.
+        weights: digest of its weights before tuning.
+        prompts: all prompts, in order.
+        layers: of which the cross-attention was tuned.
+    """
+
+    model: str
+    weights: str
+    prompts: list[str]
+    layers: list[int]
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> MadeFor:
+        """What ``segmenter`` computes with, tuned weights aside."""
+        blip = segmenter.blip
+        return cls(blip.name, blip.digest, segmenter.prompts.prompts, list(segmenter.layers))
+
+    @classmethod
+    def parse(cls, text: str) -> MadeFor:
+        """The inverse of ``json.dumps(vars(...))``.
+
+        Raises:
+            ValueError: ``text`` is something else.
+        """
+        values = json.loads(text)
+        hints = {"model": str, "weights": str, "prompts": list, "layers": list}
+        if not isinstance(values, dict) or values.keys() != hints.keys():
+            raise ValueError(f"its metadata do not say what it was made for: expected {', '.join(hints)}")
+        wrong = [name for name, hint in hints.items() if type(values[name]) is not hint]
+        if wrong:
+            raise ValueError(f"its metadata are odd: {wrong[0]} is {values[wrong[0]]!r}")
+        return cls(**values)
+
+
+def _no_file_of_ours(path: Path, reason: object) -> UserError:
+    return UserError(f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({reason})")
+
+
+def _check_fit(path: Path, made_for: MadeFor, present: MadeFor) -> None:
+    """Refuse weights that were made for something else than is present."""
+    remedies = {
+        "weights": f"was made for other weights: {made_for.model} (SHA-256 {made_for.weights[:12]}), but "
+        f"{present.model} is SHA-256 {present.weights[:12]}",
+        "prompts": "was made for another prompt set; the class file and --multi_prompt must be as when it was tuned",
+        "layers": f"was made for layers {made_for.layers}, not {present.layers}; set model.layers to these",
     }
+    for name, text in remedies.items():
+        if getattr(made_for, name) != getattr(present, name):
+            raise UserError(f"--tuned {path} {text}")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse tensors that are missing, too many, of another shape or kind, or no numbers."""
+    for name, like in expected.items():
+        if name not in tensors:
+            raise _no_file_of_ours(path, f"it lacks the tensor {name}")
+        got = tensors[name]
+        if (got.shape, got.dtype) != (like.shape, like.dtype):
+            raise _no_file_of_ours(path, f"{name} is {_kind(got)}; expected {_kind(like)}")
+    extra = sorted(tensors.keys() - expected.keys())
+    if extra:
+        raise _no_file_of_ours(path, f"it holds a tensor {extra[0]}, which nothing asks for")
+    lost = first_not_finite(tensors)
+    if lost:
+        raise UserError(f"--tuned {path}: {lost} is not a number (NaN or infinite) somewhere; tune again")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

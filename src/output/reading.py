@@ -49,7 +49,7 @@ class Result:
 
     Attributes:
         path: the file.
-        facts: what tells this result from others: experiment, prompts, layers, images, runs.
+        facts: what tells this result from others: experiment, prompts, layers, tuned weights, images, runs.
         settings: its configuration, as written by the experiment.
         miou: None for a ranking.
         miou_present: over the classes that are in the masks, if some are not; else None.
@@ -144,6 +144,8 @@ def read_result(path: Path) -> Result:
         "prompts": "multi" if values.get("multi_prompt") else "single",
         "layers": ", ".join(map(str, layers)),
     }
+    if values.get("tuned") is not None:
+        facts["tuned"] = f"{Path(_text(values['tuned'], 'file')).name} ({_text(values['tuned'], 'sha256')[:8]})"
     settings = settings if isinstance(settings, dict) else {}
     if experiment == "infoscore":
         facts["images"] = str(_whole(_value(values, "images"), "images"))
@@ -240,6 +242,13 @@ def _list(values: Any, key: str) -> list[Any]:
     value = _value(values, key)
     if not isinstance(value, list):
         raise NoResultError(f"{key} is {_short(value)}, expected a list")
+    return value
+
+
+def _text(values: Any, key: str) -> str:
+    value = _value(values, key)
+    if not isinstance(value, str):
+        raise NoResultError(f"{key} is {_short(value)}, expected a text")
     return value
 
 

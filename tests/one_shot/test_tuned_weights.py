@@ -1,6 +1,7 @@
 """Tuned weights as files: what comes back from them, and what they refuse to be loaded into."""
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -8,20 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import one_shot_blip
 import training_free_blip
-from src import cli
+from src import cli, report
 from src.config.reader import load_config
 from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
-from src.method.blip import load_blip
+from src.method.blip import digest_of, load_blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned, save_tuned
 from src.one_shot.tuning import untuned_weights
+from src.result_files import Outputs
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pascal"
@@ -111,12 +114,44 @@ def test_the_training_free_command_scores_as_the_tuning_command_did(tmp_path: Pa
         weights = tmp_path / f"golden_summary_run{number}.safetensors"
         list_of_queries = f"val_list={tmp_path / 'queries.txt'}"
         assert evaluate_tuned(tmp_path, weights, list_of_queries, "max_images=null") == 0
-        rows = list(csv.reader((tmp_path / "out" / "golden.csv").read_text().splitlines()))
+        rows = list(csv.reader((tmp_path / "out" / "golden_tuned.csv").read_text().splitlines()))
         assert [float(iou) for _, iou in rows[1:]] == [entry["iou"] for entry in run["classes"]]
-        again = json.loads((tmp_path / "out" / "golden.json").read_text())
+        again = json.loads((tmp_path / "out" / "golden_tuned.json").read_text())
         assert again["confusion"] == run["confusion"]
         scores.append(again["confusion"])
     assert scores[0] != scores[1]
+
+
+def test_results_of_tuned_weights_stand_beside_those_of_the_models_own(
+    tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--config", str(TRAINING_FREE), "--device", "cpu", "--output-dir", str(out)]
+    assert cli.run(training_free_blip.main, [*options, "--set", *QUICK, "max_images=2", "model.layers=[2, 0]"]) == 0
+    untuned = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "golden.csv" in untuned
+    assert json.loads(untuned["golden.json"])["tuned"] is None
+    assert evaluate_tuned(tmp_path, tuned[0]) == 0
+    assert {name: (out / name).read_bytes() for name in untuned} == untuned
+    assert {path.name for path in out.iterdir()} - set(untuned) == {
+        name.replace("golden", "golden_tuned") for name in untuned
+    }
+    written = json.loads((out / "golden_tuned.json").read_text())
+    sha256 = hashlib.sha256(tuned[0].read_bytes()).hexdigest()
+    assert written["tuned"] == {"file": str(tuned[0]), "sha256": sha256}
+
+    capsys.readouterr()
+    assert cli.run(report.main, [str(out)]) == 0
+    said = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert ["IoU in percent", "golden", "golden_tuned"] in said
+    assert ["tuned", "–", f"tuned.safetensors ({sha256[:8]})"] in said
+    own, changed = next(row[1:] for row in said if row and row[0] == "**mIoU**")
+    assert own != changed
+
+
+def test_both_modes_are_named() -> None:
+    outputs = Outputs(Path("/out"), multi_prompt=True, tuned=True)
+    assert outputs.path("results/x.csv") == Path("/out/x_multi_tuned.csv")
 
 
 def other_model(tmp_path: Path) -> str:
@@ -205,3 +240,99 @@ def test_files_that_are_no_tuned_weights_are_refused(
     error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path))
     assert str(path) in error
     assert ("does not exist" if kind == "missing" else "is no file of tuned weights") in error
+
+
+def rewritten(path: Path, tensors: dict[str, Tensor], keep_checksum: bool = False, **changes: str | None) -> Path:
+    """``path`` with other tensors or metadata (None: left out); the checksum is that of the tensors."""
+    with safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), **({} if keep_checksum else {"checksum": digest_of(tensors)}), **changes}
+    save_file(tensors, path, metadata={key: text for key, text in metadata.items() if text is not None})
+    return path
+
+
+QUERY = "layer.2.crossattention.self.query.weight"
+
+
+def without(name: str) -> Callable[[dict[str, Tensor]], None]:
+    return lambda tensors: tensors.pop(name)
+
+
+def with_one(name: str, value: float) -> Callable[[dict[str, Tensor]], None]:
+    return lambda tensors: tensors[name].view(-1)[3:4].fill_(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_one(QUERY, float("nan")), f": {QUERY} is not a number (NaN or infinite) somewhere; tune again"),
+        (with_one("word_embeddings", float("inf")), ": word_embeddings is not a number"),
+        (without(QUERY), f"(it lacks the tensor {QUERY})"),
+        (without("word_embeddings"), "(it lacks the tensor word_embeddings)"),
+        (without("token_ids"), "(it lacks the tensor token_ids)"),
+        (lambda t: t.update(more=torch.zeros(2)), "(it holds a tensor more, which nothing asks for)"),
+        (
+            lambda t: t.update({QUERY: t[QUERY][:, :40].contiguous()}),
+            f"({QUERY} is float32 [48, 40]; expected float32 [48, 48])",
+        ),
+        (
+            lambda t: t.update({QUERY: t[QUERY].bfloat16()}),
+            f"({QUERY} is bfloat16 [48, 48]; expected float32 [48, 48])",
+        ),
+        (lambda t: t.update(token_ids=t["token_ids"][1:].clone()), "(token_ids is int64"),
+    ],
+)
+def test_tensors_that_do_not_belong_there_are_one_line(
+    change: Callable[[dict[str, Tensor]], object],
+    message: str,
+    tuned: tuple[Path, Segmenter, Tensor],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tensors = load_file(tuned[0])
+    change(tensors)
+    error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, rewritten(tuned[0], tensors)))
+    assert error.startswith(f"error: --tuned {tuned[0]}")
+    assert message in error
+
+
+@pytest.mark.parametrize("change", [with_one(QUERY, 0.25), without(QUERY), with_one("token_ids", 7)])
+def test_tensors_that_changed_after_they_were_saved_are_refused(
+    change: Callable[[dict[str, Tensor]], object],
+    tuned: tuple[Path, Segmenter, Tensor],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tensors = load_file(tuned[0])
+    change(tensors)
+    path = rewritten(tuned[0], tensors, keep_checksum=True)
+    assert "is damaged: its tensors are not those that were saved" in refusal(
+        capsys, tmp_path, evaluate_tuned(tmp_path, path)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"checksum": None}, "its metadata lack 'checksum'"),
+        ({"made_for": None}, "its metadata lack 'made_for'"),
+        ({"made_for": "no JSON"}, "Expecting value"),
+        ({"made_for": "[" * 100_000}, "recursion"),
+        ({"made_for": "[1]"}, "expected model, weights, prompts, layers"),
+        ({"made_for": '{"model": "x"}'}, "expected model, weights, prompts, layers"),
+        (
+            {"made_for": '{"model": "x", "weights": null, "prompts": [], "layers": []}'},
+            "its metadata are odd: weights is None",
+        ),
+    ],
+)
+def test_bad_metadata_are_one_line(
+    changes: dict[str, str | None],
+    reason: str,
+    tuned: tuple[Path, Segmenter, Tensor],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = rewritten(tuned[0], load_file(tuned[0]), **changes)
+    error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path))
+    assert error.startswith(f"error: --tuned {path} is no file of tuned weights")
+    assert reason in error

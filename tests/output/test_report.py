@@ -65,6 +65,25 @@ def cells(table: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
+def test_tuned_weights_are_named(tmp_path: Path) -> None:
+    own = write(tmp_path / "x.json", {**training_free(0.5), "tuned": None})
+    sha256 = "0123456789abcdef" * 4
+    tuned = write(
+        tmp_path / "x_tuned.json", {**training_free(0.5), "tuned": {"file": "results/run0.st", "sha256": sha256}}
+    )
+    other = write(tmp_path / "y_tuned.json", {**training_free(0.5), "tuned": {"file": "a/run0.st", "sha256": "f" * 64}})
+    rows = cells(markdown(find_results([own, tuned, other])))
+    assert rows["tuned"] == ["–", "run0.st (01234567)", "run0.st (ffffffff)"]
+    assert not read_named(own).says_the_same_as(read_named(tuned))
+    assert "tuned" not in cells(markdown(find_results([own])))
+
+
+@pytest.mark.parametrize("tuned", ["run0.st", {"file": "run0.st"}, {"file": 3, "sha256": "f" * 64}])
+def test_odd_names_of_tuned_weights_are_no_result(tuned: object, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.json is no result"):
+        read_named(write(tmp_path / "x.json", {**training_free(0.5), "tuned": tuned}))
+
+
 def test_report_sets_results_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single = write(tmp_path / "single.json", training_free(0.5))
     multi = write(tmp_path / "single_multi.json", training_free(0.525, multi_prompt=True))
