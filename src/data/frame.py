@@ -42,10 +42,14 @@ class Frame:
 
     def inner(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Height and width that an image of ``shape`` has inside the frame, where it lies at the top left."""
-        longer = max(shape)
-        ratio = self.size / longer
-        # the longer side is the frame's by definition: 389 * (128 / 389) is 127.99... in floating point
-        height, width = ((self.size if side == longer else int(side * ratio)) // CELL * CELL for side in shape)
+        height, width = shape
+        # the longer side is the frame's by definition: 389 * (128 / 389) is 127.99... in floating point; of a square
+        # that is the height, and its width may lose a cell to floating point, as published
+        if height >= width:
+            height, width = self.size, int(width * (self.size / height))
+        else:
+            height, width = int(height * (self.size / width)), self.size
+        height, width = height // CELL * CELL, width // CELL * CELL
         # an image more than size / 8 times longer than wide would vanish; it keeps one cell instead
         return max(height, CELL), max(width, CELL)
 
@@ -59,7 +63,8 @@ class Frame:
             float32 [3, S, S]: (x / 255 - mean) / std, padding included.
         """
         framed = self._paste(rgb.astype(np.float32), cv2.INTER_LINEAR, 0)
-        normalised = (framed / np.float32(255) - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        normalised = (framed / np.float32(255) - mean) / std
         return torch.from_numpy(normalised.transpose(2, 0, 1).copy())
 
     def mask(self, labels: np.ndarray, ignore_label: int) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -10,65 +13,111 @@ from PIL import Image, ImageOps
 from src.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises on files that are damaged or no pictures."""
+TRUNCATED = "it may be truncated: fetch it again"
+T = TypeVar("T")
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files directly in ``folder``, by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
+    """Image files directly in ``folder``, by name; hidden files, such as macOS's ``._*``, are none."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decode an image to RGB, uint8 [height, width, 3].
+    """Decode an image of a data set to RGB, uint8 [height, width, 3].
 
     Pixels come as they are stored: an EXIF orientation is not applied, because masks are drawn on stored pixels.
+    16 bits and floating point become 8 bits as in :func:`read_photo`.
 
     Raises:
-        UserError: missing, truncated or unreadable.
+        UserError: missing, no file, truncated or unreadable.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise _missing("image", path) from None
-    except UNREADABLE as error:
-        raise UserError(f"image {path} cannot be read ({error}); it may be truncated: fetch it again") from error
+    return _decode("image", path, lambda image: np.asarray(_eight_bits(image).convert("RGB")), TRUNCATED)
 
 
 def read_photo(path: Path) -> np.ndarray:
     """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
 
-    The EXIF orientation is applied, transparency lies on white, 16 bits are cut to the upper 8, of an animation the
-    first frame is taken, and there is no limit to the size.
+    The EXIF orientation is applied (a damaged EXIF block is passed over), transparency lies on white, 16 bits are cut
+    to the upper 8, floating point counts from 0 to 1, or to 255 where a value is above 1; of an animation the first
+    frame is taken, and there is no limit to the size.
 
     Raises:
-        UserError: unreadable or truncated.
+        UserError: missing, no file, truncated or unreadable.
     """
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # the guard against images from strangers; these are the user's own
     try:
-        with Image.open(path) as image:
-            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:
-        reason = "no image format known here" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise UserError(f"image {path} cannot be read ({reason}); save it as JPEG or PNG") from error
+        return _decode("image", path, lambda image: np.asarray(_on_white(_upright(image))), "save it as JPEG or PNG")
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # PIL's own conversion would clip these at 255
-        values = np.asarray(image).astype(np.float64)
-        top = float(np.nanmax(values)) if values.size else 0.0
-        # 16 bits in their full range; floating point is 0..1 by custom; anything above is brought down by its maximum
-        span = 1.0 if image.mode == "F" and top <= 1 else max(top, 65535.0) if image.mode != "F" else max(top, 255.0)
-        grey = np.nan_to_num(values / span * 255).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+def check_file(what: str, path: Path) -> None:
+    """See that ``path`` is a file: reading from a named pipe or a terminal would wait for ever.
+
+    Args:
+        what: it is meant to be, for the message.
+        path: to look at.
+
+    Raises:
+        UserError: it is missing, out of reach, or something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(what, path) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} {path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+        raise UserError(f"{what} {path} cannot be read: it is {kind}; expected an image file")
+
+
+def _decode(what: str, path: Path, convert: Callable[[Image.Image], T], remedy: str) -> T:
+    """``convert`` the image in a file; whatever goes wrong is told with the file's name and a remedy."""
+    check_file(what, path)
+    try:
+        with Image.open(path) as image:
+            return convert(image)
+    except Exception as error:  # Pillow raises whatever its parsers stumble over in a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "no image format known here" if path.stat().st_size else "the file is empty"
+        elif isinstance(error, PermissionError):
+            remedy = "see that you may read it"
+        elif isinstance(error, Image.DecompressionBombError | MemoryError):
+            remedy = "scale it down"
+        raise UserError(f"{what} {path} cannot be read ({reason}); {remedy}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # what is wrong with the pixels is an error; what is wrong with the EXIF block is not
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the block is parsed and written anew, and any of its entries may be damaged
+        return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """``image``, brought to 8 bits if it has more: Pillow's own conversion would clip values at 255."""
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    top = values.max(initial=0, where=np.isfinite(values))
+    if image.mode == "F":  # 0 to 1 by custom, or 0 to 255
+        scaled = np.rint(values * (255 / (1 if top <= 1 else max(top, 255))))
+    else:
+        scaled = values / max(top, 65535) * 255
+    return Image.fromarray(np.nan_to_num(scaled, posinf=255).clip(0, 255).astype(np.uint8))
 
 
 def _missing(what: str, path: Path) -> UserError:
@@ -90,13 +139,7 @@ def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
     Raises:
         UserError: missing, unreadable, not a palette or grey image, or a label that is no class and not ignored.
     """
-    try:
-        with Image.open(path) as mask:
-            mode, labels = mask.mode, np.asarray(mask)
-    except FileNotFoundError:
-        raise _missing("mask", path) from None
-    except UNREADABLE as error:
-        raise UserError(f"mask {path} cannot be read ({error}); it may be truncated: fetch it again") from error
+    mode, labels = _decode("mask", path, lambda mask: (mask.mode, np.asarray(mask)), TRUNCATED)
     if mode not in ("P", "L", "1", "I", "I;16"):
         raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
     present = np.unique(labels)

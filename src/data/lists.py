@@ -39,7 +39,7 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
     if not root.is_dir():
         raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows put a byte order mark first
     except OSError as error:
         raise UserError(
             f"image list {path} cannot be read ({error.strerror}); "

@@ -144,6 +144,6 @@ def _contents(entries: list[ListEntry]) -> Iterable[bytes]:
     """Bytes of every image file; a file that cannot be read counts as empty here and is reported when it is decoded."""
     for entry in entries:
         try:
-            yield entry.image.read_bytes()
+            yield entry.image.read_bytes() if entry.image.is_file() else b""  # from a pipe nothing may ever come
         except OSError:
             yield b""

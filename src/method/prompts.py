@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import textwrap
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError
 
 TEMPLATE = "Image of {word}."
+MAX_WORD_LENGTH = 200  # longer ones fit into no table and no legend
+TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn what stands after them around
+FORMULA = ("=", "+", "-", "@")
 
 
 @dataclass(frozen=True)
@@ -61,20 +68,31 @@ def build_prompts(classes: list[ClassEntry], multi_prompt: bool) -> PromptSet:
 def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     """Read a class file: a JSON list in label order of ``{"name": ..., "related_word": [...], "id": ...}``.
 
+    ``id`` may be left out; it says nothing but the position in the list.
+
     Raises:
-        UserError: the file is missing, is not such a list, or does not hold ``num_classes`` classes.
+        UserError: the file is missing, is not such a list, holds a word that :func:`fault_of_word` finds fault with,
+            a name twice or an ``id`` that is not its position, or does not hold ``num_classes`` classes.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        # utf-8-sig: editors on Windows put a byte order mark first
+        entries = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UserError(
             f"class file {path} does not exist; set class_name_dir to a JSON file such as configs/classes/pascal.json"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"class file {path} cannot be read as JSON: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise UserError(f"class file {path} cannot be read as JSON: {error}") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"class file {path}: expected a JSON list with one object per class")
     classes = [_class_entry(path, label, entry) for label, entry in enumerate(entries)]
+    labels = {"background": 0}  # what class 0 is called, whatever word stands for it
+    for label, entry in enumerate(classes):
+        first = labels.setdefault(entry.name.strip().casefold(), label)
+        if first != label:
+            raise UserError(f'class file {path}, entry {label}: "{entry.name}" is the name of entry {first} already')
     if len(classes) != num_classes:
         raise UserError(
             f"class file {path} has {len(classes)} classes, but dataset.num_classes is {num_classes}; "
@@ -83,9 +101,29 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     return classes
 
 
+def fault_of_word(word: str, name: bool = False) -> str | None:
+    """What is wrong with a word that is to be printed, in pictures and, as a class's ``name``, in CSVs; or None."""
+    if len(word) > MAX_WORD_LENGTH:
+        return f"has {len(word)} characters; expected at most {MAX_WORD_LENGTH}"
+    strange = [c for c in word if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TEXT_DIRECTION]
+    if strange:
+        return f"has the character U+{ord(strange[0]):04X}, which is not to be printed"
+    if name and word.lstrip().startswith(FORMULA):
+        return f'begins with "{word.lstrip()[0]}", which spreadsheets take for a formula'
+    return None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an entry has the key {_shown(twice)} twice")
+    return values
+
+
 def _class_entry(path: Path, label: int, entry: object) -> ClassEntry:
     def refuse(expected: str) -> UserError:
-        return UserError(f"class file {path}, entry {label}: {expected}, got {json.dumps(entry)}")
+        return UserError(f"class file {path}, entry {label}: {expected}, got {_shown(entry)}")
 
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
         raise refuse('expected an object with a "name"')
@@ -94,5 +132,18 @@ def _class_entry(path: Path, label: int, entry: object) -> ClassEntry:
         raise refuse('"related_word" must be a list of words')
     unknown = set(entry) - {"name", "related_word", "id"}
     if unknown:
-        raise refuse(f'unknown key "{sorted(unknown)[0]}" (known: name, related_word, id)')
+        raise refuse(f"unknown key {_shown(sorted(unknown)[0])} (known: name, related_word, id)")
+    if "id" in entry and (type(entry["id"]) is not int or entry["id"] != label):
+        raise refuse(f'"id" must be the position in the list, {label}, or be left out: labels are positions')
+    for word in (entry["name"], *related):
+        if fault := fault_of_word(word, name=word is entry["name"]):
+            raise UserError(f"class file {path}, entry {label}: the word {_shown(word)} {fault}")
     return ClassEntry(entry["name"], tuple(related))
+
+
+def _shown(value: object) -> str:
+    """``value`` as JSON in plain characters, cut where it is long."""
+    try:
+        return textwrap.shorten(json.dumps(value), 200, placeholder=" ...")
+    except RecursionError:
+        return "deeply nested lists"

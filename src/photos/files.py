@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.data.images import IMAGE_ENDINGS, images_in
+from src.data.images import IMAGE_ENDINGS, check_file, images_in
 from src.errors import UserError
 
 PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
@@ -29,10 +29,11 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
             if not images:
                 raise UserError(f"--images {path}: the folder holds no images ({', '.join(IMAGE_ENDINGS)})")
             found += images
-        elif path.exists():
-            found.append(path)
-        else:
+        elif not path.exists():
             raise UserError(f"--images {path} does not exist; expected image files or folders")
+        else:
+            check_file("--images", path)
+            found.append(path)
     return list({path.resolve(): path for path in found}.values())
 
 

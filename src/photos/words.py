@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
+from src.method.prompts import ClassEntry, PromptSet, build_prompts, fault_of_word, read_class_file
 from src.paths import resolve
 from src.screen import say
 
@@ -63,6 +64,9 @@ def parse_classes(text: str) -> list[ClassEntry]:
             raise UserError(f'--classes: "{part}": expected a name, or name = word, word, such as "dog = puppy, hound"')
         if "," in name:
             raise UserError(f'--classes: "{name}": classes are set apart by ";", such as "cat; dog"')
+        for word in (name, *words):
+            if fault := fault_of_word(word, name=word is name):
+                raise UserError(f"--classes: {json.dumps(word)} {fault}")
         if name.lower() in ("background", *(entry.name.lower() for entry in entries)):
             raise UserError(f'--classes: "{name}" is there already; --background names what is background')
         entries.append(ClassEntry(name, words))
@@ -80,4 +84,7 @@ def parse_background(text: str) -> list[str]:
     words = list(dict.fromkeys(filter(None, map(str.strip, re.split("[,;]", text)))))
     if not words:
         raise UserError('--background: expected at least one word, such as "table, wall"')
+    for word in words:
+        if fault := fault_of_word(word):
+            raise UserError(f"--background: {json.dumps(word)} {fault}")
     return words

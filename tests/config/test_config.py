@@ -331,3 +331,7 @@ def test_to_dict_loads_again_as_the_same_configuration(load: Load) -> None:
     config = load(PUBLISHED_ONE_SHOT)
     again = load(yaml.safe_dump(json.loads(json.dumps(config.to_dict()))))
     assert again == config
+
+
+def test_a_byte_order_mark_is_passed_over(load: Load) -> None:
+    assert load("\ufeff" + PUBLISHED) == load(PUBLISHED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from src.config.schema import Config
 from src.data.dataset import Batch, SegmentationDataset, batches
-from src.data.images import read_image, read_mask
+from src.data.images import read_image, read_mask, read_photo
 from src.data.lists import evaluation_entries, read_list
 from src.errors import UserError
 from tests import tiny
@@ -38,6 +39,11 @@ def test_list_lines_are_image_and_mask_below_the_root(tmp_path: Path) -> None:
     ]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_path(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfa/1.jpg b/1.png\r\n")
+    assert read_list(tmp_path / "val.txt", tmp_path)[0].image == tmp_path / "a/1.jpg"
+
+
 def test_limit_takes_the_first_lines(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("".join(f"{n}.jpg {n}.png\n" for n in range(9)))
     assert [entry.image.stem for entry in read_list(tmp_path / "val.txt", tmp_path, limit=2)] == ["0", "1"]
@@ -49,7 +55,7 @@ def test_masks_may_be_left_out_where_none_are_needed(tmp_path: Path) -> None:
         None,
         tmp_path / "2.png",
     ]
-    for name in ("b.JPG", "a.png", "notes.txt"):
+    for name in ("b.JPG", "a.png", "notes.txt", "._a.png", ".hidden.jpg"):
         (tmp_path / name).touch()
     assert [entry.image.name for entry in read_list(tmp_path, Path("nowhere"), masks=False)] == ["a.png", "b.JPG"]
 
@@ -194,6 +200,38 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
         UserError, match=r"a\.jpg cannot be read \(.*truncated.*\); it may be truncated: fetch it again"
     ):
         read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "float"])
+def test_images_of_more_than_8_bits_are_not_clipped(tmp_path: Path, kind: str) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    path = tmp_path / ("a.png" if kind == "16 bits" else "a.tif")
+    Image.fromarray(values.astype(np.uint16) * 257 if kind == "16 bits" else values.astype(np.float32) / 255).save(path)
+    assert np.array_equal(read_image(path), np.repeat(values[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, 21, 255)])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes to it: opening it would wait for ever
+    with pytest.raises(UserError, match=r"pipe\.png cannot be read: it is a named pipe; expected an image file$"):
+        reader(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"cannot be read: it is a folder; expected an image file$"):
+        reader(tmp_path)
+    with pytest.raises(UserError, match=r"/dev/null cannot be read: it is a device or a socket"):
+        reader(Path("/dev/null"))
+    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)$"):
+        reader(tmp_path / (300 * "a"))
+
+
+def test_advice_fits_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (30, 20)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"cannot be read \(Image size .*\); scale it down$"):
+        read_image(path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(UserError, match=r"cannot be read \(the file is empty\); it may be truncated: fetch it again$"):
+        read_image(tmp_path / "empty.png")
 
 
 # the data set

@@ -43,6 +43,19 @@ def test_longer_side_fills_the_frame_for_every_size() -> None:
             assert Frame(size).inner((side // 2, side))[1] == size
 
 
+def test_squares_are_as_wide_as_published() -> None:
+    """Their height is the frame's, their width int(width * (S / height)), floored: 504 for 91 of the sizes."""
+    narrow = []
+    for side in range(49, 1020):
+        height, width = Frame(512).inner((side, side))
+        assert (height, width) == (512, int(side * (512 / side)) // 8 * 8)
+        if width < 512:
+            narrow.append(side)
+    assert len(narrow) == 91
+    assert {98, 428, 478, 499} <= set(narrow)
+    assert Frame(512).inner((428, 428)) == (512, 504)
+
+
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (3, 400)])
 def test_extreme_shapes_keep_a_cell(shape: tuple[int, int]) -> None:
     frame = plain(128)
@@ -52,7 +65,7 @@ def test_extreme_shapes_keep_a_cell(shape: tuple[int, int]) -> None:
     assert frame.labels(torch.zeros(2, 128, 128), shape).shape == shape
 
 
-@pytest.mark.parametrize("shape", [(90, 120), (121, 77), (64, 64), (389, 313), (200, 31)])
+@pytest.mark.parametrize("shape", [(90, 120), (121, 77), (64, 64), (107, 107), (389, 313), (200, 31)])
 def test_image_and_labels_equal_the_description(shape: tuple[int, int]) -> None:
     rgb, labels = random_scene(np.random.default_rng(3), *shape)
     image, target = plain_letterbox(rgb, labels, 128)

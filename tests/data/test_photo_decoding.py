@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,42 @@ def test_grey_photos_keep_their_brightness(tmp_path: Path) -> None:
         image = read_photo(save(tmp_path / f"sixteen.{ending}", Image.fromarray(ramp)))
         assert np.array_equal(image[0, :, 0], np.arange(256))
     image = read_photo(save(tmp_path / "float.tif", Image.fromarray(np.float32([[0, 0.5, 1]]))))
-    assert image[0, :, 0].tolist() == [0, 127, 255]
+    assert image[0, :, 0].tolist() == [0, 128, 255]
+
+
+def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF with the given (tag, type, count, value); a value of more than four bytes lies behind the entries."""
+    directory, values = struct.pack("<H", len(entries)), b""
+    for tag, kind, count, value in entries:
+        if len(value) > 4:
+            values, value = values + value, struct.pack("<I", 8 + 2 + 12 * len(entries) + 4 + len(values))
+        directory += struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
+    return b"Exif\0\0" + b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + values
+
+
+SHORT, RATIO, SIGNED_RATIO = 3, 5, 10
+LYING = (0x0112, SHORT, 1, struct.pack("<H", 6))
+DAMAGED = {
+    "negative resolution": exif_block(LYING, (0x011A, SIGNED_RATIO, 1, struct.pack("<ii", -1, 0))),
+    "a ratio where text belongs": exif_block(LYING, (0x0131, RATIO, 1, struct.pack("<II", 1, 0))),
+    "cut off": exif_block(LYING)[:20],
+    "no TIFF header": b"not a tiff header",
+}
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_exif_block_leaves_the_pixels_unturned(tmp_path: Path, exif: bytes, ending: str) -> None:
+    path = save(tmp_path / f"a.{ending}", left_red_right_blue(), exif=exif)
+    image = read_photo(path)
+    assert image.shape == (20, 40, 3)
+    assert np.abs(image[10, 10].astype(int) - RED).max() <= 30
+
+
+def test_a_whole_exif_block_made_by_hand_turns_the_pixels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", left_red_right_blue(), exif=exif_block(LYING))
+    assert read_photo(path).shape == (40, 20, 3)
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
@@ -83,7 +119,8 @@ def test_photos_of_more_than_a_hundred_megapixels_are_read(tmp_path: Path, monke
 def test_what_is_no_photo_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.png cannot be read .*save it as JPEG or PNG"):
+    reason = "no image format known here" if content else "the file is empty"
+    with pytest.raises(UserError, match=rf"a\.png cannot be read \({reason}\); save it as JPEG or PNG"):
         read_photo(path)
 
 

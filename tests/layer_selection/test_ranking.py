@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,13 @@ def test_an_image_that_cannot_be_read_leaves_no_ranking(tmp_path: Path, case: Pa
     with pytest.raises(UserError, match=r"000001.png cannot be read"):
         chosen(case_config(case), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_pipe_in_the_list_is_not_waited_for(tmp_path: Path, case: Path) -> None:
+    (case / CHANGED_IMAGE).unlink()
+    os.mkfifo(case / CHANGED_IMAGE)
+    with pytest.raises(UserError, match="it is a named pipe"):
+        chosen(case_config(case), tmp_path / "cache")
 
 
 def test_one_image_ranks_nothing(tmp_path: Path, case: Path) -> None:

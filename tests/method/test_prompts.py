@@ -81,6 +81,21 @@ def test_class_0_is_reported_as_background() -> None:
         ('[{"name": "sky"}, {"name": " "}]', "entry 1"),
         ('[{"name": "sky", "related_word": "wall"}, {"name": "cat"}]', 'entry 0: "related_word" must be a list'),
         ('[{"name": "sky", "related_words": []}, {"name": "cat"}]', 'unknown key "related_words"'),
+        ('[{"name": "sky", "id": 0}, {"name": "cat", "id": 2}]', 'entry 1: "id" must be the position in the list, 1'),
+        ('[{"name": "sky", "id": false}, {"name": "cat"}]', 'entry 0: "id" must be the position'),
+        ('[{"name": "sky"}, {"name": "cat", "id": "1"}]', 'entry 1: "id" must be the position'),
+        ('[{"name": "cat"}, {"name": "Cat "}]', 'entry 1: "Cat " is the name of entry 0 already'),
+        ('[{"name": "sky"}, {"name": "background"}]', 'entry 1: "background" is the name of entry 0 already'),
+        ('[{"name": "sky"}, {"name": "cat", "name": "dog"}]', 'an entry has the key "name" twice'),
+        (r'[{"name": "sky"}, {"name": "\u001b[2Jcat"}]', r"entry 1: the word .* has the character U\+001B"),
+        (r'[{"name": "sky"}, {"name": "cat", "related_word": ["a\nb"]}]', r"has the character U\+000A"),
+        (r'[{"name": "sky"}, {"name": "\ud83d"}]', r'the word "\\ud83d" has the character U\+D83D'),
+        (r'[{"name": "sky"}, {"name": "a\u202eb"}]', r"has the character U\+202E"),
+        ('[{"name": "sky"}, {"name": "=cmd()"}]', 'begins with "=", which spreadsheets take for a formula'),
+        (f'[{{"name": "sky"}}, {{"name": "{"a" * 201}"}}]', "has 201 characters; expected at most 200"),
+        ("[" * 100_000 + "]" * 100_000, "is nested too deeply"),
+        ("[" + 900 * "[" + 900 * "]" + "]", "entry 0: expected an object"),
+        ('[{"name": "sky", "id": ' + 5000 * "1" + "}]", "cannot be read as JSON"),
         ('[{"name": "sky"}]', "has 1 classes, but dataset.num_classes is 2"),
     ],
 )
@@ -90,6 +105,12 @@ def test_class_files_that_cannot_be_meant_are_refused(tmp_path: Path, content: s
     with pytest.raises(UserError, match=reason) as refusal:
         read_class_file(path, 2)
     assert str(path) in str(refusal.value)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text('[{"name": "sky", "id": 0}, {"name": "猫", "id": 1}]', encoding="utf-8-sig")
+    assert [entry.name for entry in read_class_file(path, 2)] == ["sky", "猫"]
 
 
 def test_a_missing_class_file_is_named(tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 def plain_letterbox(pixels: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """RGB [h, w, 3] and labels [h, w] in the frame: float32 [S, S, 3] padded with 0, uint8 [S, S] padded with 255."""
+    height, width = labels.shape
     ratio = size / max(labels.shape)
-    height, width = ((size if side == max(labels.shape) else int(side * ratio)) // 8 * 8 for side in labels.shape)
+    # the longer side is the frame's; of a square the height is, and the width may come out one less
+    height, width = (size, int(width * ratio)) if height >= width else (int(height * ratio), size)
+    height, width = height // 8 * 8, width // 8 * 8
     image = np.zeros((size, size, 3), dtype=np.float32)
     target = np.full((size, size), 255, dtype=np.uint8)
     image[:height, :width] = cv2.resize(pixels.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)

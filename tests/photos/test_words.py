@@ -37,6 +37,9 @@ def test_classes_and_their_related_words_are_read_from_one_line() -> None:
         ("dog = puppy = hound", "expected a name"),
         ("cat; Cat", "is there already"),
         ("cat; background", "--background"),
+        ("cat\x1b[2J", r'--classes: "cat\\u001b.2J" has the character U\+001B'),
+        ("cat = a\udcff", r"has the character U\+DCFF"),
+        ("-1", 'begins with "-"'),
         (";".join(f"thing {number}" for number in range(255)), "got 255"),
     ],
 )
