@@ -259,9 +259,12 @@ def _whole(value: Any, what: str) -> int:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise NoResultError(f"{what} is {_short(value)}, expected a number")
-    return value
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise NoResultError(f"{what} is {_short(value)}, expected a number")
 
 
 def _fraction(values: Any, key: str, what: str = "") -> float:

@@ -86,8 +86,8 @@ def bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | None], l
     for title, result in scored:
         scores = [result.miou, *(result.classes.get(name) for name in names)]
         means = [None if score is None else score.mean for score in scores]
-        series.append((title, means, [None if score is None else score.std for score in scores]))
-    return ["mIoU", *names], series
+        series.append((_line(title), means, [None if score is None else score.std for score in scores]))
+    return ["mIoU", *map(_line, names)], series
 
 
 def _facts(results: Sequence[Result]) -> list[list[str]]:
@@ -112,7 +112,8 @@ def _cell(value: object | None) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    """``text`` in one line; what cannot be shown, such as a terminal's escape codes, as a replacement sign."""
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

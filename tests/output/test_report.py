@@ -214,7 +214,7 @@ def test_absent_classes_give_a_row_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("mIoU", "a|b", "$\\frac$", "two\nlines", "_under")
+    names = ("mIoU", "a|b", "$\\frac$", "two\nlines", "_under", "\x1b[31mred", "half \ud83d")
     values = training_free(0.5)
     values["classes"] = [{"name": name, "iou": 0.25} for name in names]
     path = write(tmp_path / "_$x$.json", values)
@@ -222,7 +222,8 @@ def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFi
     table = (tmp_path / "report.md").read_text(encoding="utf-8")
     rows = cells(table.replace("\\|", "/"))
     assert rows["**mIoU**"] == ["50.00"]
-    assert [rows[name] for name in ("mIoU", "a/b", "$\\frac$", "two lines", "_under")] == [["25.00"]] * 5
+    shown = ("mIoU", "a/b", "$\\frac$", "two lines", "_under", "\ufffd[31mred", "half \ufffd")
+    assert [rows[name] for name in shown] == [["25.00"]] * len(shown)
     assert (tmp_path / "report.png").is_file()
 
 
@@ -253,6 +254,7 @@ def test_a_file_that_is_no_result_is_refused_by_name(
         (training_free, lambda v: v.pop("images"), "images is missing"),
         (training_free, lambda v: v.update(miou=None), "miou is null, expected a number"),
         (training_free, lambda v: v.update(miou=float("nan")), "miou is NaN, expected a number"),
+        (training_free, lambda v: v.update(miou=10**400), "miou is 1000"),
         (training_free, lambda v: v.update(miou=57.3), r"miou is 57\.3, expected a fraction of 1"),
         (training_free, lambda v: v.update(images="12"), 'images is "12", expected a whole number'),
         (training_free, lambda v: v.update(layers="03"), 'layers is "03", expected a list'),
