@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from src.cli import run
 from src.errors import UserError
@@ -143,6 +144,18 @@ def main(arguments: list[str]) -> None:
     del options["debug"]
     if options["workers"] < 1:
         raise UserError(f"--workers {options['workers']}: expected 1 or more")
+    try:
+        _prepare(dataset, options)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # a folder nobody may look into, a name that is too long, a disk that is gone
+        raise UserError(
+            f"{error.filename} cannot be used: {error.strerror}; see to it and start again, it goes on where it stopped"
+        ) from error
+
+
+def _prepare(dataset: str, options: dict[str, Any]) -> None:
     # imported where it is used, so that each data set needs only its own packages and --help none
     if dataset == "pascal":
         from src.prepare.pascal import prepare_pascal

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from src.cli import run
 from src.paths import REPOSITORY
 from src.prepare.__main__ import main, parser
+from src.prepare.parallel import for_each
 from tests.prepare.devkits import make_coco, make_sbd, make_voc
 
 
@@ -99,3 +103,37 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for dataset, names in (("pascal", ("root", "lists", "voc", "sbd")), ("coco", ("root", "lists"))):
         options = vars(parser().parse_args([dataset, *(f"--{name}=~/x" for name in names)]))
         assert [options[name] for name in names] == [tmp_path / "x"] * len(names)
+
+
+@pytest.mark.parametrize("dataset", ["pascal", "coco"])
+def test_a_path_that_the_system_refuses_is_one_line(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(main, [dataset, "--root", str(tmp_path / ("a" * 300))]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: /")
+    assert "a cannot be used: File name too long; see to it" in said
+    assert said.count("\n") == 1
+
+
+def test_no_more_processes_than_jobs() -> None:
+    assert for_each(abs, [-1, 2, -3], 3, 100_000, "numbers") == [1, 2, 3]
+
+
+def interrupt_the_parent(number: int) -> None:
+    """Press Ctrl-C three times, as seen by the process that hands out jobs."""
+    if number == 0:
+        for _ in range(3):
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(0.05)
+
+
+def test_ctrl_c_again_and_again_ends_the_processes() -> None:
+    module = "tests.prepare.test_command"
+    code = f"from {module} import *; sys.exit(run(lambda _: for_each(interrupt_the_parent, range(400), 400, 2, 'x')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith("interrupted\n")
+    assert "Traceback" not in done.stderr
