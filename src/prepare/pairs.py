@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from src.data.images import UNREADABLE
 from src.prepare.parallel import for_each
 from src.screen import say
 
@@ -31,7 +30,7 @@ def _fault(pair: tuple[Path, Path]) -> tuple[bool, str] | None:
         try:
             with Image.open(path) as picture:  # the header alone
                 sizes.append(f"{picture.width} x {picture.height}")
-        except UNREADABLE as error:
+        except Exception as error:  # a damaged file lets Pillow's plugins raise nearly anything
             return False, f"{path} ({' '.join(str(error).split())})"
     if sizes[0] == sizes[1]:
         return None
