@@ -35,7 +35,7 @@ def read_image(path: Path) -> np.ndarray:
     return _decode("image", path, lambda image: np.asarray(_eight_bits(image).convert("RGB")), TRUNCATED)
 
 
-def read_photo(path: Path) -> np.ndarray:
+def read_photo(path: Path | str) -> np.ndarray:
     """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
 
     The EXIF orientation is applied (a damaged EXIF block is passed over), transparency lies on white, 16 bits are cut
@@ -48,7 +48,9 @@ def read_photo(path: Path) -> np.ndarray:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # the guard against images from strangers; these are the user's own
     try:
-        return _decode("image", path, lambda image: np.asarray(_on_white(_upright(image))), "save it as JPEG or PNG")
+        return _decode(
+            "image", Path(path), lambda image: np.asarray(_on_white(_upright(image))), "save it as JPEG or PNG"
+        )
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
