@@ -11,7 +11,7 @@ It also does less work than a call per image and prompt, with the same result:
 * keys and values of an image are computed once, and all tokens of all prompts attend to them as one long query
   sequence: cross-attention never mixes prompts;
 * logits are formed in the chosen layers only, reduced at once by the caller's function, and freed. Prompts go through
-  in chunks, so that the logits of one layer never take more than :data:`LOGITS_BUDGET_BYTES`.
+  in chunks, so that the logits of one layer never take more than a given number of bytes.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ class CrossAttentionTextEncoder(nn.Module):
         image_embeds: Tensor,
         layers: Sequence[int],
         reduce: LogitsReducer,
+        logits_budget: int | None = None,
     ) -> TextOutput:
         """Match every image with every prompt.
 
@@ -143,11 +144,13 @@ class CrossAttentionTextEncoder(nn.Module):
             image_embeds: [B, 1 + patches, D_vision], the vision encoder's last hidden state.
             layers: layers whose cross-attention logits are wanted: q k^T / sqrt(head_dim), before softmax, float32.
             reduce: makes of a layer's logits what is kept of them; called once per layer and chunk of prompts.
+            logits_budget: bytes that the logits of one layer may take at once, unless a single prompt takes more
+                (default: :data:`LOGITS_BUDGET_BYTES`). While the context is formed there are twice as many.
         """
         # [B, H, 1 + patches, head_dim] per layer, shared by all prompts
         image_keys_values = [_keys_values(layer.crossattention.self, image_embeds) for layer in self.layers]
         states, reduced = [], {layer: [] for layer in layers}
-        for chunk in self._chunks(prompts, image_embeds):
+        for chunk in self._chunks(prompts, image_embeds, logits_budget or LOGITS_BUDGET_BYTES):
             hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
             for index, layer in enumerate(self.layers):
                 if index > 0:
@@ -161,11 +164,11 @@ class CrossAttentionTextEncoder(nn.Module):
             states.append(hidden)
         return TextOutput(torch.cat(states, 1), {layer: torch.cat(parts, 1) for layer, parts in reduced.items()})
 
-    def _chunks(self, prompts: PromptStates, image_embeds: Tensor) -> list[PromptStates]:
+    def _chunks(self, prompts: PromptStates, image_embeds: Tensor, budget: int) -> list[PromptStates]:
         batch, positions = image_embeds.shape[:2]
         heads = self.layers[0].crossattention.self.num_attention_heads
         bytes_per_prompt = batch * heads * prompts.hidden.shape[1] * positions * 4
-        size = max(1, LOGITS_BUDGET_BYTES // bytes_per_prompt)
+        size = max(1, budget // bytes_per_prompt)
         return [
             PromptStates(*parts)
             for parts in zip(prompts.hidden.split(size), prompts.attention_mask.split(size), strict=True)

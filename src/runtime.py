@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Amp = bool | Literal["bf16", "fp16"]
 """``runtime.amp``; see :func:`number_format`."""
 
+MOST_WORK = 6 << 30
+"""Bytes beyond which a step on CUDA gains nothing by doing more at once."""
+
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
@@ -120,6 +123,23 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def working_memory(device: torch.device, most: int, least: int) -> int:
+    """Bytes that a step of the work on ``device`` may take at once.
+
+    On CUDA ``most``, halved until it fits into what is free, down to ``least``. In halves, so that the same job is cut
+    into the same pieces from run to run: other pieces round differently. Elsewhere ``least``, which stays in the cache.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return least
+    # what PyTorch holds and does not use is free too
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    while most > max(free, least):
+        most //= 2
+    return max(most, least)
 
 
 @dataclass(frozen=True)

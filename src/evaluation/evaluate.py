@@ -80,8 +80,10 @@ def predict(
     """
     for batch in batches(dataset, loader, segmenter.device):
         files = [dataset.entries[index].image for index in batch.indices]
-        scores = segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None)
-        yield from predictions_of(batch, scores, dataset)
+        # no name holds the scores: they go before the next batch's come
+        yield from predictions_of(
+            batch, segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None), dataset
+        )
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
@@ -116,10 +118,13 @@ def evaluate(
     confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
     start = time.perf_counter()
     with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
-        for count, prediction in enumerate(predict(segmenter, dataset, loader, encoder), 1):
+        count = 0  # enumerate would hold a prediction, and its batch's scores, while the next ones come
+        for prediction in predict(segmenter, dataset, loader, encoder):
+            count += 1  # noqa: SIM113
             confusion.update(prediction.labels, prediction.target)
             for observer in observers:
                 observer(prediction)
+            del prediction
             bar.update()
             # reading the score waits for the device; now and then is enough for the eye
             if segmenter.device.type == "cpu" or count % 50 == 0 or count == len(dataset):

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.errors import UserError
+from src.runtime import MOST_WORK, working_memory
 from src.screen import note
 
 Run = Callable[..., list]
@@ -41,8 +42,6 @@ BLOCK = 8
 STRIP_BYTES = 4_000_000
 # Values of a unary below which several threads at one image lose more by waiting than they gain.
 SMALL_IMAGE = 2_000_000
-# Bytes of the unaries that go through together on CUDA; the work needs about three times as much.
-GROUP_BYTES = 1 << 30
 # q below this counts as 0, and a Gaussian falls no lower than exp(-FARTHEST): far below the rounding of the sums
 # they enter. Both keep subnormal numbers away, on which processors are many times slower.
 NEGLIGIBLE = 1e-15
@@ -113,8 +112,7 @@ class ConvCRF:
     def _infer(self, unary: Tensor, image: Tensor, triton: ModuleType | None) -> Tensor:
         output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
         on_cpu = unary.device.type == "cpu"
-        # On the CPU one image fills the cache; on CUDA a group of images shares the cost of the launches.
-        group = 1 if on_cpu else max(1, GROUP_BYTES // (4 * unary[0].numel()))
+        group = self._group(unary)
         groups = unary.split(group), image.split(group), output.split(group)
         with _parallel(unary.device) as run:
             # Small images are done by one thread before several have met: these take an image each.
@@ -129,6 +127,26 @@ class ConvCRF:
 
             over_images(infer, *groups)
         return output
+
+    def _group(self, unary: Tensor) -> int:
+        """How many images of ``unary`` [B, C, H, W] go through together."""
+        batch, classes, height, width = unary.shape
+        if unary.device.type == "cpu":
+            return 1  # which fills the cache
+        # On CUDA they share the cost of the launches, as many as fit, in groups of about equal size.
+        most = max(1, working_memory(unary.device, MOST_WORK, 0) // self._bytes_per_image(classes, height, width))
+        return -(-batch // -(-batch // most))
+
+    def _bytes_per_image(self, classes: int, height: int, width: int) -> int:
+        """What an image takes beside its unary and its output while it goes through."""
+        blocks = -(-height // (BLOCK * self.pooling)) * -(-width // (BLOCK * self.pooling))
+        around = (BLOCK + self.window - 1) ** 2
+        kernel = blocks * around * BLOCK**2
+        neighbourhoods = blocks * classes * (around + BLOCK**2)  # of q, and their sums
+        upsampled = 3 * classes * height * width // 2  # messages along one axis and along both
+        pooled = 2 * (classes + 3) * height * width // self.pooling**2  # q, messages, colours
+        # the kernel is there twice while it is formed
+        return 4 * (kernel + max(kernel, neighbourhoods, upsampled) + pooled)
 
     def _infer_group(self, unary: Tensor, image: Tensor, output: Tensor, triton: ModuleType | None, run: Run) -> None:
         _, classes, height, width = unary.shape

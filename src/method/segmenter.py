@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from replace_huggingface.modeling_blip_text import PromptStates
+from replace_huggingface.modeling_blip_text import LOGITS_BUDGET_BYTES, PromptStates
 from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
@@ -25,7 +25,7 @@ from src.method import attention
 from src.method.blip import Blip
 from src.method.crf import ConvCRF
 from src.method.prompts import PromptSet
-from src.runtime import Amp, number_format
+from src.runtime import MOST_WORK, Amp, number_format, working_memory
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class Segmenter:
             image_embeds,
             self.layers if layers is None else layers,
             attention.sum_over_tokens,
+            self._logits_budget(),
         )
         with self._autocast():
             output = functional_call(text_encoder, parameters, arguments)
@@ -275,6 +276,12 @@ class Segmenter:
         return unary if self.crf is None else self.crf(unary, pixels)
 
     @torch.no_grad()
+    def _logits_budget(self) -> int | None:
+        if self.device.type == "cpu":
+            return None
+        # logits, their softmax and a copy of it in the number format
+        return working_memory(self.device, MOST_WORK, 3 * LOGITS_BUDGET_BYTES) // 3
+
     def _prompt_states(self) -> PromptStates:
         if self._states is None:
             self._states = self.encode_prompts()

@@ -1,0 +1,54 @@
+"""What the method takes of a GPU's memory, counted on fake tensors: limits follow what is free."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from replace_huggingface.modeling_blip_text import LOGITS_BUDGET_BYTES
+from src.method.crf import ConvCRF
+from src.runtime import MOST_WORK, working_memory
+from tests.fake_cuda import LiveBytes, fake_cuda
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(("free", "expected"), [(60, 6), (6, 6), (5.9, 3), (2.9, 1.5), (0.1, 0.75)])
+def test_work_is_halved_until_it_fits(free: float, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By halves: were it cut by what is free to the byte, no two runs would round alike."""
+    fake_cuda(monkeypatch, int(free * GIB))
+    least = 3 * LOGITS_BUDGET_BYTES
+    assert MOST_WORK == 6 * GIB
+    assert working_memory(torch.device("cuda"), MOST_WORK, least) == expected * GIB
+    assert working_memory(torch.device("cpu"), MOST_WORK, least) == least
+
+
+def test_what_pytorch_holds_and_does_not_use_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch, GIB)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 7 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2 * GIB)
+    assert working_memory(torch.device("cuda"), MOST_WORK, 0) == 6 * GIB
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize(
+    ("batch", "classes", "free"), [(48, 21, 60), (48, 21, 2), (16, 81, 60), (16, 81, 1), (3, 254, 60)]
+)
+def test_the_crf_takes_what_it_says(
+    batch: int, classes: int, free: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels count as well as class maps: of few classes they are the larger part."""
+    kernel = SimpleNamespace(update=lambda *_: None) if backend == "triton" else None
+    monkeypatch.setattr(ConvCRF, "_triton", lambda *_: kernel)
+    crf = ConvCRF(iterations=2)
+    with fake_cuda(monkeypatch, free * GIB), LiveBytes() as memory:
+        unary = torch.empty(batch, classes, 512, 512, device="cuda")
+        image = torch.empty(batch, 3, 512, 512, device="cuda")
+        group, before = crf._group(unary), memory.live
+        crf(unary, image)
+    work = memory.peak - before - unary.nbytes  # the output is as large as the unary
+    assert work <= free * GIB
+    assert 0.75 < work / (group * crf._bytes_per_image(classes, 512, 512)) <= 1
+    assert (free == 60) == (group == batch)
