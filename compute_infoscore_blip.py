@@ -9,7 +9,8 @@ The single-prompt set is used, as in the paper. val_list may be a list with or w
 only --compare needs masks: it sets InfoScore against the mIoU of every single layer, of the top layers together, of all
 layers and of the last.
 
-Results: output.infoscore_csv (a row per layer), a JSON and a chart beside it; with --compare a scatter plot too.
+Results: output.infoscore_csv (a row per layer), a JSON and a chart beside it; with --compare a scatter plot too;
+with --save-explorer all of it as a page.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> None:
     check_writable(csv)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
+    from src.explorer.infoscore import write_infoscore_page
     from src.layer_selection.choice import keep_scores, kept_path, score_layers
     from src.layer_selection.comparison import compare
     from src.layer_selection.infoscore import COLUMNS
@@ -65,6 +67,10 @@ def main(arguments: list[str]) -> None:
         charts.infoscore_scatter(scatter, scores.infoscore.tolist(), comparison.single_layer_miou, top, comparison.rho)
         say(comparison.table(task.prompts.class_names))
         say(f"wrote {scatter}")
+    if args.save_explorer:
+        about = f"{segmenter.blip.name}, {len(task.entries)} images, {len(segmenter.prompts)} prompts"
+        write_infoscore_page(csv.with_suffix(".html"), scores, top, comparison, csv.stem, about)
+        say(f"wrote {csv.with_suffix('.html')}: open it in a browser")
     say(f"to use the best {len(top)}, set in the configuration's section model:\nlayers: {top}")
 
 
@@ -74,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--top", type=cli.positive_int, metavar="K", help="how many layers to choose (default: model.top_k)"
     )
     parser.add_argument("--compare", action="store_true", help="also score choices of layers by mIoU; needs masks")
+    cli.explorer_argument(parser, "the table and its charts as a page")
     return parser
 
 

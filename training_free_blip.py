@@ -15,6 +15,9 @@ results/photos:
 
     python training_free_blip.py --config configs/pascal_blip.yaml --images photo.jpg folder/ \\
         --classes "cat; dog = puppy, hound; my red mug"
+
+--save-explorer writes pages that open in any browser: which layer sees what, which word wins where, what changes
+without a layer.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ def main(arguments: list[str]) -> None:
     # torch is imported here: what was wrong with the command has been said without waiting for it
     from src.data.dataset import SegmentationDataset
     from src.evaluation.evaluate import evaluate
+    from src.explorer.evaluation import write_evaluation_pages
     from src.loading import load_segmenter
     from src.one_shot.tuned_weights import describe_tuned
     from src.output.evaluation_pictures import EvaluationPictures
@@ -65,6 +69,9 @@ def main(arguments: list[str]) -> None:
     write_json(csv.with_suffix(".json"), {**scores, **origin})
     say(evaluation.confusion.table(names))
     drawn = pictures.write(evaluation.confusion)
+    if args.save_explorer:
+        about = f"mIoU of all: {100 * evaluation.confusion.miou:.2f}"
+        drawn += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, about)
     say(" ".join(map(str, ("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn)))))
 
 
@@ -78,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     cli.picture_arguments(parser)
     photos.add_arguments(parser)
+    what = "pages that show what every layer sees: of each photo, or of each of --save-overlays' N images with an index"
+    cli.explorer_argument(parser, what)
     return parser
 
 

@@ -103,6 +103,11 @@ def picture_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def explorer_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add ``--save-explorer`` to ``parser``; ``what`` says what is written."""
+    parser.add_argument("--save-explorer", action="store_true", help=f"write {what}; opens in any browser, offline")
+
+
 def positive_int(text: str) -> int:
     """A command line value that must be a whole number of 1 or more."""
     number = int(text)

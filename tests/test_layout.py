@@ -20,6 +20,8 @@ FLOORS = (
     "task provenance evaluation",
     "layer_selection one_shot",
     "output loading",
+    "explorer",
+    "photos",
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MODULES = {

@@ -47,29 +47,28 @@ class Truth:
 
 @torch.no_grad()
 def page_content(
-    segmenter: Segmenter,
-    image: np.ndarray,
-    embeds: Tensor,
-    refined: np.ndarray | None,
-    name: str,
-    truth: Truth | None = None,
+    segmenter: Segmenter, rgb: np.ndarray, embeds: Tensor, labels: np.ndarray, name: str, truth: Truth | None = None
 ) -> dict[str, Any]:
     """Everything the page shows of one image, ready for JSON.
 
     Args:
         segmenter: model, prompts and the layers of the configuration; the page gets all layers of the model.
-        image: RGB uint8 [height, width, 3], untouched.
+        rgb: the image, uint8 [height, width, 3].
         embeds: [1, 1 + N, D], the encoded image.
-        refined: uint8 [height, width], labels after the CRF with the segmenter's layers; None without a CRF.
+        labels: uint8 [height, width], what the segmenter found; if it has a CRF, they are shown as those after the CRF.
         name: the page's title, such as the file name of the image.
         truth: ground truth, where there is one.
+
+    Raises:
+        UserError: what a layer sees is not a number, see :meth:`Segmenter.check_numbers`.
     """
     layers = range(segmenter.blip.num_layers)
     attended = segmenter.attend(embeds, layers)
+    segmenter.check_numbers()
     prompts, frame = segmenter.prompts, segmenter.frame
     itm = attended.itm[0].float().tolist()
     class_of_prompt = np.repeat(np.arange(len(prompts.class_names)), prompts.prompts_per_class).tolist()
-    height, width = image.shape[:2]
+    height, width = rgb.shape[:2]
     inner = frame.inner((height, width))
     return {
         "name": name,
@@ -77,7 +76,7 @@ def page_content(
         "imageSize": frame.size,
         "grid": frame.size // segmenter.blip.patch_size,
         "inner": inner,
-        "photo": {"height": height, "width": width, "source": _jpeg(image)},
+        "photo": {"height": height, "width": width, "source": jpeg(rgb)},
         "classes": [
             {"name": title, "prompts": count}
             for title, count in zip(prompts.class_names, prompts.prompts_per_class, strict=True)
@@ -93,7 +92,7 @@ def page_content(
             entropy(prompt_shares(attended.prompt_maps(layer).float(), frame.size))[0].item() for layer in layers
         ],
         "crf": segmenter.crf.iterations if segmenter.crf else 0,
-        "refined": None if refined is None else _packed(refined),
+        "refined": _packed(labels) if segmenter.crf else None,
         "truth": None
         if truth is None
         else {
@@ -121,9 +120,9 @@ def heat_colours() -> np.ndarray:
     return pictures.heat_colours(np.arange(256, dtype=np.uint8)[None])[0]
 
 
-def _jpeg(image: np.ndarray) -> str:
-    """The photo as a data URL, no side longer than :data:`LONGEST_SIDE`."""
-    ratio = min(1.0, LONGEST_SIDE / max(image.shape[:2]))
+def jpeg(image: np.ndarray, longest_side: int = LONGEST_SIDE) -> str:
+    """An RGB image uint8 [height, width, 3] as a JPEG's data URL, no side longer than ``longest_side`` pixels."""
+    ratio = min(1.0, longest_side / max(image.shape[:2]))
     if ratio < 1:
         size = [max(1, round(side * ratio)) for side in (image.shape[1], image.shape[0])]
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -13,19 +13,19 @@ FOLDER = Path(__file__).parent
 SEALED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
-def page(content: dict[str, Any] | None, title: str, policy: str = SEALED) -> bytes:
+def page(content: dict[str, Any] | None, policy: str = SEALED) -> bytes:
     """The explorer as an HTML file.
 
     Args:
         content: from :func:`src.explorer.content.page_content`; None for a page that asks its server.
-        title: of the window.
         policy: Content-Security-Policy of the page.
     """
+    title = content["name"] if content else "Attention explorer"
     return fill(
         "page.html",
         title=html.escape(title),
         policy=html.escape(policy),
-        style=_read("page.css"),
+        style=style("page.css"),
         script=_read("page.js"),
         content=json_in_html(content),
     )
@@ -34,6 +34,11 @@ def page(content: dict[str, Any] | None, title: str, policy: str = SEALED) -> by
 def fill(template: str, **parts: str) -> bytes:
     """A file of this folder with every ``{{name}}`` replaced by the part of that name, UTF-8."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(template)).encode()
+
+
+def style(name: str) -> str:
+    """The style sheet ``name`` of this folder after the one that all pages share."""
+    return _read("base.css") + _read(name)
 
 
 def json_in_html(values: Any) -> str:

@@ -55,6 +55,7 @@ class ImageAnalysis:
         itm: [C] best matching score of the prompts of each class, 0 to 1.
         unary: [C, S, S] class probabilities in the frame, before the CRF.
         frame: in which the image was segmented.
+        embeds: [1, 1 + N, D] the encoded image, of which other prompts can be asked.
     """
 
     class_names: tuple[str, ...]
@@ -62,6 +63,7 @@ class ImageAnalysis:
     itm: list[float]
     unary: Tensor
     frame: Frame
+    embeds: Tensor
 
     @property
     def shares(self) -> list[float]:
@@ -253,23 +255,25 @@ class Segmenter:
         return self.analyse_image(rgb).labels
 
     @torch.no_grad()
-    def analyse_image(self, rgb: np.ndarray) -> ImageAnalysis:
+    def analyse_image(self, rgb: np.ndarray, embeds: Tensor | None = None) -> ImageAnalysis:
         """Run the model on one image, once; the answer can then be asked for labels and heat maps at its own size.
 
         Args:
             rgb: uint8 [height, width, 3], of any size.
+            embeds: of an earlier analysis of the same image: only the text encoder has to run again.
 
         Raises:
             UserError: see :meth:`check_numbers`.
         """
         shape = (rgb.shape[0], rgb.shape[1])
         pixels = self.frame.image(rgb)[None].to(self.device)
-        attended = self.attend(self.encode_images(pixels))
+        embeds = self.encode_images(pixels) if embeds is None else embeds
+        attended = self.attend(embeds)
         self.check_numbers()
         unary = self.unary(attended)
         labels = self.frame.labels(self.refine(unary, pixels)[0], shape).cpu().numpy()
         itm = [float(scores.max()) for scores in attended.itm[0].split(list(self.prompts.prompts_per_class))]
-        return ImageAnalysis(self.prompts.class_names, labels, itm, unary[0], self.frame)
+        return ImageAnalysis(self.prompts.class_names, labels, itm, unary[0], self.frame, embeds)
 
     def refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
         """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S]."""

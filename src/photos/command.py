@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
         "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
     )
     _word_arguments(parser)
+    cli.explorer_argument(parser, "a page of each photo that shows what every layer sees")
     args = parser.parse_args(arguments)
     segment_photos(args, cli.load(args))
 
@@ -65,7 +66,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options that belong to the other way of running a command that can hand over to photos.
 
     Raises:
-        UserError: an option for photos without ``--images``, or one for evaluations with it.
+        UserError: an option for photos without ``--images``, or one for evaluations with it; an explorer of no image.
     """
     for_photos = {"--classes": args.classes, "--background": args.background, "--save-heatmaps": args.save_heatmaps}
     for_lists = {"--save-predictions": args.save_predictions, "--save-overlays": args.save_overlays}
@@ -78,6 +79,10 @@ def check_arguments(args: argparse.Namespace) -> None:
                 f"{option} goes with an image list, not with --images: of every photo, labels and an overlay are "
                 "written anyway"
             )
+    if args.save_explorer and not (args.images or args.save_overlays):
+        raise UserError(
+            "--save-explorer goes with --images PATH, or with --save-overlays N, of whose N images it makes pages"
+        )
 
 
 def segment_photos(args: argparse.Namespace, config: Config) -> None:
@@ -94,6 +99,8 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
+    from src.explorer.content import page_content
+    from src.explorer.page import page
     from src.photos.photo import draw_pictures, summary
     from src.photos.segmenter import segmenter_of_words
 
@@ -107,6 +114,9 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
             rgb = read_photo(path)
             analysis = segmenter.analyse_image(rgb)
             drawn = draw_pictures(rgb, analysis, args.save_heatmaps)
+            explored = None
+            if args.save_explorer:
+                explored = page(page_content(segmenter, rgb, analysis.embeds, analysis.labels, path.name))
         except Exception as error:  # whatever one photo brings about, the others are not to wait for it
             left_out.append(path)
             named = isinstance(error, UserError)
@@ -118,6 +128,10 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
             write_result(file, content)
         labels, overlay, *heat_maps = files
         say(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
+        if explored:
+            file = output / f"{name}_explorer.html"
+            write_result(file, explored)
+            say(f"  wrote {file}: open it in a browser")
     if left_out:
         names = ", ".join(map(str, left_out))
         raise UserError(f"{len(left_out)} of {len(photos)} images could not be segmented: {names}")

@@ -40,17 +40,23 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens an address in a window of its own; the test fails on any error or warning that the page reports."""
+    """Opens an address in a window of its own.
+
+    The test fails on any error or warning that the page reports, and if it asks for anything outside itself, or, with
+    ``allowed``, outside what begins with that.
+    """
     contexts, complaints = [], []
 
-    def open_page(address: str, width: int = 1400, height: int = 900, **options: Any) -> Page:
+    def open_page(
+        address: str, width: int = 1400, height: int = 900, allowed: str | None = None, **options: Any
+    ) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(10_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
-        page.on("request", lambda request: _only(request.url, address, complaints))
+        page.on("request", lambda request: _only(request.url, allowed or address, complaints))
         page.goto(address)
         if page.evaluate("'explorer' in window"):
             page.evaluate("explorer.ready")
@@ -62,9 +68,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert complaints == []
 
 
-def _only(url: str, address: str, complaints: list[str]) -> None:
-    """Whatever a page asks for, it finds in itself or at its own server."""
-    if not url.startswith(("data:", "blob:", address)):
+def _only(url: str, allowed: str, complaints: list[str]) -> None:
+    if not url.startswith(("data:", "blob:", allowed)):
         complaints.append(f"asked for {url}")
 
 

@@ -87,7 +87,7 @@ def explore(
         known = Truth(masks, segmenter.frame.mask(masks, 255), [0.5, None, 0.25])
     content = page_content(segmenter, image, embeds, labels, "my photo.jpg", known)
     path = folder / "photo.html"
-    path.write_bytes(page(content, "my photo.jpg"))
+    path.write_bytes(page(content))
     return Explored(segmenter, seen, image, content, path.as_uri())
 
 
@@ -312,7 +312,7 @@ def test_text_of_others_stays_text(fused: Blip, tmp_path: Path, open_page: Calla
     explored.content["name"] = evil
     explored.content["words"][0]["text"] = evil
     path = tmp_path / "evil.html"
-    path.write_bytes(page(explored.content, evil))
+    path.write_bytes(page(explored.content))
     window = open_page(path.as_uri())
     assert window.locator("h1").inner_text() == evil
     assert window.locator("img").count() == 0
@@ -324,7 +324,7 @@ def test_without_a_crf_there_is_no_such_view(fused: Blip, tmp_path: Path, open_p
     explored = explore(fused, image, tiny.SIZE, tmp_path, (1,))
     content = {**explored.content, "refined": None, "crf": 0}
     path = tmp_path / "plain.html"
-    path.write_bytes(page(content, "plain"))
+    path.write_bytes(page(content))
     window = open_page(path.as_uri())
     assert window.locator("#views label").all_text_contents() == ["Heat map", "Labels"]
 
@@ -335,7 +335,7 @@ def test_a_page_of_twenty_prompts_and_twelve_layers_is_below_3_mb(fused: Blip, t
     patches = explored.content["grid"] ** 2
     assert len(explored.content["logits"]) == 4 * math.ceil(4 * 4 * len(explored.segmenter.prompts) * patches / 3)
     logits = base64.b64encode(bytes(4 * 12 * 20 * 32 * 32)).decode()
-    assert len(page({**explored.content, "logits": logits}, "large")) < 3e6
+    assert len(page({**explored.content, "logits": logits})) < 3e6
 
 
 def picture(window: Page) -> str:

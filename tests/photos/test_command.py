@@ -38,7 +38,7 @@ def test_the_summary_names_what_was_found_and_what_was_not() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[:3] = 2
     names = ("background", "cat", "my mug")
-    analysis = ImageAnalysis(names, labels, [0.5, 0.125, 0.875], torch.zeros(3, 8, 8), Frame(8))
+    analysis = ImageAnalysis(names, labels, [0.5, 0.125, 0.875], torch.zeros(3, 8, 8), Frame(8), torch.zeros(1, 2, 4))
     lines = [line.split() for line in summary(analysis).splitlines()]
     assert lines == [
         ["class", "pixels", "itm"],

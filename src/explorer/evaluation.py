@@ -1,0 +1,117 @@
+"""The explorer for an evaluation: a page for each of a few images, with ground truth and IoU, and an index of them."""
+
+from __future__ import annotations
+
+import copy
+import html
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from src.config.schema import DataloaderConfig
+from src.data.dataset import SegmentationDataset, batches
+from src.data.images import read_image, read_mask
+from src.evaluation.evaluate import Prediction, predictions_of
+from src.evaluation.metrics import ConfusionMatrix
+from src.explorer.content import Truth, jpeg, page_content
+from src.explorer.page import SEALED, fill, page, style
+from src.files import write_bytes
+from src.method.segmenter import Segmenter
+from src.output import pictures
+from src.output.evaluation_pictures import evenly_spaced, prediction_files
+from src.screen import progress
+
+THUMBNAIL_SIDE = 320  # pixels
+
+
+def write_evaluation_pages(
+    csv: Path, segmenter: Segmenter, dataset: SegmentationDataset, count: int, about: str
+) -> list[Path]:
+    """Write a page for each of ``count`` images, evenly spaced in the list, and an index.
+
+    Pages replace those of an earlier evaluation with the same CSV: they can be made again.
+
+    Args:
+        csv: the evaluation's CSV: the index is ``<its stem>_explorer.html``, pages are in ``<its stem>_explorer``.
+        segmenter: what was evaluated.
+        dataset: images and masks; its resolution is that of the IoU.
+        count: of images; the same are chosen as for the evaluation's overlays.
+        about: a line for the index: what was evaluated and how it scored.
+
+    Returns:
+        Index and folder.
+
+    Raises:
+        UserError: an image or mask cannot be read, or a page cannot be written.
+    """
+    index, folder = (csv.with_name(f"{csv.stem}_explorer{ending}") for ending in (".html", ""))
+    shown = copy.copy(dataset)
+    shown.indices = evenly_spaced(dataset.indices, count)
+    files = prediction_files([shown.entries[number] for number in shown.indices], folder)
+    addresses = [path.with_suffix(".html") for path in files.values()]
+    cards = []
+    with progress(len(shown), "explorer") as bar:
+        for place, batch in enumerate(batches(shown, DataloaderConfig(batch_size=1), segmenter.device)):
+            path = addresses[place]
+            embeds = segmenter.encode_images(batch.pixels)
+            (prediction,) = predictions_of(batch, segmenter.segment(batch.pixels, embeds), shown)
+            rgb = read_image(shown.entries[prediction.index].image)
+            labels = prediction.labels_at_own_size().cpu().numpy()
+            truth = _truth(prediction, shown)
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            content = page_content(segmenter, rgb, embeds, labels, name, truth)
+            content["links"] = {
+                "← Previous": _link(path, addresses[place - 1]) if place else None,
+                "All images": _link(path, index),
+                "Next →": _link(path, addresses[place + 1]) if place + 1 < len(shown) else None,
+            }
+            write_bytes(path, page(content))
+            cards.append(_card(place, name, _link(index, path), rgb, labels, truth.iou, segmenter.prompts.class_names))
+            bar.update()
+    parts = {"title": csv.stem, "about": f"{len(shown)} of {len(dataset)} images. {about}"}
+    escaped = {key: html.escape(text) for key, text in parts.items()}
+    policy = html.escape(SEALED)
+    write_bytes(index, fill("index.html", policy=policy, style=style("index.css"), cards="\n".join(cards), **escaped))
+    return [index, folder]
+
+
+def image_iou(prediction: Prediction, num_classes: int, ignore_label: int) -> list[float | None]:
+    """[C] IoU within one image; None where a class is neither there nor predicted."""
+    confusion = ConfusionMatrix(num_classes, ignore_label)
+    confusion.update(prediction.labels.cpu(), prediction.target)
+    unions = confusion.union.tolist()
+    return [iou if union else None for iou, union in zip(confusion.iou.tolist(), unions, strict=True)]
+
+
+def _truth(prediction: Prediction, dataset: SegmentationDataset) -> Truth:
+    entry = dataset.entries[prediction.index]
+    assert entry.mask is not None
+    labels = read_mask(entry.mask, dataset.num_classes, dataset.ignore_label)
+    labels[labels == dataset.ignore_label] = pictures.IGNORED
+    iou = image_iou(prediction, dataset.num_classes, dataset.ignore_label)
+    return Truth(labels, dataset.frame.mask(labels, pictures.IGNORED), iou)
+
+
+def _card(
+    place: int, name: str, address: str, image: np.ndarray, labels: np.ndarray, iou: list[float | None], names: Any
+) -> str:
+    """One image in the index: overlay, name, IoU and its classes."""
+    known = [value for value in iou if value is not None]
+    mean = sum(known) / max(len(known), 1)
+    classes = ", ".join(names[label] for label, value in enumerate(iou) if label and value is not None)
+    picture = jpeg(pictures.overlay(image, labels), THUMBNAIL_SIDE)
+    return (
+        f'<a class="image" href="{html.escape(address)}" data-place="{place}" data-iou="{mean:.6f}">'
+        f'<img src="{picture}" alt="prediction for {html.escape(name)}">'
+        f'<p><span class="name">{html.escape(name)}</span>'
+        f'<b title="mean IoU of the classes in this image">{mean:.0%}</b></p>'
+        f'<p class="quiet">{html.escape(classes)}</p></a>'
+    )
+
+
+def _link(origin: Path, target: Path) -> str:
+    """Address of ``target`` in the page ``origin``."""
+    return quote(Path(os.path.relpath(target, origin.parent)).as_posix())

@@ -1,0 +1,139 @@
+"""--save-explorer: pages of photos, of an evaluation's images, and of InfoScore."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import compute_infoscore_blip
+import training_free_blip
+from src import cli
+from src.evaluation.metrics import ConfusionMatrix
+from src.paths import REPOSITORY
+from tests import tiny
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """What a page carries."""
+    found = re.search(r'id="content">(.*?)</script>', path.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def labels_in(packed: str, *shape: int) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8).reshape(shape)
+
+
+def test_a_photo_gets_its_page(config_file: Callable[..., Path], data_root: Path, tmp_path: Path) -> None:
+    out, photo = tmp_path / "out", data_root / "images/1.jpg"
+    arguments = ["--config", str(config_file()), "--images", str(photo), "--classes", "cat = kitten; mug"]
+    assert cli.run(training_free_blip.main, [*arguments, "--save-explorer", "--output-dir", str(out)]) == 0
+    content = content_of(out / "1_explorer.html")
+    assert content["name"] == "1.jpg"
+    assert [word["text"] for word in content["words"]] == ["sky", "wall", "red wall", "cat", "kitten", "mug"]
+    assert [word["class"] for word in content["words"]] == [0, 0, 0, 1, 1, 2]
+    assert content["configured"] == [0, 2]
+    with Image.open(out / "1_labels.png") as labels:
+        assert np.array_equal(labels_in(content["refined"], 120, 77), np.asarray(labels))
+
+
+def test_without_a_crf_a_photos_page_has_no_labels_after_it(
+    config_file: Callable[..., Path], data_root: Path, tmp_path: Path
+) -> None:
+    arguments = ["--config", str(config_file(crf={"iters": 0})), "--images", str(data_root / "images/1.jpg")]
+    assert cli.run(training_free_blip.main, [*arguments, "--save-explorer", "--output-dir", str(tmp_path)]) == 0
+    assert content_of(tmp_path / "1_explorer.html")["refined"] is None
+
+
+@pytest.mark.parametrize("resolution", ["letterbox", "original"])
+def test_an_evaluations_pages_have_its_labels_masks_and_scores(
+    config_file: Callable[..., Path], data_root: Path, tmp_path: Path, resolution: str
+) -> None:
+    config = config_file(eval={"resolution": resolution})
+    arguments = ["--config", str(config), "--save-overlays", "2", "--save-explorer", "--save-predictions"]
+    assert cli.run(training_free_blip.main, [*arguments, "--output-dir", str(tmp_path)]) == 0
+    pages = sorted((tmp_path / "iou_explorer").iterdir())
+    assert [path.name for path in pages] == ["0.html", "2.html"]
+    for path, shape in zip(pages, [(90, 120), (80, 80)], strict=True):
+        content = content_of(path)
+        refined, truth = (labels_in(packed, *shape) for packed in (content["refined"], content["truth"]["labels"]))
+        with Image.open(tmp_path / f"iou_predictions/{path.stem}.png") as labels:
+            assert (refined == np.asarray(labels)).mean() > 0.999  # encoded alone, not in a batch
+        with Image.open(data_root / f"masks/{path.stem}.png") as mask:
+            assert np.array_equal(truth, np.asarray(mask))
+        if resolution == "original":
+            confusion = ConfusionMatrix(len(tiny.CLASSES), 255)
+            confusion.update(torch.tensor(refined), torch.tensor(truth))
+            present = (confusion.union > 0).tolist()
+            expected = [iou if there else None for iou, there in zip(confusion.iou.tolist(), present, strict=True)]
+            assert content["truth"]["iou"] == expected
+
+
+def test_the_index_leads_to_the_pages_and_back(
+    config_file: Callable[..., Path], data_root: Path, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    for kind, ending in (("images", "jpg"), ("masks", "png")):  # a name that an address must escape
+        (data_root / kind / f"1.{ending}").rename(data_root / kind / f"50%#?.{ending}")
+    listed = data_root / "val.txt"
+    listed.write_text(listed.read_text().replace("/1.", "/50%#?."))
+    arguments = ["--config", str(config_file()), "--save-overlays", "3", "--save-explorer"]
+    assert cli.run(training_free_blip.main, [*arguments, "--output-dir", str(tmp_path)]) == 0
+    window = open_page((tmp_path / "iou_explorer.html").as_uri(), allowed=tmp_path.as_uri())
+    iou = [float(card.get_attribute("data-iou") or "nan") for card in window.locator(".image").all()]
+    assert window.locator(".name").all_inner_texts() == ["0", "50%#?", "2"]
+    window.locator("#order").select_option("worst")
+    shown = [float(card.get_attribute("data-iou") or "nan") for card in window.locator(".image").all()]
+    assert shown == sorted(iou)
+    for place, name in enumerate(["0", "50%#?", "2"]):
+        truth = content_of(tmp_path / f"iou_explorer/{name}.html")["truth"]
+        known = [value for value in truth["iou"] if value is not None]
+        assert iou[place] == pytest.approx(sum(known) / len(known), abs=1e-6)
+    window.locator(".image[data-place='0']").click()
+    for name in ("50%#?", "2"):
+        window.get_by_text("Next").click()
+        window.locator("h1", has_text=name).wait_for()
+    assert window.get_by_text("Next").count() == 0
+    window.get_by_text("Previous").click()
+    window.locator("h1", has_text="50%#?").wait_for()
+    window.get_by_text("All images").click()
+    window.locator(".image").nth(2).wait_for()
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_infoscores_page(
+    config_file: Callable[..., Path], tmp_path: Path, open_page: Callable[..., Page], compare: bool
+) -> None:
+    arguments = ["--config", str(config_file()), "--save-explorer", "--output-dir", str(tmp_path)]
+    assert cli.run(compute_infoscore_blip.main, arguments + ["--compare"] * compare) == 0
+    values = json.loads((tmp_path / "iou_infoscore.json").read_text())
+    window = open_page((tmp_path / "iou_infoscore.html").as_uri(), 390)
+    table = window.locator("tbody").first
+    shown = [row.locator(".number").all_inner_texts() for row in table.locator("tr").all()]
+    parts = ("infoscore", "entropy_ratio", "cov", "mean_image_entropy", "dataset_entropy")
+    for layer, row in enumerate(values["table"]):
+        expected = [row[part] for part in parts]
+        if compare:
+            expected.insert(1, 100 * values["comparison"]["choices"][layer]["miou"])
+        assert [float(text) for text in shown[layer]] == pytest.approx(expected, rel=1e-3)
+    assert window.locator("tr.chosen").count() == 2
+    assert window.locator("svg circle").count() == (len(values["table"]) if compare else 0)
+    assert window.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_explorer_of_nothing_in_particular_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(REPOSITORY / "configs/miniature.yaml")
+    assert cli.run(training_free_blip.main, ["--config", config, "--save-explorer"]) == 2
+    assert "--save-overlays N" in capsys.readouterr().err
