@@ -21,6 +21,8 @@ Encoder = Callable[[Sequence[Path], Tensor], Tensor]
 """Makes embeddings [B, 1 + N, D] of B images, given as their files and as their pixels [B, 3, S, S]; lets a cache stand
 in for the vision encoder."""
 
+CHECKED_AT_ONCE = 50  # images on a GPU
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -76,14 +78,24 @@ def predict(
     """Segment ``dataset`` image by image, in batches inside.
 
     Raises:
-        UserError: an image or mask could not be read.
+        UserError: an image or mask could not be read, or what the model says of an image is not a number.
     """
-    for batch in batches(dataset, loader, segmenter.device):
+    unchecked: list[Path] = []
+
+    def scores_of(batch: Batch) -> Tensor:
         files = [dataset.entries[index].image for index in batch.indices]
+        scores = segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None)
+        unchecked.extend(files)
+        # asking waits for the device: on a GPU now and then is enough, as nothing is written before the end
+        if segmenter.device.type == "cpu" or len(unchecked) >= CHECKED_AT_ONCE:
+            segmenter.check_numbers(unchecked)
+            unchecked.clear()
+        return scores
+
+    for batch in batches(dataset, loader, segmenter.device):
         # no name holds the scores: they go before the next batch's come
-        yield from predictions_of(
-            batch, segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None), dataset
-        )
+        yield from predictions_of(batch, scores_of(batch), dataset)
+    segmenter.check_numbers(unchecked)
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
@@ -128,7 +140,6 @@ def evaluate(
             bar.update()
             # reading the score waits for the device; now and then is enough for the eye
             if segmenter.device.type == "cpu" or count % 50 == 0 or count == len(dataset):
-                segmenter.check_numbers()
                 bar.set_postfix(mIoU=f"{100 * confusion.miou:.2f}")
     confusion.require_pixels()
     return Evaluation(confusion, len(dataset), time.perf_counter() - start)

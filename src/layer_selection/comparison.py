@@ -119,7 +119,7 @@ def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_
                     _score(choice, maps, batch, segmenter, dataset)
                 bar.update(len(batch))
         choices[0].confusion.require_pixels()
-        segmenter.check_numbers()
+        segmenter.check_numbers([entry.image for entry in entries])
         scores = infoscore.scores()
         best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), dataset, segmenter.device)
         description = f"scoring layers {list(best.layers)}"

@@ -37,7 +37,7 @@ def rank_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config) 
                 infoscore.update(layer, attended.prompt_maps(layer))
             bar.update(len(batch))
             bar.set_postfix(top=infoscore.running_ranking()[: config.model.top_k])
-    segmenter.check_numbers()
+    segmenter.check_numbers([entry.image for entry in entries])
     return infoscore.scores()
 
 

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from src.method.blip import Blip
 from src.method.crf import ConvCRF
 from src.method.prompts import PromptSet
 from src.runtime import MOST_WORK, Amp, number_format, working_memory
+
+NONE_LOST = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ class Segmenter:
         self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
         self.weights: Mapping[str, Tensor] = {}
         self._states: PromptStates | None = None
-        self._lost: Tensor | None = None  # whether anything was no number since the last check; on the device
+        self._attended = 0  # images since the last check
+        self._first_lost: Tensor | None = None  # the first of them that was no number, or NONE_LOST; on the device
 
     @classmethod
     def from_config(cls, config: Config, blip: Blip, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
@@ -141,7 +145,8 @@ class Segmenter:
         """
         other = copy.copy(self)
         other.weights = weights
-        other._states = None
+        other._states = other._first_lost = None
+        other._attended = 0
         return other
 
     @property
@@ -199,26 +204,39 @@ class Segmenter:
         with self._autocast():
             output = functional_call(text_encoder, parameters, arguments)
             attended = PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
-        if not torch.is_grad_enabled():
-            # one number that is none shows in the sum; kept on the device, which nobody waits for here
-            lost = ~sum((logits.sum() for logits in attended.token_logits.values()), attended.itm.sum()).isfinite()
-            self._lost = lost if self._lost is None else self._lost | lost
+        self._note_lost(attended)
         return attended
 
-    def check_numbers(self) -> None:
+    def check_numbers(self, images: Sequence[Path] = ()) -> None:
         """Make sure that everything seen since the last check was a number; waits for the device.
 
         What is none would silently be labelled as background.
 
+        Args:
+            images: files of all images that were seen since then, in that order; the error names the first at fault.
+
         Raises:
             UserError: an activation was beyond the range of the number format, or the weights are no numbers.
         """
-        lost, self._lost = self._lost, None
-        if lost is not None and bool(lost):
+        first = NONE_LOST if self._first_lost is None else int(self._first_lost)
+        self._attended, self._first_lost = 0, None
+        if first != NONE_LOST:
+            where = f" in image {images[first]}" if first < len(images) else ""
             raise UserError(
-                f"{self.blip.name} in {self.number_format.name}: what the text encoder sees is not a number; "
+                f"{self.blip.name} in {self.number_format.name}: what the text encoder sees{where} is not a number; "
                 f"{self.number_format.remedy}"
             )
+
+    @torch.no_grad()
+    def _note_lost(self, attended: PatchAttention) -> None:
+        """Remember, on the device, which nobody waits for, the first image of which something is no number."""
+        # it shows in the sum, as no sum of numbers is beyond the range of float32 here
+        sums = [part.flatten(1).sum(1) for part in (attended.itm, *attended.token_logits.values())]
+        finite = torch.stack(sums).isfinite().all(0)  # [B]
+        positions = torch.arange(self._attended, self._attended + len(finite), device=finite.device)
+        first = positions.masked_fill(finite, NONE_LOST).min()
+        self._first_lost = first if self._first_lost is None else torch.minimum(self._first_lost, first)
+        self._attended += len(finite)
 
     def layer_class_maps(self, attended: PatchAttention, layer: int) -> Tensor:
         """Class maps [B, C, N] of one layer at the patch grid."""

@@ -36,7 +36,7 @@ class ColourSegmenter:
         distance = (pixels[:, None] - self.COLOURS[None, :, :, None, None]).square().sum(2)
         return -distance
 
-    def check_numbers(self) -> None:
+    def check_numbers(self, images: Sequence[Path]) -> None:
         pass
 
 
@@ -182,7 +182,7 @@ def test_scores_that_are_no_numbers_end_the_evaluation(make_config: Callable[...
     blip = load_blip(str(model_folder), torch.device("cpu"))
     blip.model.itm_head.bias.fill_(torch.nan)
     segmenter, dataset = setup(config, blip)
-    with pytest.raises(UserError, match=r"what the text encoder sees is not a number; check the model's weights"):
+    with pytest.raises(UserError, match=r"sees in image .*0\.jpg is not a number; check the model's weights"):
         evaluate(segmenter, dataset, config.dataloader)
 
 
@@ -203,3 +203,23 @@ def test_the_scores_of_a_batch_go_before_the_next_ones_come(make_config: Callabl
 
     evaluate(cast(Segmenter, Watched()), dataset, DataloaderConfig(batch_size=2))
     assert len(alive) == 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_image_whose_scores_are_no_numbers_is_named(
+    number: int, batch_size: int, make_config: Callable[..., Config], fused: Blip
+) -> None:
+    config = make_config(dataloader={"batch_size": batch_size})
+    segmenter, dataset = setup(config, fused)
+    broken = dataset.entries[number].image
+
+    def encoder(files: Sequence[Path], pixels: Tensor) -> Tensor:
+        embeds = segmenter.encode_images(pixels)
+        for embed, file in zip(embeds, files, strict=True):
+            if file == broken:
+                embed[3, 5] = torch.nan
+        return embeds
+
+    with pytest.raises(UserError, match=rf"in image {broken} is not a number"):
+        evaluate(segmenter, dataset, config.dataloader, encoder=encoder)

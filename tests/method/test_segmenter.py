@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +138,24 @@ def test_what_overflows_is_no_background(model_folder: str, prompts: PromptSet, 
     segmenter.segment(pixels[:1])
     with pytest.raises(UserError, match=r"in float32: .*; check the model's weights"):
         segmenter.check_numbers()
+
+
+def test_the_first_image_that_is_no_number_since_the_last_check_is_named(
+    fused: Blip, prompts: PromptSet, pixels: Tensor
+) -> None:
+    segmenter, files = segmenter_of(fused, prompts), [Path(f"{n}.jpg") for n in range(8)]
+    embeds = segmenter.encode_images(pixels)
+    broken = embeds.clone()
+    broken[2:] = torch.inf
+    segmenter.attend(embeds[:1])
+    segmenter.check_numbers(files)
+    for batch in (embeds, broken, broken):
+        segmenter.attend(batch)
+    other = segmenter.with_weights({})
+    other.check_numbers(files)  # what another segmenter saw is not its own
+    with pytest.raises(UserError, match=r"sees in image 6\.jpg is not a number"):
+        segmenter.check_numbers(files)
+    segmenter.check_numbers(files)
 
 
 def test_a_configuration_sets_crf_size_and_format(
