@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from src import cli
 from src.files import check_writable
+from src.paths import user_path
 from src.photos import command as photos
 from src.result_files import csv_text, write_json, write_result
 from src.screen import say
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.experiment_parser("training_free_blip.py", __doc__)
     parser.add_argument(
         "--tuned",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="use weights that one_shot_blip.py saved (.safetensors); result files then end in _tuned",
     )

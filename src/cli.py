@@ -7,12 +7,12 @@ import dataclasses
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from src.config.reader import load_config
 from src.config.schema import Config
 from src.errors import UserError
-from src.screen import note, say
+from src.paths import user_path
+from src.screen import note, say, steady_console
 
 
 def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:
@@ -22,6 +22,11 @@ def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -
     arguments), 130 for Ctrl-C. Any other exception is a defect of ours and keeps its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    with steady_console():
+        return _run(main, arguments)
+
+
+def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
     try:
         main(arguments)
     except UserError as error:
@@ -53,7 +58,7 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
     """Add what the three entry scripts share to ``parser``; ``limit`` says what --limit does."""
     parser.add_argument(
         "--config",
-        type=Path,
+        type=user_path,
         required=True,
         help="YAML file; the shipped ones are in configs/, with every key explained",
     )
@@ -80,7 +85,7 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
     parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)
     parser.add_argument(
         "--output-dir",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         help="folder for all result files, instead of the configuration's",
     )

@@ -7,10 +7,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.errors import UserError
+
+MAX_PREFIX = 40  # characters of a temporary file's name: beside a name of full length it must fit, too
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def create_bytes(path: Path, content: bytes) -> bool:
     Raises:
         UserError: see :func:`replacing`.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it takes names that are too long
         raise UserError(f"cannot write {path}: it is a folder; choose another name")
     with _beside(path) as temporary:
         try:
@@ -70,7 +72,7 @@ def _beside(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside ``path``; if it is still there at the end, it is removed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:MAX_PREFIX]}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise _not_writable(path, error) from error
     os.close(handle)
@@ -97,10 +99,12 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it takes names that are too long
         raise UserError(f"cannot write {path}: it is a folder; choose another name")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    existing = next(folder for folder in path.absolute().parents if os.path.exists(folder))
     try:
+        with suppress(FileNotFoundError):
+            path.lstat()  # a name that is too long cannot even be looked for
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise _not_writable(path, error) from error
@@ -121,7 +125,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` in one step; raises as :func:`write_bytes`."""
-    write_bytes(path, text.encode())
+    write_bytes(path, utf8(text))
+
+
+def utf8(text: str) -> bytes:
+    """``text`` in UTF-8; what was no text in a file's name (PEP 383) becomes an escape, as in JSON: ``\\udcff``."""
+    return text.encode(errors="backslashreplace")
 
 
 def _not_writable(path: Path, error: OSError) -> UserError:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from src import cli
 from src.errors import UserError
+from src.paths import user_path
 from src.result_files import write_result
 from src.screen import say
 
@@ -52,10 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m src.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", nargs="+", type=Path, metavar="PATH", help="result JSON files, or folders of them")
+    parser.add_argument(
+        "results", nargs="+", type=user_path, metavar="PATH", help="result JSON files, or folders of them"
+    )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="where the table goes, the chart beside it (default: report.md beside the first of the results)",
     )

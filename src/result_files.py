@@ -20,7 +20,7 @@ from typing import Any
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.files import create_bytes
+from src.files import create_bytes, utf8
 from src.paths import resolve
 from src.screen import say
 
@@ -66,7 +66,7 @@ def write_result(path: Path, content: str | bytes) -> None:
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = utf8(content) if isinstance(content, str) else content
     _write(path, data, lambda earlier: earlier == data)
 
 
@@ -137,7 +137,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         except (ValueError, RecursionError):
             return False
 
-    _write(path, text.encode(), same)
+    _write(path, utf8(text), same)
 
 
 def _finite(values: Any) -> Any:

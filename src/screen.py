@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from src.runtime import rank
+
+
+@contextmanager
+def steady_console() -> Iterator[None]:
+    """While it lasts, what happens to the output ends no work: it may be closed (``| head``) or lack characters."""
+    with redirect_stdout(_SteadyStream(sys.stdout)), redirect_stderr(_SteadyStream(sys.stderr)):
+        yield
+
+
+class _SteadyStream:
+    """A text stream that writes what its encoding lacks as escapes (``\\u732b``), and goes silent when it is closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except OSError:
+            self._silence()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._silence()
+
+    def _silence(self) -> None:
+        # what is still in the buffer would otherwise be written, and fail, once more when Python ends
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def say(text: str) -> None:

@@ -217,3 +217,19 @@ def test_a_name_with_a_date_tells_whose_place_was_taken(tmp_path: Path) -> None:
     kept = [path for path in tmp_path.iterdir() if path.name != "my.iou.csv"]
     assert [earlier_result_of(path) for path in kept] == [tmp_path / "my.iou.csv"] * 2
     assert earlier_result_of(tmp_path / "my.iou.csv") is None
+
+
+def test_what_is_no_text_in_a_files_name_is_written_as_an_escape(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"command": "--output-dir a\udcff", "date": "1"})
+    write_json(path, {"command": "--output-dir a\udcff", "date": "2"})
+    assert json.loads(path.read_text(encoding="utf-8"))["command"] == "--output-dir a\udcff"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("ż" * 125 + ".csv")  # 254 bytes
+    write_result(path, "a")
+    assert path.read_text() == "a"
+    with pytest.raises(UserError, match="File name too long"):
+        check_writable(tmp_path / ("a" * 256))

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from contextlib import redirect_stdout
+from pathlib import Path
+
 import pytest
 
-from src.screen import display_width, note, progress, say, table
+from src.paths import REPOSITORY
+from src.screen import display_width, note, progress, say, steady_console, table
 
 
 def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +40,35 @@ def test_columns_align_whatever_their_length() -> None:
         "  猫" + " " * (len(name) - 2) + "   100.00",
     ]
     assert len({display_width(line) for line in lines}) == 1
+
+
+def test_what_the_console_cannot_show_is_shown_as_an_escape() -> None:
+    """A console of a European Windows, or one in strict UTF-8 and a file's name that is no text."""
+    for encoding, text, shown in (("cp1252", "猫 müde", r"\u732b müde"), ("utf-8", "a\udcff", r"a\udcff")):
+        console = io.TextIOWrapper(io.BytesIO(), encoding)
+        with redirect_stdout(console), steady_console():
+            say(text)
+        assert console.buffer.getvalue().decode(encoding).strip() == shown
+
+
+def test_a_closed_output_ends_nothing() -> None:
+    """As with ``| head``: both streams lead into a pipe that nobody reads any more."""
+    code = """
+        from src.screen import note, progress, say, steady_console
+        with steady_console():
+            for number in range(3):
+                say("much " * 20_000)
+                note("more")
+                with progress(1, "bar") as bar:
+                    bar.update()
+        open("done.txt", "w").close()
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, cwd=folder, stdout=writing, stderr=writing, env=environment, check=False)
+        os.close(writing)
+        assert done.returncode == 0
+        assert (Path(folder) / "done.txt").exists()

@@ -22,10 +22,10 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from src import cli
 from src.benchmark.options import AMP, CLASSES, Options
+from src.paths import user_path
 from src.runtime import DEVICES
 from src.screen import say
 
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--warm-up", type=int, default=usual.warm_up, metavar="N", help="repetitions before (default: 1)"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="where to draw the plot of --what growth")
+    parser.add_argument("--plot", type=user_path, metavar="FILE", help="where to draw the plot of --what growth")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
     parser.add_argument("--side", choices=("ours", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,8 @@ def read_photo(path: Path | str) -> np.ndarray:
     Raises:
         UserError: missing, no file, truncated or unreadable.
     """
+    if not os.path.exists(path):
+        raise UserError(f"image {path} does not exist (looked for from {Path.cwd()})")
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # the guard against images from strangers; these are the user's own
     try:

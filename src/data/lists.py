@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +32,12 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
     Raises:
         UserError: the root or the list is missing, the list is empty, or a line is malformed (with its number).
     """
-    if not masks and path.is_dir():
+    if not masks and os.path.isdir(path):
         entries = [ListEntry(image, None) for image in images_in(path)]
         if not entries:
             raise UserError(f"folder {path} holds no images ({', '.join(IMAGE_ENDINGS)})")
         return entries[:limit]
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows put a byte order mark first

@@ -26,6 +26,7 @@ from src.files import write_text
 from src.miniature.scenes import Scene, draw_scene
 from src.miniature.words import CLASSES
 from src.output.pictures import PALETTE
+from src.paths import user_path
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
 SCENES_PER_LIST = 200
@@ -69,7 +70,7 @@ def draw_dataset(folder: Path, scenes_per_list: int = SCENES_PER_LIST) -> None:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to draw into (default: data/miniature)")
+    parser.add_argument("--output", type=user_path, default=FOLDER, help="folder to draw in (default: data/miniature)")
     parser.add_argument("--force", action="store_true", help="replace the scenes that are in the folder")
     args = parser.parse_args(arguments)
     old = [args.output / name for name in ("JPEGImages", "SegmentationClassAug")]

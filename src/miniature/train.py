@@ -46,6 +46,7 @@ from src.miniature.captions import read_pairs, write_pairs
 from src.miniature.model import GRID, WIDTH, build_model, encode_images, match
 from src.miniature.optimizer import FlatAdamW
 from src.miniature.vocabulary import build_tokenizer, save_tokenizer
+from src.paths import user_path
 
 BATCH = 32  # pictures per process and step
 VISION_ONLY = 0.84  # part of the student's training before matching and attention join
@@ -294,13 +295,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--processes", type=int, default=2, help="one-thread processes (default: 2)")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=user_path,
         default=Path("results/miniature_blip"),
         help="folder for the model (default: results/miniature_blip; the shipped one is in data/miniature/blip)",
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=user_path,
         default=Path("results/miniature_cache"),
         help="folder of the drawn pictures and captions (default: results/miniature_cache, 2.4 GB)",
     )

@@ -10,27 +10,27 @@ with its share of the pixels and its matching score, on the screen.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from src import cli
 from src.config.schema import Config
 from src.data.images import read_photo
 from src.errors import UserError
-from src.paths import resolve
+from src.paths import resolve, user_path
 from src.photos.files import find_photos, name_outputs
 from src.photos.words import prompts_of_words
 from src.result_files import write_result
 from src.screen import note, say
 
 FOLDER = "results/photos"
+IMAGES_HELP = "image files, or folders of which every image is taken"
 
 
 def main(arguments: list[str]) -> None:
     """Segment the photos that ``arguments`` name."""
     parser = cli.experiment_parser("python -m src.photos", __doc__)
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of which every image is taken")
+    parser.add_argument("images", nargs="+", type=user_path, help=IMAGES_HELP)
     parser.add_argument(
-        "--tuned", type=Path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
+        "--tuned", type=user_path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
     )
     _word_arguments(parser)
     cli.explorer_argument(parser, "a page of each photo that shows what every layer sees")
@@ -41,9 +41,7 @@ def main(arguments: list[str]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for photos to the ``parser`` of another command, which hands over where ``--images`` is given."""
     group = parser.add_argument_group("photos", "segment images of your own instead of the configuration's list")
-    group.add_argument(
-        "--images", nargs="+", type=Path, metavar="PATH", help="image files, or folders of which every image is taken"
-    )
+    group.add_argument("--images", nargs="+", type=user_path, metavar="PATH", help=IMAGES_HELP)
     _word_arguments(group)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from src.errors import UserError
 
 PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
 """Names of the pictures that an earlier run wrote, dated ones too."""
+
+
+MAX_STEM_BYTES = 150  # of the 255 that file systems allow
 
 
 def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
@@ -23,13 +27,13 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     """
     found = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             written_here = path.resolve() == output.resolve()
             images = [image for image in images_in(path) if not (written_here and PICTURE.search(image.name))]
             if not images:
                 raise UserError(f"--images {path}: the folder holds no images ({', '.join(IMAGE_ENDINGS)})")
             found += images
-        elif not path.exists():
+        elif not os.path.exists(path):
             raise UserError(f"--images {path} does not exist; expected image files or folders")
         else:
             check_file("--images", path)
@@ -38,15 +42,24 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
 
 
 def name_outputs(photos: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Pairs (photo, name that its pictures begin with): its stem, numbered where an earlier photo has the same."""
-    stems = {path.stem.lower() for path in photos}  # file systems that ignore case must not mix photos up either
+    """Pairs (photo, name that its pictures begin with): its stem, numbered where an earlier photo has the same.
+
+    A long stem is cut, so that the longest ending and a date find room.
+    """
+    stems = {_cut(path.stem).lower() for path in photos}  # file systems that ignore case must not mix photos up either
     used: set[str] = set()
     pairs = []
     for path in photos:
-        name, number = path.stem, 1
+        stem, number = _cut(path.stem), 1
+        name = stem
         while name.lower() in used or (number > 1 and name.lower() in stems):
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         used.add(name.lower())
         pairs.append((path, name))
     return pairs
+
+
+def _cut(stem: str) -> str:
+    encoded = os.fsencode(stem)
+    return stem if len(encoded) <= MAX_STEM_BYTES else encoded[:MAX_STEM_BYTES].decode(errors="ignore")

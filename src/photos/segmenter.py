@@ -10,6 +10,7 @@ from src.method.blip import load_configured
 from src.method.prompts import PromptSet
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned
+from src.paths import user_path
 from src.photos.words import prompts_of_words
 from src.runtime import choose_device
 from src.screen import note
@@ -29,7 +30,7 @@ def load_segmenter(
     Raises:
         UserError: the configuration, a word, the device or the model is refused.
     """
-    settings = load_config(Path(config).expanduser())
+    settings = load_config(user_path(str(config)))
     return segmenter_of_words(settings, prompts_of_words(settings, classes, background), device)
 
 

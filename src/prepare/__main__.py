@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from src.cli import run
 from src.errors import UserError
-from src.paths import REPOSITORY
+from src.paths import REPOSITORY, user_path
 
 OVERVIEW = """\
 Lay out a data set and write its image lists.
@@ -79,11 +78,6 @@ What is made:
 )
 
 
-def path_of_user(text: str) -> Path:
-    """A path of the command line; ``--root=~/voc`` is not expanded by the shell."""
-    return Path(text).expanduser()
-
-
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; its help is the manual of data preparation."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -93,11 +87,11 @@ def parser() -> argparse.ArgumentParser:
     coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
     for name, command in (("pascal", pascal), ("coco", coco)):
         command.add_argument(
-            "--root", type=path_of_user, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
+            "--root", type=user_path, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
         )
         command.add_argument(
             "--lists",
-            type=path_of_user,
+            type=user_path,
             default=REPOSITORY / "src" / "lists" / name,
             help=f"folder the lists are written to (default: src/lists/{name})",
         )
@@ -110,9 +104,9 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--debug", action="store_true", help="show where an error came from")
     pascal.add_argument("--force", action="store_true", help="replace lists that differ")
-    pascal.add_argument("--voc", type=path_of_user, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
+    pascal.add_argument("--voc", type=user_path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
     pascal.add_argument(
-        "--sbd", type=path_of_user, metavar="PATH", help="SBD archive or folder benchmark_RELEASE elsewhere"
+        "--sbd", type=user_path, metavar="PATH", help="SBD archive or folder benchmark_RELEASE elsewhere"
     )
     coco.add_argument(
         "--force",

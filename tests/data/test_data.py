@@ -219,7 +219,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: Callable[[Pa
         reader(tmp_path)
     with pytest.raises(UserError, match=r"/dev/null cannot be read: it is a device or a socket"):
         reader(Path("/dev/null"))
-    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)$"):
+    with pytest.raises(UserError, match=r"a (cannot be read \(File name too long\)|does not exist .*)$"):
         reader(tmp_path / (300 * "a"))
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +129,51 @@ def test_whatever_one_photo_brings_about_the_others_are_done(
     assert run("--images", tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
     assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
     assert f"left out: image {tmp_path / 'b.png'}: RuntimeError: out of memory" in capsys.readouterr().err
+
+
+def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> None:
+    """Twice with other words: the earlier pictures are kept under names that are longer still."""
+    photo = save(tmp_path / ("p" * 245 + ".png"), left_red_right_blue())
+    output = tmp_path / "out"
+    for word in ("猫", "犬"):
+        command = [
+            sys.executable,
+            "training_free_blip.py",
+            "--config",
+            str(CONFIG),
+            "--device",
+            "cpu",
+            "--save-heatmaps",
+        ]
+        command += ["--images", str(photo), "--classes", word, "--output-dir", str(output), "--set", "crf.iters=0"]
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert rf"\u{ord(word):x}" in done.stdout.decode("cp1252")
+    assert (output / ("p" * 150 + "_labels.png")).exists()
+
+
+def test_closing_the_output_ends_no_folder(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / "photos" / f"{number}.png", left_red_right_blue())
+    command = [sys.executable, "training_free_blip.py", "--config", str(CONFIG), "--device", "cpu", "--classes", "bus"]
+    command += ["--images", str(tmp_path / "photos"), "--output-dir", str(tmp_path / "out"), "--set", "crf.iters=0"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        assert job.stdout is not None
+        job.stdout.readline()
+        job.stdout.close()  # as head does
+        _, errors = job.communicate()
+    assert job.returncode == 0, errors
+    assert len(list((tmp_path / "out").glob("*_labels.png"))) == 4
+
+
+def test_the_home_folder_is_found_wherever_a_path_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "photos" / "a.png", left_red_right_blue())
+    shutil.copy(CONFIG, tmp_path / "config.yaml")
+    options = ("--config", "~/config.yaml", "--device", "cpu", "--classes", "bus", "--set", "crf.iters=0")
+    assert cli.run(photos.main, ["~/photos", "--output-dir=~/out", *options]) == 0
+    assert (tmp_path / "out" / "a_labels.png").exists()
 
 
 def test_photos_are_a_command_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

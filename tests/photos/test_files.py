@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,29 @@ def test_pictures_of_an_earlier_run_are_no_photos(tmp_path: Path) -> None:
         save(tmp_path / name)
     assert [path.name for path in find_photos([tmp_path], tmp_path)] == ["a.png"]
     assert len(find_photos([tmp_path], tmp_path / "out")) == 4
+
+
+def test_hidden_files_are_no_photos(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".b.png"):
+        save(tmp_path / name)
+    assert [path.name for path in find_photos([tmp_path], tmp_path / "out")] == ["a.png"]
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"--images .*pipe\.png cannot be read: it is a named pipe"):
+        find_photos([tmp_path / "pipe.png"], tmp_path)
+    for name in ("link.png", 300 * "a"):
+        with pytest.raises(UserError, match=rf"--images .*{name} does not exist; expected image files or folders"):
+            find_photos([tmp_path / name], tmp_path)
+
+
+def test_long_names_are_cut_and_stay_apart() -> None:
+    paths = [Path("ż" * 120 + ending) for ending in ("1.png", "2.png")]
+    (_, one), (_, other) = name_outputs(paths)
+    assert one == "ż" * 75
+    assert other == "ż" * 75 + "-2"
 
 
 def test_photos_with_the_same_stem_get_different_names() -> None:
