@@ -34,6 +34,7 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     segmenter = Segmenter.from_config(task.config, blip, task.prompts, layers)
     if tuned:
         segmenter = load_tuned(tuned, segmenter)
-    numbers, images = segmenter.number_format.name, len(task.entries)
-    say(f"{blip.name} on {device} in {numbers}: {len(task.prompts)} prompts, layers {list(layers)}, {images} images")
+    numbers, images = segmenter.number_format, len(task.entries)
+    say(f"{blip.name} on {device} in {numbers.name} ({numbers.why})")
+    say(f"{len(task.prompts)} prompts, layers {list(layers)}, {images} images")
     return segmenter

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -171,13 +172,14 @@ class NumberFormat:
         }[self.name]
 
 
-def number_format(amp: Amp, device: torch.device) -> NumberFormat:
+def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, int]]) -> NumberFormat:
     """The number format that ``runtime.amp`` stands for on ``device``.
 
     ``False`` is float32, ``"bf16"`` and ``"fp16"`` are what they say, anywhere. ``True`` is the fast format of the
     hardware. On CUDA that is float16, as published: it rounds eight times finer than bfloat16, and is fast from Volta
     on. Tuning goes through it too, without loss scaling, as published: next to none of the gradients are so small as to
     vanish in it (README, Differences). What is too large is told: :meth:`src.method.segmenter.Segmenter.check_numbers`.
+    On a CPU it is what the model's ``products`` (inputs and outputs of its linear layers) were timed to be faster in.
     """
     import torch
 
@@ -191,14 +193,14 @@ def number_format(amp: Amp, device: torch.device) -> NumberFormat:
             return NumberFormat("float16", "runtime.amp is true: CUDA")
         return NumberFormat("float32", f"float16 is slow below compute capability 7.0, and this is {major}.{minor}")
     if device.type == "cpu":
-        return _fast_cpu_format()
+        return _fast_cpu_format(products)
     return NumberFormat("float32", f"runtime.amp is true: nothing is gained on {device.type}")
 
 
-def _fast_cpu_format() -> NumberFormat:
-    """bfloat16 on CPUs with AMX; AVX512-bf16 alone is slower than float32 in PyTorch 2.11."""
-    import torch
+def _fast_cpu_format(products: Sequence[tuple[int, int]]) -> NumberFormat:
+    """The format that was clearly faster when it was timed, float32 if neither was."""
+    from src.fast_format import trial_of
 
-    if torch.cpu._is_amx_tile_supported():
-        return NumberFormat("bfloat16", "runtime.amp is true: this CPU has AMX")
-    return NumberFormat("float32", "runtime.amp is true: this CPU has no AMX")
+    trial = trial_of(tuple(products))
+    timed = f"{trial.gain:.2f} times as fast as float32 when timed on this CPU"
+    return NumberFormat("bfloat16" if trial.bfloat16_wins else "float32", f"runtime.amp is true: bfloat16 was {timed}")

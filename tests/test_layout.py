@@ -12,7 +12,9 @@ from src.sources import imported_modules, module_file
 # A room may import from those on lines above its own, and from itself. Commands stand on the last line.
 FLOORS = (
     "errors paths",
-    "runtime files disk sources",
+    "files disk sources",
+    "fast_format",
+    "runtime",
     "config screen",
     "data",
     "method",

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from src import runtime
+from src import fast_format, runtime
 from src.errors import UserError
 from src.runtime import Amp, choose_device, number_format
 
 CPU = torch.device("cpu")
+PRODUCTS = [(32, 16), (16, 32)]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "", "mps:0", "cpu:0"])
@@ -113,7 +114,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(
 def test_mps_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")
-    assert number_format(True, torch.device("mps")).autocast_dtype is None
+    assert number_format(True, torch.device("mps"), PRODUCTS).autocast_dtype is None
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device mps: PyTorch sees no Apple GPU"):
         choose_device("mps")
@@ -137,15 +138,23 @@ def test_processes_are_counted_as_torchrun_says(monkeypatch: pytest.MonkeyPatch)
 def test_a_number_format_that_is_asked_for_is_taken(
     amp: Amp, name: str, dtype: torch.dtype | None, device: str
 ) -> None:
-    numbers = number_format(amp, torch.device(device))
+    numbers = number_format(amp, torch.device(device), PRODUCTS)
     assert (numbers.name, numbers.autocast_dtype) == (name, dtype)
     assert numbers.why == f"runtime.amp is {str(amp).lower()}"
 
 
-@pytest.mark.parametrize("tiles", [True, False])
-def test_true_is_bfloat16_on_cpus_that_gain_by_it(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    assert number_format(True, CPU).name == ("bfloat16" if tiles else "float32")
+@pytest.mark.parametrize(("gain", "name"), [(4.2, "bfloat16"), (1.1, "float32"), (0.5, "float32")])
+def test_true_is_bfloat16_on_cpus_that_clearly_gain_by_it(
+    gain: float, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    found = fast_format.Trial(gain, "some CPU", "2.11", ())
+    monkeypatch.setattr(fast_format, "trial_of", lambda products: asked.append(products) or found)
+    numbers = number_format(True, CPU, PRODUCTS)
+    assert (numbers.name, asked) == (name, [tuple(PRODUCTS)])
+    assert (
+        numbers.why == f"runtime.amp is true: bfloat16 was {gain:.2f} times as fast as float32 when timed on this CPU"
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,5 +167,5 @@ def test_true_is_float16_on_cuda_as_published(
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
     device = torch.device("cuda", 1)
-    assert number_format(True, device).name == name
+    assert number_format(True, device, PRODUCTS).name == name
     assert asked == [device]

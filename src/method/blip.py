@@ -73,6 +73,13 @@ class Blip:
         return cast(int, self.vision_config.patch_size)
 
     @property
+    def products(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of the linear layers that the time goes into: of one layer of each encoder, each once."""
+        layers = self.model.vision_model.encoder.layers[0], self.text_encoder.layers[0]
+        linear = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
+        return sorted({(each.in_features, each.out_features) for each in linear})
+
+    @property
     def device(self) -> torch.device:
         return self.model.itm_head.weight.device
 

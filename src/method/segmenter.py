@@ -122,7 +122,7 @@ class Segmenter:
         self.layers = tuple(layers)
         self.frame = frame
         self.crf = crf
-        self.number_format = number_format(amp, blip.device)
+        self.number_format = number_format(amp, blip.device, blip.products)
         self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
         self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
         self.weights: Mapping[str, Tensor] = {}

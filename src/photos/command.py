@@ -104,8 +104,9 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
 
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
     classes = len(prompts.class_names) - 1
-    model = f"{segmenter.blip.name} on {segmenter.device}"
-    say(f"{model}: {classes} classes, {len(prompts)} prompts, {len(photos)} images")
+    numbers = segmenter.number_format
+    say(f"{segmenter.blip.name} on {segmenter.device} in {numbers.name} ({numbers.why})")
+    say(f"{classes} classes, {len(prompts)} prompts, {len(photos)} images")
     left_out = []
     for path, name in photos:
         try:
