@@ -25,7 +25,7 @@ from src.screen import say
 from src.task import Task
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
     args = _parser().parse_args(arguments)
     if args.top:
@@ -37,41 +37,46 @@ def main(arguments: list[str]) -> None:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     from src.explorer.infoscore import write_infoscore_page
-    from src.layer_selection.choice import keep_scores, kept_path, score_layers
+    from src.layer_selection.choice import keep_scores, score_layers
     from src.layer_selection.comparison import compare
     from src.layer_selection.infoscore import COLUMNS
-    from src.loading import load_segmenter
+    from src.loading import load_segmenter, open_journal
     from src.output import charts
     from src.provenance import provenance
 
     cache = task.outputs.path(config.output.csv).parent  # where the other commands look for a ranking
     segmenter = load_segmenter(task, cache, every_layer=True)
     comparison = None
-    if args.compare:
-        comparison = compare(segmenter, task.entries, config, config.model.top_k, csv.parent)
-        scores = comparison.scores
-        keep_scores(scores, kept_path(segmenter, task.entries, config, cache))
-    else:
-        scores = score_layers(segmenter, task.entries, config, cache)
+    with open_journal("comparison of layers", task, csv, segmenter, top_k=config.model.top_k) as journal:
+        if args.compare:
+            comparison = compare(segmenter, task.entries, config, config.model.top_k, journal)
+            scores = comparison.scores
+            keep_scores(scores, segmenter, task.entries, config, cache)
+        else:
+            scores = score_layers(segmenter, task.entries, config, cache, args.fresh, args.skip_unreadable)
 
-    top = scores.top(config.model.top_k)
-    write_result(csv, csv_text(COLUMNS, scores.rows()))
-    origin = {"experiment": "infoscore", "images": len(task.entries), **provenance(config, segmenter, layers=top)}
-    compared = {"comparison": comparison.to_dict(task.prompts.class_names)} if comparison else {}
-    write_json(csv.with_suffix(".json"), {**scores.to_dict(), **compared, **origin})
-    charts.infoscore_bars(csv.with_suffix(".png"), scores.infoscore.tolist(), top)
-    say(scores.table())
-    say(f"wrote {csv}, {csv.with_suffix('.json').name} and {csv.with_suffix('.png').name}")
-    if comparison:
-        scatter = csv.with_name(f"{csv.stem}_against_miou.png")
-        charts.infoscore_scatter(scatter, scores.infoscore.tolist(), comparison.single_layer_miou, top, comparison.rho)
-        say(comparison.table(task.prompts.class_names))
-        say(f"wrote {scatter}")
-    if args.save_explorer:
-        about = f"{segmenter.blip.name}, {len(task.entries)} images, {len(segmenter.prompts)} prompts"
-        write_infoscore_page(csv.with_suffix(".html"), scores, top, comparison, csv.stem, about)
-        say(f"wrote {csv.with_suffix('.html')}: open it in a browser")
+        top = scores.top(config.model.top_k)
+        say(scores.table())
+        if comparison:
+            say(comparison.table(task.prompts.class_names))
+        write_result(csv, csv_text(COLUMNS, scores.rows()))
+        images = len(task.entries) - len(scores.skipped)
+        origin = {"experiment": "infoscore", "images": images, **provenance(config, segmenter, layers=top)}
+        compared = {"comparison": comparison.to_dict(task.prompts.class_names)} if comparison else {}
+        write_json(csv.with_suffix(".json"), {**scores.to_dict(), **compared, **origin})
+        charts.infoscore_bars(csv.with_suffix(".png"), scores.infoscore.tolist(), top)
+        say(f"wrote {csv}, {csv.with_suffix('.json').name} and {csv.with_suffix('.png').name}")
+        if comparison:
+            scatter = csv.with_name(f"{csv.stem}_against_miou.png")
+            infoscore, miou = scores.infoscore.tolist(), comparison.single_layer_miou
+            charts.infoscore_scatter(scatter, infoscore, miou, top, comparison.rho)
+            say(f"wrote {scatter}")
+        if args.save_explorer:
+            about = f"{segmenter.blip.name}, {images} images, {len(segmenter.prompts)} prompts"
+            write_infoscore_page(csv.with_suffix(".html"), scores, top, comparison, csv.stem, about)
+            say(f"wrote {csv.with_suffix('.html')}: open it in a browser")
     say(f"to use the best {len(top)}, set in the configuration's section model:\nlayers: {top}")
+    return cli.end(scores.skipped)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ from src.screen import say
 from src.task import Task
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int | None:
     """Run the experiment that ``arguments`` describe."""
     args = _parser().parse_args(arguments)
     photos.check_arguments(args)
@@ -49,8 +49,9 @@ def main(arguments: list[str]) -> None:
     # torch is imported here: what was wrong with the command has been said without waiting for it
     from src.data.dataset import SegmentationDataset
     from src.evaluation.evaluate import evaluate
+    from src.evaluation.identity import file_digest
     from src.explorer.evaluation import write_evaluation_pages
-    from src.loading import load_segmenter
+    from src.loading import load_segmenter, open_journal
     from src.one_shot.tuned_weights import describe_tuned
     from src.output.evaluation_pictures import EvaluationPictures
     from src.provenance import provenance
@@ -58,21 +59,22 @@ def main(arguments: list[str]) -> None:
     segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
     dataset = SegmentationDataset.from_config(task.entries, config)
     pictures = EvaluationPictures(csv, dataset, names, args.save_predictions, args.save_overlays)
-    evaluation = evaluate(segmenter, dataset, config.dataloader, pictures.observers)
+    with open_journal("training-free", task, csv, segmenter, tuned=file_digest(args.tuned)) as journal:
+        evaluation = evaluate(segmenter, dataset, config.dataloader, pictures.observers, journal, pictures.lacks)
 
-    scores = evaluation.to_dict(names)
-    iou = evaluation.confusion.iou.tolist()
-    write_result(csv, csv_text(("Class Name", "IoU"), zip(names, iou, strict=True)))
-    tuned = describe_tuned(args.tuned) if args.tuned else None
-    origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, "tuned": tuned}
-    origin |= provenance(config, segmenter)
-    write_json(csv.with_suffix(".json"), {**scores, **origin})
-    say(evaluation.confusion.table(names))
-    drawn = pictures.write(evaluation.confusion)
-    if args.save_explorer:
-        about = f"mIoU of all: {100 * evaluation.confusion.miou:.2f}"
-        drawn += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, about)
-    say(" ".join(map(str, ("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn)))))
+        say(evaluation.confusion.table(names))
+        iou = evaluation.confusion.iou.tolist()
+        write_result(csv, csv_text(("Class Name", "IoU"), zip(names, iou, strict=True)))
+        tuned = describe_tuned(args.tuned) if args.tuned else None
+        origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, "tuned": tuned}
+        origin |= provenance(config, segmenter)
+        write_json(csv.with_suffix(".json"), {**evaluation.to_dict(names), **origin})
+        drawn = pictures.write(evaluation)
+        if args.save_explorer:
+            about = f"mIoU of all: {100 * evaluation.confusion.miou:.2f}"
+            drawn += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, about)
+        say(" ".join(map(str, ("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn)))))
+    return cli.end(evaluation.skipped)
 
 
 def _parser() -> argparse.ArgumentParser:

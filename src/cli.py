@@ -4,40 +4,84 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from src.config.reader import load_config
 from src.config.schema import Config
-from src.errors import UserError
+from src.errors import Terminated, UserError
 from src.paths import user_path
 from src.screen import note, say, steady_console
 
+SKIPPED = 3
+"""Exit code of a command that ended well without images that it could not read."""
 
-def run(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:
+
+def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run ``main(arguments)`` and return its exit code.
 
-    0 when it ends, 2 with one line on stderr for a :class:`UserError` (a traceback too with ``--debug`` among the
-    arguments), 130 for Ctrl-C. Any other exception is a defect of ours and keeps its traceback.
+    0 when it ends (or what it returns), 2 with one line on stderr for a :class:`UserError` (a traceback too with
+    ``--debug`` among the arguments), 130 for Ctrl-C, 143 for SIGTERM; these lines say how to go on where something is
+    kept. Any other exception is a defect of ours and keeps its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    with steady_console():
-        return _run(main, arguments)
+    with steady_console(), _ending_on_sigterm():
+        try:
+            return main(arguments) or 0
+        except UserError as error:
+            if "--debug" in arguments:
+                traceback.print_exc()
+            note(_line(f"error: {error}", error))
+            return 2
+        except KeyboardInterrupt as error:
+            note(_line("interrupted", error))
+            return 130
+        except Terminated as error:
+            note(_line("terminated", error))
+            return 143
+        except RuntimeError as error:
+            # a scheduler asks every process; one that reads images may obey before this one has heard of it
+            if "DataLoader worker" not in str(error) or "Terminated" not in str(error):
+                raise
+            note(_line("terminated", error))
+            return 143
 
 
-def _run(main: Callable[[list[str]], None], arguments: list[str]) -> int:
+def _line(text: str, error: BaseException) -> str:
+    """``text``, and what was noted on the way up of ``error``: how much is kept, say."""
+    return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def end(skipped: Sequence[Mapping[str, str]]) -> int:
+    """Name the images that were left out, if any, and return the exit code."""
+    for entry in skipped:
+        note(f"left out: {entry['reason']}")
+    if not skipped:
+        return 0
+    note(f"the results are without {len(skipped)} images that cannot be read; mend them and start the command again")
+    return SKIPPED
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """While it lasts, SIGTERM raises :class:`Terminated`, so that all is left tidy; a second one ends at once."""
+
+    def terminate(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        main(arguments)
-    except UserError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        note(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        note("interrupted")
-        return 130
-    return 0
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 LIMIT = "use only the first N images of the list"
@@ -88,6 +132,17 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
         type=user_path,
         metavar="DIR",
         help="folder for all result files, instead of the configuration's",
+    )
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="begin anew; without it an interrupted command goes on from where it was",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be read, list them at the end and in the JSON, and end with exit code 3; "
+        "without it the first of them ends the command, which goes on from there once the file is mended",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
 

@@ -1,15 +1,18 @@
-"""From a task to a segmenter: device, model, layers."""
+"""From a task to a segmenter (device, model, layers) and to the journal of a run with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from src.evaluation.identity import settings_of
+from src.evaluation.journal import Journal
 from src.layer_selection.choice import choose_layers
 from src.method.blip import load_configured
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned
-from src.runtime import choose_device
+from src.runtime import choose_device, share_cores
 from src.screen import say
 from src.task import Task
 
@@ -27,10 +30,11 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
         UserError: no such device, a model that cannot be loaded or does not fit the configuration or the weights.
     """
     device = choose_device(task.device)
+    share_cores()
     blip = load_configured(task.config, device)
     layers: Sequence[int] = range(blip.num_layers)
     if not every_layer:
-        layers = choose_layers(task.config, blip, task.classes, task.entries, cache)
+        layers = choose_layers(task.config, blip, task.classes, task.entries, cache, task.fresh, task.skip_unreadable)
     segmenter = Segmenter.from_config(task.config, blip, task.prompts, layers)
     if tuned:
         segmenter = load_tuned(tuned, segmenter)
@@ -38,3 +42,17 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     say(f"{blip.name} on {device} in {numbers.name} ({numbers.why})")
     say(f"{len(task.prompts)} prompts, layers {list(layers)}, {images} images")
     return segmenter
+
+
+def open_journal(experiment: str, task: Task, results: Path, segmenter: Segmenter, **more: Any) -> Journal:
+    """The journal of a run that is to write ``results``.
+
+    Args:
+        experiment: see :data:`src.evaluation.identity.CODE`.
+        task: what is done.
+        results: the run's first result file.
+        segmenter: what it is done with.
+        more: what else the results depend on.
+    """
+    settings = settings_of(experiment, task.config, segmenter, task.entries, **more)
+    return Journal(results, settings, task.fresh, task.skip_unreadable)

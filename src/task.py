@@ -23,6 +23,8 @@ class Task:
         entries: the evaluation list.
         outputs: where results go.
         device: ``--device``.
+        fresh: ``--fresh``, see :class:`src.evaluation.journal.Journal`.
+        skip_unreadable: ``--skip-unreadable``, likewise.
     """
 
     config: Config
@@ -31,6 +33,8 @@ class Task:
     entries: list[ListEntry]
     outputs: Outputs
     device: str
+    fresh: bool
+    skip_unreadable: bool
 
     @classmethod
     def read(cls, args: argparse.Namespace, config: Config, masks: bool = True) -> Task:
@@ -48,4 +52,6 @@ class Task:
             evaluation_entries(config, masks),
             Outputs(args.output_dir, multi_prompt, tuned=getattr(args, "tuned", None) is not None),
             args.device,
+            args.fresh,
+            args.skip_unreadable,
         )

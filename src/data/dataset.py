@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -17,6 +21,10 @@ from src.data.frame import Frame
 from src.data.images import read_image, read_mask
 from src.data.lists import ListEntry
 from src.errors import UserError
+from src.screen import note
+
+SHARED_MEMORY = Path("/dev/shm")
+BATCHES_AHEAD = 3  # of each worker: two that wait and one in the making
 
 
 @dataclass(frozen=True)
@@ -45,19 +53,21 @@ class Batch:
         pixels: [B, 3, S, S].
         shapes: B shapes.
         labels: B masks; none without masks.
+        unreadable: images that should have been among them, by number, with the reason why they are not.
     """
 
     indices: list[int]
     pixels: Tensor
     shapes: list[tuple[int, int]]
     labels: list[Tensor]
+    unreadable: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Stack ``samples``."""
         return cls(
             [sample.index for sample in samples],
-            torch.stack([sample.pixels for sample in samples]),
+            torch.stack([sample.pixels for sample in samples]) if samples else torch.empty(0),
             [sample.shape for sample in samples],
             [sample.labels for sample in samples if sample.labels is not None],
         )
@@ -111,6 +121,12 @@ class SegmentationDataset(Dataset[Sample]):
         frame, labels = Frame.from_config(config), config.dataset
         return cls(entries, frame, labels.num_classes, labels.ignore_label, config.eval.resolution, masks, indices)
 
+    def only(self, indices: Sequence[int]) -> SegmentationDataset:
+        """The same, of the images ``indices`` alone."""
+        part = copy.copy(self)
+        part.indices = indices
+        return part
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -118,10 +134,17 @@ class SegmentationDataset(Dataset[Sample]):
         """Read image number ``indices[position]``.
 
         Raises:
-            UserError: see :func:`read_image` and :func:`read_mask`; or image and mask differ in size.
+            UserError: see :func:`read_image` and :func:`read_mask`; or image and mask differ in size. The error names
+                the line of the image list.
         """
         index = self.indices[position]
         entry = self.entries[index]
+        try:
+            return self._read(index, entry)
+        except UserError as error:
+            raise UserError(f"{error} (line {entry.line} of the image list)" if entry.line else str(error)) from error
+
+    def _read(self, index: int, entry: ListEntry) -> Sample:
         rgb = read_image(entry.image)
         shape = (rgb.shape[0], rgb.shape[1])
         return Sample(index, self.frame.image(rgb), shape, self._labels(entry, shape) if self.masks else None)
@@ -139,10 +162,13 @@ class SegmentationDataset(Dataset[Sample]):
         return torch.from_numpy(labels)
 
 
-def batches(dataset: SegmentationDataset, loader: DataloaderConfig, device: torch.device) -> Iterator[Batch]:
+def batches(
+    dataset: SegmentationDataset, loader: DataloaderConfig, device: torch.device, skip_unreadable: bool = False
+) -> Iterator[Batch]:
     """Iterate over ``dataset`` in order, in batches of ``loader.batch_size`` that worker processes read ahead.
 
-    ``pixels`` arrive on ``device``.
+    ``pixels`` arrive on ``device``. With ``skip_unreadable`` images that cannot be read are missing in their batch,
+    which says so; a batch may then be empty.
 
     Raises:
         UserError: an image or mask could not be read.
@@ -150,15 +176,21 @@ def batches(dataset: SegmentationDataset, loader: DataloaderConfig, device: torc
     read: DataLoader = DataLoader(
         _ErrorsAsValues(dataset),
         batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
+        num_workers=_workers(dataset, loader),
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         worker_init_fn=_one_thread,
     )
     for batch in read:
-        if isinstance(batch, UserError):
-            raise batch
+        if batch.unreadable and not skip_unreadable:
+            raise UserError(next(iter(batch.unreadable.values())))
         yield dataclasses.replace(batch, pixels=batch.pixels.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    index: int
+    reason: str
 
 
 class _ErrorsAsValues(Dataset):
@@ -170,16 +202,39 @@ class _ErrorsAsValues(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, position: int) -> Sample | UserError:
+    def __getitem__(self, position: int) -> Sample | _Unreadable:
         try:
             return self.dataset[position]
         except UserError as error:
-            return UserError(str(error))  # without its causes, which need not survive the way
+            return _Unreadable(self.dataset.indices[position], str(error))
 
 
-def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
-    errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else Batch.of([sample for sample in samples if isinstance(sample, Sample)])
+def _collate(samples: list[Sample | _Unreadable]) -> Batch:
+    batch = Batch.of([sample for sample in samples if isinstance(sample, Sample)])
+    unreadable = {sample.index: sample.reason for sample in samples if isinstance(sample, _Unreadable)}
+    return dataclasses.replace(batch, unreadable=unreadable)
+
+
+def _workers(dataset: SegmentationDataset, loader: DataloaderConfig) -> int:
+    """``loader.num_workers``, or 0 where shared memory is too small: a worker that finds none left waits for ever."""
+    if not loader.num_workers or not SHARED_MEMORY.is_dir():
+        return loader.num_workers
+    batch = loader.batch_size * 4 * 4 * dataset.frame.size**2  # three channels of float32, and room for labels
+    needed = BATCHES_AHEAD * loader.num_workers * batch
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed <= free:
+        return loader.num_workers
+    _note_once(
+        f"note: images are read in the main process, because dataloader.num_workers {loader.num_workers} needs "
+        f"{needed / 1e6:.0f} MB of shared memory and {SHARED_MEMORY} has {free / 1e6:.0f} MB free (in Docker: "
+        "--shm-size=2g)"
+    )
+    return 0
+
+
+@functools.cache
+def _note_once(text: str) -> None:
+    note(text)
 
 
 def _one_thread(_: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.config.schema import Config
@@ -14,10 +14,15 @@ from src.paths import resolve
 
 @dataclass(frozen=True)
 class ListEntry:
-    """One line of an image list: absolute paths of an image and, where the list has masks, of its mask."""
+    """One line of an image list: absolute paths of an image and, where the list has masks, of its mask.
+
+    Attributes:
+        line: its number in the list, from 1; 0 if there is no list. Two entries with the same files are equal.
+    """
 
     image: Path
     mask: Path | None
+    line: int = field(default=0, compare=False)
 
 
 def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = None) -> list[ListEntry]:
@@ -56,7 +61,7 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
         if len(fields) > 2 or (masks and len(fields) < 2):
             expected = "image path, space, mask path" if masks else "image path, or image path, space, mask path"
             raise UserError(f"{path}, line {number}: expected {expected} (paths without spaces), got {line.strip()!r}")
-        entries.append(ListEntry(root / fields[0], root / fields[1] if len(fields) == 2 else None))
+        entries.append(ListEntry(root / fields[0], root / fields[1] if len(fields) == 2 else None, number))
         if len(entries) == limit:
             break
     if not entries:

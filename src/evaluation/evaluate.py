@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from src.config.schema import DataloaderConfig
 from src.data.dataset import Batch, SegmentationDataset, batches
 from src.data.frame import Frame
+from src.evaluation import processes
+from src.evaluation.blocks import Arrays, as_array, compute_blocks
+from src.evaluation.journal import Journal
 from src.evaluation.metrics import ConfusionMatrix
 from src.method.segmenter import Segmenter, labels_of
 
@@ -22,6 +26,8 @@ Encoder = Callable[[Sequence[Path], Tensor], Tensor]
 in for the vision encoder."""
 
 CHECKED_AT_ONCE = 50  # images on a GPU
+
+COUNTS = "counts"
 
 
 @dataclass(frozen=True)
@@ -50,25 +56,38 @@ class Prediction:
         return self.labels if self.labels.shape == self.shape else self.frame.labels(self.scores, self.shape)
 
 
-Observer = Callable[[Prediction], None]
-"""Is shown every prediction of an evaluation, in list order."""
+Observer = Callable[[Prediction], Mapping[str, bytes] | None]
+"""Is shown every prediction; may give back what must outlive an interruption, under names such as ``overlay.17``."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of an evaluation and what it took."""
+    """Scores of an evaluation and what it took.
+
+    Attributes:
+        confusion: counts of all images that could be read.
+        images: how many these are.
+        seconds: since this command began with them.
+        computed: images that this command computed; the others are from before an interruption.
+        skipped: images that could not be read, as plain values: image and reason.
+        kept: what observers gave back.
+    """
 
     confusion: ConfusionMatrix
     images: int
     seconds: float
+    computed: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    kept: dict[str, bytes] = field(default_factory=dict)
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values: the scores of the C classes ``names``, image count, seconds and images per second."""
         return {
             **self.confusion.to_dict(names),
             "images": self.images,
+            "skipped": self.skipped,
             "seconds": self.seconds,
-            "images_per_second": self.images / self.seconds,
+            "images_per_second": self.computed / self.seconds,
         }
 
 
@@ -81,21 +100,21 @@ def predict(
         UserError: an image or mask could not be read, or what the model says of an image is not a number.
     """
     unchecked: list[Path] = []
-
-    def scores_of(batch: Batch) -> Tensor:
-        files = [dataset.entries[index].image for index in batch.indices]
-        scores = segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None)
-        unchecked.extend(files)
+    for batch in batches(dataset, loader, segmenter.device):
+        # no name holds the scores: they go before the next batch's come
+        yield from predictions_of(batch, _scores(segmenter, batch, dataset, encoder), dataset)
+        unchecked += [dataset.entries[index].image for index in batch.indices]
         # asking waits for the device: on a GPU now and then is enough, as nothing is written before the end
         if segmenter.device.type == "cpu" or len(unchecked) >= CHECKED_AT_ONCE:
             segmenter.check_numbers(unchecked)
             unchecked.clear()
-        return scores
-
-    for batch in batches(dataset, loader, segmenter.device):
-        # no name holds the scores: they go before the next batch's come
-        yield from predictions_of(batch, scores_of(batch), dataset)
     segmenter.check_numbers(unchecked)
+
+
+def _scores(segmenter: Segmenter, batch: Batch, dataset: SegmentationDataset, encoder: Encoder | None) -> Tensor:
+    """Class scores [B, C, S, S] of a batch of ``dataset``."""
+    files = [dataset.entries[index].image for index in batch.indices]
+    return segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None)
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
@@ -118,28 +137,75 @@ def evaluate(
     dataset: SegmentationDataset,
     loader: DataloaderConfig,
     observers: Sequence[Observer] = (),
+    journal: Journal | None = None,
+    lacks: Callable[[int, Arrays], bool] = lambda *_: False,
     encoder: Encoder | None = None,
     description: str = "segmenting",
+    weights: str = "",
 ) -> Evaluation:
     """Score ``segmenter`` on ``dataset`` with a progress bar that shows the running mIoU.
 
+    Args:
+        segmenter: model, prompts and layers.
+        dataset: images and masks.
+        loader: how they are read.
+        observers: are shown every prediction that is made now.
+        journal: an open one, from which the evaluation goes on and in which it is kept; None: it begins and ends here.
+        lacks: whether what observers gave back of the image of this index is not there, so that it must be shown again.
+        encoder: stands in for the vision encoder.
+        description: of the progress bar.
+        weights: digest of the weights, if they were tuned.
+
     Raises:
-        UserError: an image or mask could not be read, no pixel of the masks counts, or what the model says is not a
-            number.
+        UserError: an image or mask could not be read, no pixel of the masks counts, what the model says is not a
+            number, or a process that takes part has ended.
     """
-    confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
-    start = time.perf_counter()
-    with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
-        count = 0  # enumerate would hold a prediction, and its batch's scores, while the next ones come
-        for prediction in predict(segmenter, dataset, loader, encoder):
-            count += 1  # noqa: SIM113
-            confusion.update(prediction.labels, prediction.target)
+    journal = journal or Journal.nowhere()
+    running = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
+
+    def score(batch: Batch) -> dict[str, Tensor]:
+        counted = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
+        kept: dict[str, Tensor] = {}
+        for prediction in predictions_of(batch, _scores(segmenter, batch, dataset, encoder), dataset):
+            counted.update(prediction.labels, prediction.target)
             for observer in observers:
-                observer(prediction)
-            del prediction
-            bar.update()
-            # reading the score waits for the device; now and then is enough for the eye
-            if segmenter.device.type == "cpu" or count % 50 == 0 or count == len(dataset):
-                bar.set_postfix(mIoU=f"{100 * confusion.miou:.2f}")
-    confusion.require_pixels()
-    return Evaluation(confusion, len(dataset), time.perf_counter() - start)
+                kept |= {name: as_array(content) for name, content in (observer(prediction) or {}).items()}
+        running.counts += counted.counts
+        return {COUNTS: counted.counts, **kept}
+
+    def add(arrays: Arrays) -> None:
+        if COUNTS in arrays:  # a block of images that could not be read has none
+            running.counts += torch.from_numpy(arrays[COUNTS]).to(segmenter.device)
+
+    def show(bar: tqdm) -> None:
+        # reading the score waits for the device; now and then is enough for the eye
+        if segmenter.device.type == "cpu" or bar.n % 50 < loader.batch_size or bar.n == bar.total:
+            bar.set_postfix(mIoU=f"{100 * running.miou:.2f}")
+
+    start = time.perf_counter()
+    outcome = compute_blocks(
+        journal,
+        dataset,
+        loader,
+        segmenter.device,
+        score,
+        description,
+        check=segmenter.check_numbers,
+        resume=add,
+        lacks=lacks,
+        show=show,
+        weights=weights,
+    )
+
+    def together() -> Evaluation:
+        assert outcome is not None
+        confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label)
+        for arrays in outcome.blocks:
+            if COUNTS in arrays:
+                confusion.counts += torch.from_numpy(arrays[COUNTS])
+        confusion.require_pixels()
+        kept = {name: array.tobytes() for arrays in outcome.blocks for name, array in arrays.items() if "." in name}
+        images, seconds = len(dataset) - len(outcome.skipped), time.perf_counter() - start
+        return Evaluation(confusion, images, seconds, outcome.computed, outcome.skipped, kept)
+
+    return processes.share(together)

@@ -18,6 +18,9 @@ import transformers
 
 from src.config.schema import Config
 from src.data.lists import ListEntry
+from src.evaluation import processes
+from src.evaluation.identity import settings_of
+from src.evaluation.journal import Journal
 from src.files import check_writable, write_text
 from src.layer_selection import ranking
 from src.layer_selection.infoscore import LayerScores
@@ -32,9 +35,17 @@ PARTS = ("mean_image_entropy", "dataset_entropy", "cov")
 
 
 def choose_layers(
-    config: Config, blip: Blip, classes: list[ClassEntry], entries: list[ListEntry], cache: Path
+    config: Config,
+    blip: Blip,
+    classes: list[ClassEntry],
+    entries: list[ListEntry],
+    cache: Path,
+    fresh: bool = False,
+    skip_unreadable: bool = False,
 ) -> tuple[int, ...]:
     """The layers that ``model.layers`` names; for ``auto`` the ``model.top_k`` best by InfoScore on ``entries``.
+
+    See :func:`score_layers` for the rest.
 
     Raises:
         UserError: see :func:`.ranking.rank_layers`.
@@ -42,38 +53,59 @@ def choose_layers(
     if config.model.layers != "auto":
         return tuple(config.model.layers)
     segmenter = ranking_segmenter(config, blip, classes)
-    layers = tuple(score_layers(segmenter, entries, config, cache).top(config.model.top_k))
+    scores = score_layers(segmenter, entries, config, cache, fresh, skip_unreadable)
+    layers = tuple(scores.top(config.model.top_k))
     say(f"layers: {list(layers)}  # top {config.model.top_k} by InfoScore")
     return layers
 
 
-def score_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path) -> LayerScores:
+def score_layers(
+    segmenter: Segmenter,
+    entries: list[ListEntry],
+    config: Config,
+    cache: Path,
+    fresh: bool = False,
+    skip_unreadable: bool = False,
+) -> LayerScores:
     """InfoScore of all layers of ``segmenter`` on ``entries``: kept from an earlier time, else computed and kept.
 
     A ranking is kept as a file in the folder ``cache`` under a digest of all that it depends on: every weight of the
     model and its architecture, every byte of every image, the prompts' tokens, image size, normalisation, number
     format and kind of device, this project's own code, and the versions of the libraries that decode and compute.
-    Whatever changes, the digest does, so that a stale ranking cannot be found.
+    Whatever changes, the digest does, so that a stale ranking cannot be found. An interrupted ranking goes on. One that
+    lacks images that could not be read is not kept.
 
     Args:
         segmenter: from :func:`.ranking.ranking_segmenter`.
         entries: the images; masks are not needed.
         config: for the images' reading and the number format.
         cache: where rankings are kept; the folder of the results, so that all commands find them.
+        fresh: begin an interrupted ranking anew.
+        skip_unreadable: leave out images that cannot be read.
 
     Raises:
         UserError: see :func:`.ranking.rank_layers`; or ``cache`` cannot be written to.
     """
-    path = kept_path(segmenter, entries, config, cache)
-    scores = read_scores(path, segmenter.layers)
+    path, scores = processes.share(lambda: _find(segmenter, entries, config, cache))
     if scores is not None:
         say(f"InfoScore of {len(entries)} images: found in {path}")
         return scores
     check_writable(path)
-    scores = rank_layers(segmenter, entries, config)
-    keep_scores(scores, path)
-    say(f"InfoScore of {len(entries)} images: computed, kept in {path}")
+    settings = settings_of("InfoScore", config, segmenter, entries)
+    with Journal(cache / "infoscore", settings, fresh, skip_unreadable) as journal:
+        scores = rank_layers(segmenter, entries, config, journal)
+        processes.share(lambda: write_scores(scores, path))
+    kept = "" if scores.skipped else f", kept in {path}"
+    say(f"InfoScore of {len(entries) - len(scores.skipped)} images: computed{kept}")
     return scores
+
+
+def _find(
+    segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path
+) -> tuple[Path, LayerScores | None]:
+    """Where the scores belong, and those that are there."""
+    path = kept_path(segmenter, entries, config, cache)
+    return path, read_scores(path, segmenter.layers)
 
 
 def kept_path(segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path) -> Path:
@@ -81,8 +113,17 @@ def kept_path(segmenter: Segmenter, entries: list[ListEntry], config: Config, ca
     return cache / f"infoscore_{_digest(segmenter, entries, config)}.json"
 
 
-def keep_scores(scores: LayerScores, path: Path) -> None:
-    """Write ``scores`` to ``path``; floats in full, so that they are read as they were."""
+def keep_scores(
+    scores: LayerScores, segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path
+) -> None:
+    """Keep ``scores`` where :func:`score_layers` will find them."""
+    processes.share(lambda: write_scores(scores, kept_path(segmenter, entries, config, cache)))
+
+
+def write_scores(scores: LayerScores, path: Path) -> None:
+    """Write ``scores`` to ``path``, unless they lack images; floats in full, so that they are read as they were."""
+    if scores.skipped:
+        return
     parts = {part: getattr(scores, part).tolist() for part in PARTS}
     write_text(path, json.dumps({"layers": scores.layers, **parts}) + "\n")
 
@@ -105,7 +146,8 @@ def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
     except (OSError, ValueError, RecursionError) as error:
         note(f"the ranking kept in {path} cannot be used ({error}); computing it again")
         return None
-    return LayerScores(layers, *(torch.tensor(values[part], dtype=torch.float64) for part in PARTS))
+    entropy, dataset, cov = (torch.tensor(values[part], dtype=torch.float64) for part in PARTS)
+    return LayerScores(layers, entropy, dataset, cov)
 
 
 def _is_number(value: object) -> bool:

@@ -1,31 +1,31 @@
-"""InfoScore against mIoU: every layer alone, the best by InfoScore, all, and the last, in one pass of the model."""
+"""InfoScore against mIoU: every layer alone, the best by InfoScore, all, and the last."""
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
 from src.config.schema import Config
-from src.data.dataset import Batch, SegmentationDataset, batches
+from src.data.dataset import Batch, SegmentationDataset
 from src.data.lists import ListEntry
-from src.disk import require_space
-from src.evaluation.evaluate import predictions_of
+from src.evaluation import processes
+from src.evaluation.blocks import Outcome, compute_blocks
+from src.evaluation.evaluate import COUNTS, predictions_of
+from src.evaluation.journal import Journal
 from src.evaluation.metrics import ConfusionMatrix, absence_note
-from src.layer_selection.infoscore import InfoScore, LayerScores
-from src.layer_selection.ranking import check_images
+from src.layer_selection.infoscore import InfoScore, LayerScores, layer_shares
+from src.layer_selection.ranking import SHARES, add_shares, check_images, layer_scores
 from src.method import attention
 from src.method.segmenter import Segmenter
 from src.screen import table
+
+BET = "bet"
 
 
 @dataclass(frozen=True)
@@ -78,68 +78,109 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(segmenter: Segmenter, entries: list[ListEntry], config: Config, top_k: int, scratch: Path) -> Comparison:
+def compare(
+    segmenter: Segmenter, entries: list[ListEntry], config: Config, top_k: int, journal: Journal | None = None
+) -> Comparison:
     """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
 
-    The model runs once over the images. Which layers are InfoScore's best is known only after the last image, so every
-    layer's class maps at the patch grid are kept in a temporary file in the folder ``scratch``; their mean over the
-    best layers is then scored without running the model again.
+    Which layers are InfoScore's best is known only after the last image. The ranking settles early, so every batch is
+    also scored with the layers that are best so far; the few batches that bet wrong are segmented once more at the end.
+    That costs less than keeping every layer's class maps, 40 GB on COCO.
 
     Args:
         segmenter: with the single-prompt set and all layers, from :func:`.ranking.ranking_segmenter`.
         entries: images with masks.
         config: for the data set, the frame of the evaluation and the batches.
         top_k: how many of InfoScore's layers to evaluate together.
-        scratch: a folder (made if need be) with room for images x layers x classes x patches x 4 bytes.
+        journal: an open one, from which the work goes on and in which it is kept; None: it begins and ends here.
 
     Raises:
-        UserError: there is but one image, one or its mask could not be read, or ``scratch`` has too little room.
+        UserError: there is but one image, or one or its mask could not be read.
     """
     check_images(entries)
-    layers = segmenter.layers
+    journal = journal or Journal.nowhere()
+    layers, size = segmenter.layers, segmenter.frame.size
     dataset = SegmentationDataset.from_config(entries, config)
-    infoscore = InfoScore(layers, segmenter.frame.size)
-    choices = [_choice(f"layer {layer}", (layer,), dataset, segmenter.device) for layer in layers]
-    choices += [_choice("all layers", layers, dataset, segmenter.device)]
-    shape = (len(entries), len(layers), config.dataset.num_classes, segmenter.num_patches)
-    scratch.mkdir(parents=True, exist_ok=True)
-    # before the work: a memory map that outgrows its disk ends the process without a word
-    remedy = "use --limit, or --output-dir on another disk"
-    require_space(scratch, 4 * math.prod(shape), "--compare, with the class maps that it keeps,", remedy)
-    with tempfile.NamedTemporaryFile(dir=scratch, prefix=".class_maps.") as file:
-        kept = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-        with tqdm(total=len(dataset), desc="comparing layers", unit="image", dynamic_ncols=True) as bar:
-            for batch in batches(dataset, config.dataloader, segmenter.device):
-                attended = segmenter.attend(segmenter.encode_images(batch.pixels))
-                for layer in layers:
-                    infoscore.update(layer, attended.prompt_maps(layer))
-                maps = torch.stack([segmenter.layer_class_maps(attended, layer) for layer in layers], 1)  # [B, L, C, N]
-                kept[batch.indices] = maps.cpu().numpy()
-                for choice in choices:
-                    _score(choice, maps, batch, segmenter, dataset)
-                bar.update(len(batch))
-        choices[0].confusion.require_pixels()
-        segmenter.check_numbers([entry.image for entry in entries])
-        scores = infoscore.scores()
-        best = _choice(f"InfoScore top {top_k}", tuple(scores.top(top_k)), dataset, segmenter.device)
-        description = f"scoring layers {list(best.layers)}"
-        with tqdm(total=len(dataset), desc=description, unit="image", dynamic_ncols=True) as bar:
-            for batch in batches(dataset, config.dataloader, segmenter.device):
-                maps = torch.from_numpy(kept[batch.indices]).to(segmenter.device)
-                _score(best, maps, batch, segmenter, dataset)
-                bar.update(len(batch))
-        del kept
-    last = Choice("last layer", (layers[-1],), choices[len(layers) - 1].confusion)
-    return Comparison(scores, [*choices[: len(layers)], best, *choices[len(layers) :], last])
+    singles: list[tuple[int, ...]] = [(layer,) for layer in layers]
+    running = InfoScore(layers, size)
+
+    def score(batch: Batch) -> dict[str, Tensor]:
+        attended = segmenter.attend(segmenter.encode_images(batch.pixels))
+        shares = layer_shares(attended, layers, size)
+        running.add(shares)
+        bet = sorted(running.running_ranking()[:top_k])
+        maps = [segmenter.layer_class_maps(attended, layer) for layer in layers]
+        counts = [_counts(choice, maps, batch, segmenter, dataset) for choice in [*singles, layers, bet]]
+        return {SHARES: shares, COUNTS: torch.stack(counts), BET: torch.tensor(bet)}
+
+    def score_best(batch: Batch) -> dict[str, Tensor]:
+        attended = segmenter.attend(segmenter.encode_images(batch.pixels))
+        maps = [segmenter.layer_class_maps(attended, layer) for layer in layers]
+        return {COUNTS: _counts(best, maps, batch, segmenter, dataset)[None]}
+
+    outcome = compute_blocks(
+        journal,
+        dataset,
+        config.dataloader,
+        segmenter.device,
+        score,
+        "comparing layers",
+        check=segmenter.check_numbers,
+        resume=lambda arrays: add_shares(running, arrays),
+        show=lambda bar: bar.set_postfix(top=running.running_ranking()[:top_k]),
+    )
+    scores = processes.share(lambda: layer_scores(outcome, segmenter))
+    best = scores.top(top_k)
+    wrong = processes.share(lambda: _lost_bets(outcome, best, list(dataset.indices), config.dataloader.batch_size))
+    again = compute_blocks(
+        journal,
+        dataset.only(wrong),
+        config.dataloader,
+        segmenter.device,
+        score_best,
+        f"scoring layers {best}",
+        check=segmenter.check_numbers,
+        weights=f"the layers {best}",  # the journal has other records of the same images
+    )
+
+    def together() -> Comparison:
+        assert outcome is not None
+        assert again is not None
+        every = _matrices([arrays[COUNTS] for arrays in outcome.blocks if COUNTS in arrays], len(layers) + 2, dataset)
+        won = [arrays[COUNTS][-1:] for arrays in outcome.blocks if BET in arrays and arrays[BET].tolist() == best]
+        every[0].require_pixels()
+        top = _matrices([*won, *(arrays[COUNTS] for arrays in again.blocks if COUNTS in arrays)], 1, dataset)
+        choices = [Choice(f"layer {layer}", (layer,), every[place]) for place, layer in enumerate(layers)]
+        choices.append(Choice(f"InfoScore top {top_k}", tuple(best), top[0]))
+        choices.append(Choice("all layers", layers, every[len(layers)]))
+        return Comparison(scores, [*choices, Choice("last layer", (layers[-1],), every[len(layers) - 1])])
+
+    return processes.share(together)
 
 
-def _choice(name: str, layers: tuple[int, ...], dataset: SegmentationDataset, device: torch.device) -> Choice:
-    return Choice(name, layers, ConfusionMatrix(dataset.num_classes, dataset.ignore_label, device))
+def _lost_bets(outcome: Outcome | None, best: list[int], indices: list[int], size: int) -> list[int]:
+    """Images of the blocks that were scored with other layers than ``best``."""
+    assert outcome is not None
+    lost = [number for number, a in enumerate(outcome.blocks) if BET in a and a[BET].tolist() != best]
+    return [index for number in lost for index in indices[number * size : (number + 1) * size]]
 
 
-def _score(choice: Choice, maps: Tensor, batch: Batch, segmenter: Segmenter, dataset: SegmentationDataset) -> None:
-    """Segment a batch from its class maps [B, L, C, N], averaged over the layers of ``choice``, and score it."""
-    chosen = [maps[:, segmenter.layers.index(layer)] for layer in choice.layers]
+def _counts(
+    layers: Sequence[int], maps: Sequence[Tensor], batch: Batch, segmenter: Segmenter, dataset: SegmentationDataset
+) -> Tensor:
+    """Counts [C, C] of a batch segmented from its class maps, L of [B, C, N], averaged over ``layers``."""
+    confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
+    chosen = [maps[segmenter.layers.index(layer)] for layer in layers]
     scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.frame.size), batch.pixels)
     for prediction in predictions_of(batch, scores, dataset):
-        choice.confusion.update(prediction.labels, prediction.target)
+        confusion.update(prediction.labels, prediction.target)
+    return confusion.counts
+
+
+def _matrices(parts: Sequence[np.ndarray], choices: int, dataset: SegmentationDataset) -> list[ConfusionMatrix]:
+    """A confusion matrix per choice of layers from the counts [choices, C, C] of all blocks."""
+    matrices = [ConfusionMatrix(dataset.num_classes, dataset.ignore_label) for _ in range(choices)]
+    for part in parts:
+        for matrix, counts in zip(matrices, part, strict=True):
+            matrix.counts += torch.from_numpy(counts)
+    return matrices

@@ -7,7 +7,7 @@ A layer is good if its attention in one image is about few prompts (low entropy 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from src.errors import UserError
 from src.method.attention import upsample
+from src.method.segmenter import PatchAttention
+from src.runtime import threads
 from src.screen import table
 
 CLAMP = 1e-6
@@ -31,12 +33,14 @@ class LayerScores:
 
     Attributes:
         layers: their numbers in the text encoder.
+        skipped: images that could not be read, as plain values: image and reason.
     """
 
     layers: tuple[int, ...]
     mean_image_entropy: Tensor
     dataset_entropy: Tensor
     cov: Tensor
+    skipped: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def entropy_ratio(self) -> Tensor:
@@ -63,10 +67,11 @@ class LayerScores:
         return [(layer, *row, ranking.index(layer) + 1) for layer, row in zip(self.layers, values, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the layers in order of InfoScore, and the rows."""
+        """Plain values: the layers in order of InfoScore, the rows, and images that could not be read."""
         return {
             "layers_by_infoscore": self.ranking,
             "table": [dict(zip(COLUMNS, row, strict=True)) for row in self.rows()],
+            "skipped": self.skipped,
         }
 
     def table(self) -> str:
@@ -100,9 +105,15 @@ def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
     may_clamp = maps.amin(2) < CLAMP * total.amax((1, 2))[:, None]  # [B, P]
     for image, prompts in enumerate(may_clamp):
         if prompts.any():
-            full_size = upsample(maps[image, prompts][None], image_size)[0]
-            shares[image, prompts] = full_size.div_(total[image]).clamp_(min=CLAMP).mean((1, 2))
+            full_size = upsample(maps[image, prompts][None], image_size)[0].div_(total[image]).clamp_(min=CLAMP)
+            with threads(1):  # a sum that threads share is rounded by how many they are
+                shares[image, prompts] = full_size.mean((1, 2))
     return shares
+
+
+def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: int) -> Tensor:
+    """Prompt shares [L, B, P] of ``layers`` on the images that were attended to."""
+    return torch.stack([prompt_shares(attended.prompt_maps(layer).float(), image_size) for layer in layers])
 
 
 class InfoScore:
@@ -126,7 +137,14 @@ class InfoScore:
 
     def update(self, layer: int, maps: Tensor) -> None:
         """Add the prompt maps [B, P, N] of ``layer`` on B images."""
-        shares = prompt_shares(maps.float(), self.image_size).cpu()
+        self._add(layer, prompt_shares(maps.float(), self.image_size).cpu())
+
+    def add(self, shares: Tensor) -> None:
+        """Add prompt shares [L, B, P] of all layers on B images, from :func:`layer_shares`."""
+        for layer, own in zip(self.layers, shares.cpu(), strict=True):
+            self._add(layer, own)
+
+    def _add(self, layer: int, shares: Tensor) -> None:
         self._shares[layer].append(shares)
         self._sums[layer].add(shares)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from src.config.schema import Config
-from src.data.dataset import SegmentationDataset, batches
+from src.data.dataset import Batch, SegmentationDataset
 from src.data.lists import ListEntry
 from src.errors import UserError
-from src.layer_selection.infoscore import InfoScore, LayerScores
+from src.evaluation import processes
+from src.evaluation.blocks import Arrays, Outcome, compute_blocks
+from src.evaluation.journal import Journal
+from src.layer_selection.infoscore import InfoScore, LayerScores, layer_shares
 from src.method.blip import Blip
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
+
+SHARES = "shares"
 
 
 def ranking_segmenter(config: Config, blip: Blip, classes: list[ClassEntry]) -> Segmenter:
@@ -21,24 +28,56 @@ def ranking_segmenter(config: Config, blip: Blip, classes: list[ClassEntry]) -> 
 
 
 @torch.no_grad()
-def rank_layers(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> LayerScores:
+def rank_layers(
+    segmenter: Segmenter, entries: list[ListEntry], config: Config, journal: Journal | None = None
+) -> LayerScores:
     """InfoScore of all layers of ``segmenter`` over the images of ``entries``; masks are not needed.
+
+    Args:
+        segmenter: from :func:`ranking_segmenter`.
+        entries: the images.
+        config: says how they are read.
+        journal: an open one, from which the work goes on and in which it is kept; None: it begins and ends here.
 
     Raises:
         UserError: there is but one image, or one could not be read.
     """
     check_images(entries)
+    running = InfoScore(segmenter.layers, segmenter.frame.size)
+
+    def shares(batch: Batch) -> dict[str, Tensor]:
+        attended = segmenter.attend(segmenter.encode_images(batch.pixels))
+        found = layer_shares(attended, segmenter.layers, segmenter.frame.size)
+        running.add(found)
+        return {SHARES: found}
+
+    outcome = compute_blocks(
+        journal or Journal.nowhere(),
+        SegmentationDataset.from_config(entries, config, masks=False),
+        config.dataloader,
+        segmenter.device,
+        shares,
+        "InfoScore",
+        check=segmenter.check_numbers,
+        resume=lambda arrays: add_shares(running, arrays),
+        show=lambda bar: bar.set_postfix(top=running.running_ranking()[: config.model.top_k]),
+    )
+    return processes.share(lambda: layer_scores(outcome, segmenter))
+
+
+def add_shares(infoscore: InfoScore, arrays: Arrays) -> None:
+    """Add what a block contributed; a block of images that could not be read has no shares."""
+    if SHARES in arrays:
+        infoscore.add(torch.from_numpy(arrays[SHARES]))
+
+
+def layer_scores(outcome: Outcome | None, segmenter: Segmenter) -> LayerScores:
+    """InfoScore from the prompt shares of all images, in the order of the list."""
+    assert outcome is not None
     infoscore = InfoScore(segmenter.layers, segmenter.frame.size)
-    dataset = SegmentationDataset.from_config(entries, config, masks=False)
-    with tqdm(total=len(dataset), desc="InfoScore", unit="image", dynamic_ncols=True) as bar:
-        for batch in batches(dataset, config.dataloader, segmenter.device):
-            attended = segmenter.attend(segmenter.encode_images(batch.pixels))
-            for layer in segmenter.layers:
-                infoscore.update(layer, attended.prompt_maps(layer))
-            bar.update(len(batch))
-            bar.set_postfix(top=infoscore.running_ranking()[: config.model.top_k])
-    segmenter.check_numbers([entry.image for entry in entries])
-    return infoscore.scores()
+    for arrays in outcome.blocks:
+        add_shares(infoscore, arrays)
+    return dataclasses.replace(infoscore.scores(), skipped=outcome.skipped)
 
 
 def check_images(entries: list[ListEntry]) -> None:

@@ -6,10 +6,13 @@ B images, P prompts, H heads, T tokens per padded prompt, N = g * g patches, C c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from src.runtime import threads
 
 
 def sum_over_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:
@@ -50,7 +53,9 @@ def prompt_maps(token_logits: Tensor, itm: Tensor) -> Tensor:
     Returns:
         [B, P, N]: softmax over prompts, times itm.
     """
-    return token_logits.softmax(1) * itm[..., None]
+    # Over a dimension that is not the last, PyTorch's softmax on the CPU rounds by how its work is cut among threads.
+    with threads(1) if token_logits.device.type == "cpu" else nullcontext():
+        return token_logits.softmax(1) * itm[..., None]
 
 
 def class_maps(maps: Tensor, prompts_per_class: Sequence[int]) -> Tensor:
@@ -85,6 +90,8 @@ def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:
 
 def upsample(maps: Tensor, image_size: int) -> Tensor:
     """Bilinear upsampling with aligned corners of square patch maps [B, K, g * g] to [B, K, S, S]."""
+    if maps.shape[1] == 3:  # on the CPU, PyTorch's kernel for three channels is another with one thread than with more
+        return torch.cat([upsample(maps[:, :1], image_size), upsample(maps[:, 1:], image_size)], 1)
     grid = round(maps.shape[-1] ** 0.5)
     return F.interpolate(
         maps.unflatten(-1, (grid, grid)), size=(image_size, image_size), mode="bilinear", align_corners=True

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from src.data.dataset import SegmentationDataset
 from src.data.images import read_image, read_mask
 from src.data.lists import ListEntry
-from src.evaluation.evaluate import Observer, Prediction
-from src.evaluation.metrics import ConfusionMatrix
+from src.errors import UserError
+from src.evaluation.evaluate import Evaluation, Observer, Prediction
 from src.files import write_bytes
 from src.output import charts, pictures
+from src.screen import note
 
 
 class EvaluationPictures:
@@ -45,50 +49,91 @@ class EvaluationPictures:
         self.save_predictions = save_predictions
         self.predictions = csv.with_name(f"{csv.stem}_predictions")
         self.observers: list[Observer] = []
-        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # image, prediction, ground truth
+        self._shown: list[int] = []
+        self._complained = False
         if save_predictions:
             self._files = prediction_files([dataset.entries[index] for index in dataset.indices], self.predictions)
             self.observers.append(self._write_prediction)
         if overlays:
-            self._shown = set(evenly_spaced(dataset.indices, overlays))
+            self._shown = evenly_spaced(dataset.indices, overlays)
             self.observers.append(self._keep_row)
 
-    def write(self, confusion: ConfusionMatrix) -> list[Path]:
-        """Write charts and overlays; returns the paths of all pictures of this evaluation."""
+    def lacks(self, index: int, kept: Mapping[str, np.ndarray]) -> bool:
+        """Whether a picture of image ``index``, which was segmented before, is not there any more.
+
+        Args:
+            index: of the image.
+            kept: what the observers gave back when it was segmented.
+        """
+        if index in self._shown and f"overlay.{index}" not in kept:
+            return True
+        if not self.save_predictions:
+            return False
+        written = kept.get(f"prediction.{index}")
+        return written is None or written.tobytes() != _checksum(self._file_of(index))
+
+    def write(self, evaluation: Evaluation) -> list[Path]:
+        """Write charts and overlays; returns the paths of all pictures of this evaluation.
+
+        A picture that cannot be written is named and left out: the scores are what counts.
+        """
         iou, matrix, overlays = (
             self.csv.with_name(f"{self.csv.stem}_{name}.png") for name in ("iou", "confusion", "overlays")
         )
-        title = f"{self.csv.stem}: {len(self.dataset)} images"
-        charts.iou_bars(iou, self.names, confusion.iou.tolist(), title=title)
-        charts.confusion_matrix(matrix, self.names, confusion.counts.tolist(), title=title)
-        written = [iou, matrix]
-        if self._rows:
-            write_bytes(overlays, self._grid())
-            written.append(overlays)
+        title, confusion = f"{self.csv.stem}: {evaluation.images} images", evaluation.confusion
+        drawings: dict[Path, Callable[[], None]] = {
+            iou: lambda: charts.iou_bars(iou, self.names, confusion.iou.tolist(), title=title),
+            matrix: lambda: charts.confusion_matrix(matrix, self.names, confusion.counts.tolist(), title=title),
+        }
+        if self._shown:
+            drawings[overlays] = lambda: write_bytes(overlays, self._grid(evaluation.kept))
+        written = [path for path, draw in drawings.items() if self._drawn(draw)]
         return [*written, self.predictions] if self.save_predictions else written
 
-    def _write_prediction(self, prediction: Prediction) -> None:
+    def _drawn(self, draw: Callable[[], None]) -> bool:
+        try:
+            draw()
+        except UserError as error:
+            if not self._complained:
+                note(f"note: {error}; the evaluation goes on without the picture")
+            self._complained = True
+            return False
+        return True
+
+    def _write_prediction(self, prediction: Prediction) -> dict[str, bytes]:
         labels = prediction.labels_at_own_size().cpu().numpy()
-        write_bytes(self._files[self.dataset.entries[prediction.index].image], pictures.label_png(labels))
+        path = self._file_of(prediction.index)
+        if not self._drawn(lambda: write_bytes(path, pictures.label_png(labels))):
+            return {}
+        return {f"prediction.{prediction.index}": _checksum(path)}
 
-    def _keep_row(self, prediction: Prediction) -> None:
-        if prediction.index in self._shown:
-            dataset = self.dataset
-            entry = dataset.entries[prediction.index]
+    def _keep_row(self, prediction: Prediction) -> dict[str, bytes]:
+        if prediction.index not in self._shown:
+            return {}
+        return {f"overlay.{prediction.index}": pictures.label_png(prediction.labels_at_own_size().cpu().numpy())}
+
+    def _file_of(self, index: int) -> Path:
+        return self._files[self.dataset.entries[index].image]
+
+    def _grid(self, kept: Mapping[str, bytes]) -> bytes:
+        rows, label_maps = [], []
+        for index in self._shown:
+            if f"overlay.{index}" not in kept:  # an image that could not be read
+                continue
+            entry, dataset = self.dataset.entries[index], self.dataset
             assert entry.mask is not None
-            target = read_mask(entry.mask, dataset.num_classes, dataset.ignore_label)
+            image, target = read_image(entry.image), read_mask(entry.mask, dataset.num_classes, dataset.ignore_label)
             target[target == dataset.ignore_label] = pictures.IGNORED
-            labels = prediction.labels_at_own_size().cpu().numpy()
-            self._rows.append((read_image(entry.image), labels, target))
-
-    def _grid(self) -> bytes:
-        label_maps = [labels for _, *maps in self._rows for labels in maps]
-        rows = [
-            (image, pictures.overlay(image, predicted), pictures.overlay(image, target))
-            for image, predicted, target in self._rows
-        ]
+            predicted = np.asarray(Image.open(io.BytesIO(kept[f"overlay.{index}"])))
+            rows.append((image, pictures.overlay(image, predicted), pictures.overlay(image, target)))
+            label_maps += [predicted, target]
         legend = pictures.legend_of(label_maps, self.names)
         return pictures.png(pictures.grid(rows, ("image", "prediction", "ground truth"), legend))
+
+
+def _checksum(path: Path) -> bytes:
+    """Of a file's contents, 4 bytes; of none, none."""
+    return zlib.crc32(path.read_bytes()).to_bytes(4, "little") if path.is_file() else b""
 
 
 def evenly_spaced(indices: Sequence[int], count: int) -> list[int]:

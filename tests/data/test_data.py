@@ -289,7 +289,8 @@ def test_a_folder_under_another_name_is_found_and_named(
     dataset = dataset_of(make_config())
     (data_root / folder).rename(data_root / "val")
     expected = (
-        rf"there is no folder {folder}, but .*val/{number}\.\w+ is there: rename val to {folder}, or let .*--force$"
+        rf"there is no folder {folder}, but .*val/{number}\.\w+ is there: rename val to {folder}, or let "
+        rf".*--force \(line {number + 1} of the image list\)$"
     )
     with pytest.raises(UserError, match=expected):
         dataset[number]
@@ -301,7 +302,7 @@ def test_what_cannot_be_read_ends_a_run_with_its_name(
 ) -> None:
     (data_root / "images" / "2.jpg").unlink()
     config = make_config(dataloader={"batch_size": 3, "num_workers": workers})
-    with pytest.raises(UserError, match=r"^image .*2\.jpg does not exist; check data_root and the image list$"):
+    with pytest.raises(UserError, match=r"^image .*2\.jpg does not exist; check .* \(line 3 of the image list\)$"):
         list(batches(dataset_of(config), config.dataloader, CPU))
 
 

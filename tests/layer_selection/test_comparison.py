@@ -1,7 +1,7 @@
 """Choices of layers scored in one pass of the model: each as if it had been evaluated on its own."""
 
 import json
-import shutil
+import math
 from pathlib import Path
 
 import numpy as np
@@ -29,23 +29,22 @@ CONFIG = ROOT / "tests" / "golden_training_free.yaml"
 CPU = torch.device("cpu")
 
 
-def compared(config: Config, top_k: int, scratch: Path) -> tuple[Comparison, list[int]]:
+def compared(config: Config, top_k: int) -> tuple[Comparison, list[int]]:
     """A comparison, and how many images each call of the vision encoder had."""
     blip = load_blip(config.model.name, CPU, config.runtime.attention == "fused")
     encodings: list[int] = []
     blip.model.vision_model.register_forward_hook(lambda *args: encodings.append(len(args[2].last_hidden_state)))
     segmenter = ranking_segmenter(config, blip, read_class_file(GOLDEN / "classes.json", 7))
-    return compare(segmenter, evaluation_entries(config), config, top_k, scratch), encodings
+    return compare(segmenter, evaluation_entries(config), config, top_k), encodings
 
 
 @pytest.mark.parametrize(("resolution", "batch"), [("letterbox", 1), ("letterbox", 3), ("original", 2)])
-def test_every_choice_scores_as_on_its_own(resolution: str, batch: int, tmp_path: Path) -> None:
+def test_every_choice_scores_as_on_its_own(resolution: str, batch: int) -> None:
     # exact: fused kernels round by which layers' logits are wanted, and then a pixel may differ
     overrides = ["runtime.attention=exact", "model.image_size=64", "crf.iters=2", "max_images=5"]
     config = load_config(CONFIG, [*overrides, f"eval.resolution={resolution}", f"dataloader.batch_size={batch}"])
-    result, encodings = compared(config, 3, tmp_path)
-    assert sum(encodings) == 5  # the model ran once over the images
-    assert not list(tmp_path.iterdir())
+    result, encodings = compared(config, 3)
+    assert sum(encodings[: math.ceil(5 / batch)]) == 5
 
     blip = load_blip(config.model.name, CPU, fused=False)
     classes = read_class_file(GOLDEN / "classes.json", 7)
@@ -70,14 +69,11 @@ def test_every_choice_scores_as_on_its_own(resolution: str, batch: int, tmp_path
     assert result.rho == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
-def test_too_little_room_is_refused_before_the_model_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = 24 * 4 * 7 * 16 * 4 - 1  # images x layers x classes x patches x 4 bytes, less one
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    config = load_config(CONFIG, ["model.image_size=64"])
-    with pytest.raises(UserError, match=f"--compare, with the class maps .* in {tmp_path}"):
-        compared(config, 2, tmp_path)
+def test_only_batches_that_bet_on_other_layers_run_twice() -> None:
+    """The first image alone ranks nothing: it is scored with the first layers, and again once the best are known."""
+    result, encodings = compared(load_config(CONFIG, ["model.image_size=64", "crf.iters=0"]), 2)
+    assert result.choices[4].layers != (0, 1)
+    assert 24 < sum(encodings) < 48
 
 
 def test_masks_with_nothing_to_score_are_refused(tmp_path: Path) -> None:
@@ -87,7 +83,7 @@ def test_masks_with_nothing_to_score_are_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"{lines[0]}\n{lines[0]}\n")
     config = load_config(CONFIG, ["model.image_size=64", "crf.iters=0", f"val_list={tmp_path / 'list.txt'}"])
     with pytest.raises(UserError, match="no pixel could be scored: the masks hold nothing but 255"):
-        compared(config, 1, tmp_path / "scratch")
+        compared(config, 1)
 
 
 def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,88 @@
+"""What the numbers of a run depend on, apart from the images' contents: a run goes on only where all of it is equal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL
+import torch
+import transformers
+
+from src.config.schema import Config
+from src.data.lists import ListEntry
+from src.method.segmenter import Segmenter
+from src.paths import REPOSITORY
+from src.runtime import device_name
+from src.sources import source_files
+
+CODE = {
+    "training-free": ("src.evaluation.evaluate", "src.method.blip"),
+    "InfoScore": ("src.layer_selection.ranking",),
+    "comparison of layers": ("src.layer_selection.comparison",),
+    "one-shot": ("src.evaluation.evaluate", "src.method.blip", "src.one_shot.tuning", "src.one_shot.embeddings"),
+}
+"""The modules that do an experiment; what they import counts too."""
+
+
+def settings_of(
+    experiment: str, config: Config, segmenter: Segmenter, entries: Sequence[ListEntry], **more: Any
+) -> dict[str, Any]:
+    """Settings of a run as plain values, under the names of the configuration where they have one.
+
+    Args:
+        experiment: a key of :data:`CODE`.
+        config: the resolved configuration.
+        segmenter: model, prompts, layers, device.
+        entries: the images, by path; their contents are looked at block by block.
+        more: what else matters to this run.
+    """
+    model: Any = segmenter.blip.model.config
+    return {
+        "experiment": experiment,
+        "list": {"images": len(entries), "paths": _digest(f"{entry.image} {entry.mask}\n" for entry in entries)},
+        "prompts": segmenter.prompts.prompts,
+        "dataset": {
+            "mean": config.dataset.mean,
+            "std": config.dataset.std,
+            "num_classes": config.dataset.num_classes,
+            "ignore_label": config.dataset.ignore_label,
+        },
+        "model": {
+            "name": segmenter.blip.name,
+            "weights": segmenter.blip.digest,
+            # what weights do not tell: heads, activation, epsilon, patch size
+            "text_config": _digest([model.text_config.to_json_string()]),
+            "vision_config": _digest([model.vision_config.to_json_string()]),
+            "tokens": _digest([repr(segmenter.input_ids.tolist()), repr(segmenter.attention_mask.tolist())]),
+            "image_size": config.model.image_size,
+            "layers": list(segmenter.layers),
+        },
+        "dataloader": {"batch_size": config.dataloader.batch_size},
+        "crf": {"iters": config.crf.iters},
+        "eval": {"resolution": config.eval.resolution},
+        "runtime": {"attention": config.runtime.attention, "number_format": str(segmenter.dtype or torch.float32)},
+        "device": device_name(segmenter.device),
+        "versions": {package.__name__: package.__version__ for package in (torch, transformers, np, cv2, PIL)},
+        "code": {
+            str(path.relative_to(REPOSITORY)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in source_files(*CODE[experiment])
+        },
+        **more,
+    }
+
+
+def file_digest(path: Path | None) -> str | None:
+    """SHA-256 of a file; None of none."""
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _digest(texts: Any) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+    return digest.hexdigest()

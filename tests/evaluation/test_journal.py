@@ -1,0 +1,295 @@
+"""The journal of a run: what is kept, what counts when it is found again, and what is said about it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from src.config.schema import Config, DataloaderConfig
+from src.data.dataset import Batch, SegmentationDataset
+from src.data.lists import ListEntry, evaluation_entries
+from src.errors import UserError
+from src.evaluation import journal as subject
+from src.evaluation.blocks import Outcome, compute_blocks
+from src.evaluation.journal import SETTINGS, Journal, differences, fingerprint
+from src.evaluation.records import Record, read_records
+from tests import tiny
+
+SETTINGS_OF_A_RUN = {"experiment": "training-free", "crf": {"iters": 20}, "model": {"layers": [0, 3]}}
+SIZES = [(20 + number, 30) for number in range(7)]
+
+
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are written at once."""
+    monkeypatch.setattr(subject, "FLUSH_SECONDS", 0.0)
+
+
+@pytest.fixture
+def dataset(make_config: Callable[..., Config], data_root: Path) -> SegmentationDataset:
+    tiny.make_data(data_root, SIZES)
+    config = make_config(model={"image_size": 16})
+    return SegmentationDataset.from_config(evaluation_entries(config), config)
+
+
+def opened(folder: Path, changes: dict | None = None, **options: bool) -> Journal:
+    return Journal(folder / "iou.csv", {**SETTINGS_OF_A_RUN, **(changes or {})}, **options)
+
+
+class Sums:
+    """What tests compute: the sum of an image's pixels, and how often it was asked for; may be told to stop."""
+
+    def __init__(self, stop_at: int | None = None, reason: BaseException | None = None) -> None:
+        self.seen: list[int] = []
+        self.stop_at, self.reason = stop_at, reason or KeyboardInterrupt()
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        if self.stop_at in batch.indices:
+            raise self.reason
+        self.seen += batch.indices
+        return {"sums": batch.pixels.double().sum((1, 2, 3)), "indices": torch.tensor(batch.indices)}
+
+
+def run(journal: Journal, dataset: SegmentationDataset, compute: Sums, size: int = 2, weights: str = "") -> Outcome:
+    loader = DataloaderConfig(batch_size=size)
+    outcome = compute_blocks(journal, dataset, loader, torch.device("cpu"), compute, "summing", weights=weights)
+    assert outcome is not None
+    return outcome
+
+
+def interrupted(folder: Path, dataset: SegmentationDataset, at: int, **options: bool) -> BaseException:
+    """Interrupt a run at the image of index ``at``; returns what ended it."""
+    error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt), opened(folder, **options) as journal:
+        run(journal, dataset, Sums(at, error))
+    return error
+
+
+class Stop(Exception):
+    """Ends a run when all is computed, before its results are written."""
+
+
+def stopped(folder: Path, dataset: SegmentationDataset, size: int = 2, weights: str = "", **options: bool) -> Outcome:
+    """Compute everything, but write no results: the journal stays."""
+    outcome = None
+    with contextlib.suppress(Stop), opened(folder, **options) as journal:
+        outcome = run(journal, dataset, Sums(), size, weights)
+        raise Stop
+    assert outcome is not None
+    return outcome
+
+
+def values(outcome: Outcome) -> list:
+    return [(arrays["indices"].tolist(), arrays["sums"].tolist()) for arrays in outcome.blocks]
+
+
+def test_an_interrupted_run_goes_on_and_gives_the_same(
+    dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = values(run(Journal.nowhere(), dataset, Sums()))
+    error = interrupted(tmp_path, dataset, at=5)
+    folder = next((tmp_path / "unfinished").iterdir())
+    assert error.__notes__ == [f"4 of 7 images are kept in {folder}: the same command goes on from there"]
+    again = Sums()
+    with opened(tmp_path) as journal:
+        outcome = run(journal, dataset, again)
+    assert values(outcome) == expected
+    assert again.seen == [4, 5, 6]
+    assert outcome.computed == 3
+    assert f"going on: 4 of 7 images are done ({folder}); --fresh begins anew" in capsys.readouterr().out
+    assert not (tmp_path / "unfinished").exists()  # a finished run leaves no journal
+
+
+def test_fresh_begins_anew(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    interrupted(tmp_path, dataset, at=5)
+    again = Sums()
+    with opened(tmp_path, fresh=True) as journal:
+        run(journal, dataset, again)
+    assert again.seen == list(range(7))
+
+
+def test_results_that_cannot_be_written_keep_the_journal(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    stopped(tmp_path, dataset)
+    again = Sums()
+    with opened(tmp_path) as journal:
+        run(journal, dataset, again)
+    assert again.seen == []
+
+
+def test_other_settings_do_not_go_on_and_are_named(
+    dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(tmp_path, dataset, at=5)
+    folder = next((tmp_path / "unfinished").iterdir())
+    assert json.loads((folder / SETTINGS).read_text()) == SETTINGS_OF_A_RUN
+    again = Sums()
+    with opened(tmp_path, {"crf": {"iters": 0}, "weights": "x" * 64}) as journal:
+        run(journal, dataset, again)
+    assert again.seen == list(range(7))
+    said = capsys.readouterr().err
+    assert "crf.iters: there 20, here 0; weights differs" in said
+    assert f"`rm -r {folder}` removes it" in said
+    assert folder.is_dir()  # it is the user's to remove
+
+
+def test_differences_are_named_by_their_keys() -> None:
+    assert differences(SETTINGS_OF_A_RUN, SETTINGS_OF_A_RUN) == []
+    other = {"experiment": "training-free", "crf": {"iters": 20, "new": True}, "model": {"layers": [0, 1]}}
+    assert differences(SETTINGS_OF_A_RUN, other) == [
+        "model.layers: there [0, 3], here [0, 1]",
+        "crf.new: there nothing, here true",
+    ]
+
+
+def test_only_blocks_of_changed_files_are_computed_again(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    interrupted(tmp_path, dataset, at=6)
+    mask = dataset.entries[2].mask
+    assert mask is not None
+    os.utime(mask, ns=(1, 1))
+    again = Sums()
+    with opened(tmp_path) as journal:
+        run(journal, dataset, again)
+    assert again.seen == [2, 3, 6]
+
+
+def test_a_fingerprint_knows_path_size_time_and_weights(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        path.write_bytes(b"12")
+        os.utime(path, ns=(5, 5))
+    first = fingerprint([ListEntry(one, other)], True, "")
+    assert fingerprint([ListEntry(one, other)], True, "") == first
+    different = {
+        fingerprint([ListEntry(other, one)], True, ""),
+        fingerprint([ListEntry(one, other)], False, ""),
+        fingerprint([ListEntry(one, other)], True, "tuned"),
+        fingerprint([ListEntry(one, other), ListEntry(one, other)], True, ""),
+        fingerprint([ListEntry(one, tmp_path / "missing")], True, ""),
+    }
+    one.write_bytes(b"123")
+    os.utime(one, ns=(5, 5))
+    different.add(fingerprint([ListEntry(one, other)], True, ""))
+    one.write_bytes(b"12")
+    os.utime(one, ns=(6, 5))
+    assert fingerprint([ListEntry(one, other)], True, "") == first  # reading changes nothing
+    os.utime(one, ns=(5, 6))
+    different.add(fingerprint([ListEntry(one, other)], True, ""))
+    assert len(different) == 7
+    assert first not in different
+
+
+def test_records_of_other_weights_do_not_count(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    stopped(tmp_path, dataset, weights="one")
+    again = Sums()
+    with opened(tmp_path) as journal:
+        run(journal, dataset, again, weights="other")
+    assert again.seen == list(range(7))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_split_repetition_and_truncation_of_journals_gives_the_same(
+    dataset: SegmentationDataset, tmp_path: Path, data: st.DataObject
+) -> None:
+    """Records scattered over files by many processes, some twice, some files cut off: the result is that of one run."""
+    size = data.draw(st.integers(1, 3))
+    folder = opened(tmp_path).folder
+    expected = values(stopped(tmp_path, dataset, size, fresh=True))
+    files = list(folder.glob("*.records"))
+    records = list(read_records(files))
+    files[0].unlink()
+    for number in range(data.draw(st.integers(0, 3))):
+        chosen = data.draw(st.lists(st.sampled_from(records), max_size=6))
+        content = b"".join(record.encode() for record in chosen)
+        cut = data.draw(st.integers(0, len(content)))
+        (folder / f"{number}.records").write_bytes(content[:cut])
+    whole = {record.block for record in read_records(folder.glob("*.records"))}
+    again = Sums()
+    with opened(tmp_path) as journal:
+        outcome = run(journal, dataset, again, size)
+    assert values(outcome) == expected
+    done = [index for block in whole for index in range(7)[block * size : (block + 1) * size]]
+    assert sorted([*again.seen, *done]) == list(range(7))
+
+
+def damage(dataset: SegmentationDataset, index: int) -> Callable[[], None]:
+    """Break an image; returns what mends it."""
+    image = dataset.entries[index].image
+    content = image.read_bytes()
+    image.write_bytes(content[:200])
+    return lambda: image.write_bytes(content) and None
+
+
+def test_a_bad_image_ends_the_run_with_its_line_and_mended_it_goes_on(
+    dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    mend = damage(dataset, 5)
+    with pytest.raises(UserError, match=r"5\.jpg cannot be read .* \(line 6 of the image list\)") as caught:  # noqa: SIM117
+        with opened(tmp_path) as journal:
+            run(journal, dataset, Sums())
+    assert caught.value.__notes__[0].startswith("4 of 7 images are kept in ")
+    mend()
+    again = Sums()
+    with opened(tmp_path) as journal:
+        outcome = run(journal, dataset, again)
+    assert again.seen == [4, 5, 6]
+    assert outcome.skipped == []
+
+
+def test_unreadable_images_are_left_out_on_demand_and_come_back_when_mended(
+    dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    menders = [damage(dataset, index) for index in (1, 4, 5)]
+    outcome = stopped(tmp_path, dataset, skip_unreadable=True)
+    assert [Path(entry["image"]).name for entry in outcome.skipped] == ["1.jpg", "4.jpg", "5.jpg"]
+    assert "line 2 of the image list" in outcome.skipped[0]["reason"]
+    assert [arrays.get("indices", np.array([])).tolist() for arrays in outcome.blocks] == [[0], [2, 3], [], [6]]
+    with pytest.raises(UserError, match=r"1\.jpg cannot be read"), opened(tmp_path) as journal:
+        run(journal, dataset, Sums())  # nobody asks to skip now
+    for mend in menders:
+        mend()
+    again = Sums()
+    with opened(tmp_path, skip_unreadable=True) as journal:
+        outcome = run(journal, dataset, again)
+    assert again.seen == [0, 1, 4, 5]
+    assert outcome.skipped == []
+
+
+def test_a_full_disk_does_not_end_the_run_and_is_said_once(
+    dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, failures = subject.RecordFile.write, [True, False, False, True, False]
+
+    def full_now_and_then(self: subject.RecordFile, records: list[Record]) -> None:
+        if failures.pop(0):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, records)
+
+    monkeypatch.setattr(subject.RecordFile, "write", full_now_and_then)
+    expected = values(stopped(tmp_path, dataset))
+    assert capsys.readouterr().err.count("cannot be written to (No space left on device)") == 1
+    monkeypatch.undo()
+    again = Sums()
+    with opened(tmp_path) as journal:
+        assert values(run(journal, dataset, again, size=2)) == expected
+    assert again.seen in ([], [6])  # what could not be written was written later
+
+
+def test_a_journal_that_others_remove_meanwhile_harms_nobody(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    """The same command twice at once: the first to finish removes the journal of both."""
+    with opened(tmp_path) as slow:
+        with opened(tmp_path) as fast:
+            run(fast, dataset, Sums())
+        assert values(run(slow, dataset, Sums())) == values(run(Journal.nowhere(), dataset, Sums()))
+    assert not (tmp_path / "unfinished").exists()
