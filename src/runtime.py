@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Amp = bool | Literal["bf16", "fp16"]
 """``runtime.amp``; see :func:`number_format`."""
 
-MOST_WORK = 6 << 30
+MAX_WORKING_BYTES = 6 << 30
 """Bytes beyond which a step on CUDA gains nothing by doing more at once."""
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"

@@ -17,7 +17,7 @@ from src.config.schema import COCO_EVALUATION_IMAGES, Config, refusal
 from src.errors import UserError
 from src.paths import REPOSITORY, resolve
 
-MOST_CLASSES = 255  # labels are bytes, and one of them stands for ignored pixels
+MAX_CLASSES = 255  # labels are bytes, and one of them stands for ignored pixels
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -68,8 +68,8 @@ def _count_classes(values: dict[str, Any]) -> None:
         return
     if not isinstance(classes, list):
         return
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        expected = f"2 to {MOST_CLASSES}, background included"
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        expected = f"2 to {MAX_CLASSES}, background included"
         raise UserError(f"class file {resolve(path)} has {len(classes)} classes; expected {expected}")
     values["dataset"] = {**(dataset or {}), "num_classes": len(classes)}
 
@@ -181,8 +181,8 @@ def _check_ranges(config: Config) -> None:
     check(
         "dataset.num_classes",
         dataset.num_classes,
-        2 <= dataset.num_classes <= MOST_CLASSES,
-        f"2 to {MOST_CLASSES}, background included",
+        2 <= dataset.num_classes <= MAX_CLASSES,
+        f"2 to {MAX_CLASSES}, background included",
     )
     check(
         "dataset.ignore_label",

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.errors import UserError
-from src.runtime import MOST_WORK, working_memory
+from src.runtime import MAX_WORKING_BYTES, working_memory
 from src.screen import note
 
 Run = Callable[..., list]
@@ -134,7 +134,9 @@ class ConvCRF:
         if unary.device.type == "cpu":
             return 1  # which fills the cache
         # On CUDA they share the cost of the launches, as many as fit, in groups of about equal size.
-        most = max(1, working_memory(unary.device, MOST_WORK, 0) // self._bytes_per_image(classes, height, width))
+        most = max(
+            1, working_memory(unary.device, MAX_WORKING_BYTES, 0) // self._bytes_per_image(classes, height, width)
+        )
         return -(-batch // -(-batch // most))
 
     def _bytes_per_image(self, classes: int, height: int, width: int) -> int:

@@ -26,7 +26,7 @@ from src.method import attention
 from src.method.blip import Blip
 from src.method.crf import ConvCRF
 from src.method.prompts import PromptSet
-from src.runtime import MOST_WORK, Amp, number_format, working_memory
+from src.runtime import MAX_WORKING_BYTES, Amp, number_format, working_memory
 
 NONE_LOST = torch.iinfo(torch.int64).max
 
@@ -302,7 +302,7 @@ class Segmenter:
         if self.device.type == "cpu":
             return None
         # logits, their softmax and a copy of it in the number format
-        return working_memory(self.device, MOST_WORK, 3 * LOGITS_BUDGET_BYTES) // 3
+        return working_memory(self.device, MAX_WORKING_BYTES, 3 * LOGITS_BUDGET_BYTES) // 3
 
     def _prompt_states(self) -> PromptStates:
         if self._states is None:

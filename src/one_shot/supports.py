@@ -141,9 +141,9 @@ def choose_supports(
         order = list(range(len(indices)))
         rng.shuffle(order)
         taken: list[Support] = []
-        for place in order:
-            if qualifies(indices[place], label):
-                taken.append(Support(indices[place], label))
+        for position in order:
+            if qualifies(indices[position], label):
+                taken.append(Support(indices[position], label))
                 if len(taken) == shot:
                     break
         while len(taken) < shot:

@@ -136,8 +136,8 @@ def _accumulate(segmenter: Segmenter, images: Sequence[LabelledImage], ignore_la
     loss = 0.0
     for image in images:
         # the states of the prompts are made anew for each image: backward frees what led to them
-        seen = segmenter.attend(image.embeds[None], prompts=segmenter.encode_prompts())
-        part = summed_loss(segmenter.unary(seen), image.labels[None], ignore_label) / total
+        attended = segmenter.attend(image.embeds[None], prompts=segmenter.encode_prompts())
+        part = summed_loss(segmenter.unary(attended), image.labels[None], ignore_label) / total
         part.backward()
         loss += float(part.detach())
     return loss

@@ -19,7 +19,7 @@ from src.files import replacing
 BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
 # blue, vermilion, green, purple, sky, orange, grey: told apart with any colour vision (after Okabe and Ito 2008)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#777777")
-MOST_CELLS_WITH_NUMBERS = 25
+MAX_CLASSES_WITH_NUMBERS = 25
 
 
 def iou_bars(
@@ -59,7 +59,7 @@ def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence
     matrix = np.asarray(counts, dtype=float)
     totals = matrix.sum(1, keepdims=True)
     percent = np.divide(100 * matrix, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
-    side = 2.2 + (0.36 if len(names) <= MOST_CELLS_WITH_NUMBERS else 0.2) * len(names)
+    side = 2.2 + (0.36 if len(names) <= MAX_CLASSES_WITH_NUMBERS else 0.2) * len(names)
     figure, axes = _figure(side + 0.8, side)
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     ticks, labels = np.arange(len(names)), [*map(_verbatim, names)]
@@ -68,7 +68,7 @@ def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(labelsize=8, length=0)
-    if len(names) <= MOST_CELLS_WITH_NUMBERS:
+    if len(names) <= MAX_CLASSES_WITH_NUMBERS:
         for row, column in np.argwhere(percent >= 0.5):
             value = percent[row, column]
             colour = "white" if value > 55 else LINE

@@ -17,7 +17,7 @@ from src.prepare.masks import save_mask
 
 Annotation = dict[str, Any]
 
-MOST_PIXELS = 10**9  # of an image; COCO's are below a million
+MAX_PIXELS = 10**9  # of an image; COCO's are below a million
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _numbers(record: Annotation, *keys: str) -> Annotation:
 
 
 def _drawable(height: int, width: int) -> bool:
-    return height > 0 and width > 0 and height * width <= MOST_PIXELS
+    return height > 0 and width > 0 and height * width <= MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from replace_huggingface.modeling_blip_text import LOGITS_BUDGET_BYTES
 from src.method.crf import ConvCRF
-from src.runtime import MOST_WORK, working_memory
+from src.runtime import MAX_WORKING_BYTES, working_memory
 from tests.fake_cuda import LiveBytes, fake_cuda
 
 GIB = 1 << 30
@@ -20,16 +20,16 @@ def test_work_is_halved_until_it_fits(free: float, expected: float, monkeypatch:
     """By halves: were it cut by what is free to the byte, no two runs would round alike."""
     fake_cuda(monkeypatch, int(free * GIB))
     least = 3 * LOGITS_BUDGET_BYTES
-    assert MOST_WORK == 6 * GIB
-    assert working_memory(torch.device("cuda"), MOST_WORK, least) == expected * GIB
-    assert working_memory(torch.device("cpu"), MOST_WORK, least) == least
+    assert MAX_WORKING_BYTES == 6 * GIB
+    assert working_memory(torch.device("cuda"), MAX_WORKING_BYTES, least) == expected * GIB
+    assert working_memory(torch.device("cpu"), MAX_WORKING_BYTES, least) == least
 
 
 def test_what_pytorch_holds_and_does_not_use_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cuda(monkeypatch, GIB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 7 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2 * GIB)
-    assert working_memory(torch.device("cuda"), MOST_WORK, 0) == 6 * GIB
+    assert working_memory(torch.device("cuda"), MAX_WORKING_BYTES, 0) == 6 * GIB
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])
