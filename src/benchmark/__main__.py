@@ -6,7 +6,7 @@
     python -m src.benchmark --what tuning                    # one step of two images
     python -m src.benchmark --what runs                      # one query image in five runs of one-shot tuning
     python -m src.benchmark --what growth --plot docs/growth.png
-    python -m src.benchmark --what precision                 # what bfloat16 changes
+    python -m src.benchmark --what precision                 # what bfloat16 and float16 change
     python -m src.benchmark --device cuda --batch-size 16
 
 Plain is what the method says, done one thing after the other: HuggingFace's eager attention, float32, every image
