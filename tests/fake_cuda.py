@@ -27,6 +27,7 @@ def fake_cuda(
 ) -> FakeTensorMode:
     """A mode in which ``device="cuda"`` works, on a GPU with ``free`` bytes; enter it around the code to be tested."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _=None: (free, 2 * free))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _=None: 0)
@@ -58,12 +59,14 @@ class LiveBytes(TorchDispatchMode):
     Attributes:
         peak: most bytes that lived at once, of tensors that were made or touched since.
         calls: how often each operation was called.
+        waits: operations that copied from the GPU to the processor, which waits for them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
         self.calls: Counter[str] = Counter()
+        self.waits: list[str] = []
         self._references: Counter[int] = Counter()
         self._bytes: dict[int, int] = {}
 
@@ -71,10 +74,14 @@ class LiveBytes(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.calls[func.overloadpacket.__name__] += 1
+        name = func.overloadpacket.__name__
+        self.calls[name] += 1
+        devices = {each.device.type for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor) and each.ndim}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
+                if tensor.device.type == "cpu" and "cuda" in devices:
+                    self.waits.append(name)
         return result
 
     def _count(self, tensor: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from src.screen import display_width, table
 
 MAX_NAMES = 12
 """How many absent classes the screen names; the JSON names all."""
+
+
+TABLES = defaultdict(lambda: 1, cuda=64)
+"""In how many tables pixels are counted, by kind of device: on a GPU additions to one and the same cell, that of the
+background, would wait for each other."""
 
 
 class ConfusionMatrix:
@@ -33,8 +39,7 @@ class ConfusionMatrix:
         cells = self.counts.numel()
         # ignored pixels go to a cell of their own, and nothing here needs to know a value: CUDA is never waited for
         pairs = pairs.masked_fill(labels == self.ignore_label, cells).flatten()
-        counted = self.counts.new_zeros(cells + 1).scatter_add_(0, pairs, torch.ones_like(pairs))
-        self.counts += counted[:cells].view_as(self.counts)
+        self.counts += _count(pairs, cells + 1, TABLES[self.counts.device.type])[:cells].view_as(self.counts)
 
     @property
     def intersection(self) -> Tensor:
@@ -110,6 +115,14 @@ def absence_note(absent: Sequence[str], miou_present: str = "") -> str:
     shown = ", ".join(absent[:MAX_NAMES]) + (f" and {len(absent) - MAX_NAMES} more" if len(absent) > MAX_NAMES else "")
     note = f"  no pixel in the masks, counted as IoU 0, as published: {shown}"
     return f"{note}; mIoU of the classes present: {miou_present}" if miou_present else note
+
+
+def _count(values: Tensor, cells: int, tables: int) -> Tensor:
+    """How often each number below ``cells`` is among ``values`` [n]: [cells]; in ``tables`` that are added up."""
+    if tables > 1:
+        values = values + cells * (torch.arange(len(values), device=values.device) % tables)
+    counted = values.new_zeros(tables * cells).scatter_add_(0, values, torch.ones_like(values))
+    return counted.view(tables, cells).sum(0)
 
 
 def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:

@@ -6,7 +6,7 @@ A layer is good if its attention in one image is about few prompts (low entropy 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -97,23 +97,50 @@ def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
     Returns:
         [B, P].
     """
+    return _shares([maps], image_size)[0]
+
+
+def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: int) -> Tensor:
+    """Prompt shares [L, B, P] of ``layers`` on the images that were attended to."""
+    return _shares([attended.prompt_maps(layer).float() for layer in layers], image_size)
+
+
+def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
+    """:func:`prompt_shares` of L layers' maps, [B, P, N] each: [L, B, P]. A GPU is waited for once, for the clamp."""
+    parts = [_unclamped_shares(maps, image_size) for maps in layers]
+    shares = torch.stack([part.shares for part in parts])
+    may_clamp = torch.stack([part.may_clamp for part in parts]).cpu()
+    for layer, image, prompts in _marked(may_clamp):
+        prompts = prompts.to(shares.device)
+        full_size = upsample(layers[layer][image, prompts][None], image_size)[0]
+        clamped = full_size.div_(parts[layer].total[image]).clamp_(min=CLAMP)
+        with threads(1):  # a sum that threads share is rounded by how many they are
+            shares[layer, image, prompts] = clamped.mean((1, 2))
+    return shares
+
+
+@dataclass(frozen=True)
+class _Unclamped:
+    """Shares [B, P] without the clamp, which of them it may change, and the sum over prompts [B, S, S]."""
+
+    shares: Tensor
+    may_clamp: Tensor
+    total: Tensor
+
+
+def _unclamped_shares(maps: Tensor, image_size: int) -> _Unclamped:
     grid = round(maps.shape[-1] ** 0.5)
     total = upsample(maps.sum(1, keepdim=True), image_size)[:, 0]  # [B, S, S]
     axis = _upsampling_matrix(grid, image_size, maps)  # [S, g]; W is this along both axes
     weight = axis.T @ (1 / total) @ axis  # [B, g, g]
     shares = (maps @ weight.flatten(1)[..., None])[..., 0] / image_size**2
-    may_clamp = maps.amin(2) < CLAMP * total.amax((1, 2))[:, None]  # [B, P]
-    for image, prompts in enumerate(may_clamp):
-        if prompts.any():
-            full_size = upsample(maps[image, prompts][None], image_size)[0].div_(total[image]).clamp_(min=CLAMP)
-            with threads(1):  # a sum that threads share is rounded by how many they are
-                shares[image, prompts] = full_size.mean((1, 2))
-    return shares
+    return _Unclamped(shares, maps.amin(2) < CLAMP * total.amax((1, 2))[:, None], total)
 
 
-def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: int) -> Tensor:
-    """Prompt shares [L, B, P] of ``layers`` on the images that were attended to."""
-    return torch.stack([prompt_shares(attended.prompt_maps(layer).float(), image_size) for layer in layers])
+def _marked(may_clamp: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """Layer, image and prompts of what is marked in [L, B, P]."""
+    for layer, image in may_clamp.any(2).nonzero().tolist():
+        yield layer, image, may_clamp[layer, image].nonzero().flatten()
 
 
 class InfoScore:

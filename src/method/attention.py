@@ -5,6 +5,7 @@ B images, P prompts, H heads, T tokens per padded prompt, N = g * g patches, C c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -68,8 +69,24 @@ def class_maps(maps: Tensor, prompts_per_class: Sequence[int]) -> Tensor:
     Returns:
         [B, C, N].
     """
-    background, *others = maps.split(list(prompts_per_class), dim=1)
-    return torch.stack([background.sum(1), *(prompts.amax(1) for prompts in others)], dim=1)
+    background, others = maps.split([prompts_per_class[0], maps.shape[1] - prompts_per_class[0]], dim=1)
+    if max(prompts_per_class[1:], default=1) > 1:
+        # one gather and one maximum: on a GPU a launch for every class would take longer than the work
+        below_all = others.new_full((1, 1, 1), -torch.inf).expand(others.shape[0], 1, others.shape[2])
+        members = _members(tuple(prompts_per_class[1:]), maps.device)
+        others = torch.cat([others, below_all], 1)[:, members].amax(2)
+    return torch.cat([background.sum(1, keepdim=True), others], 1)
+
+
+@functools.lru_cache
+def _members(prompts_per_class: tuple[int, ...], device: torch.device) -> Tensor:
+    """[classes, most prompts of a class]: numbers of each class's prompts, filled up with the one behind the last."""
+    most, end = max(prompts_per_class), sum(prompts_per_class)
+    rows, start = [], 0
+    for count in prompts_per_class:
+        rows.append([*range(start, start + count), *[end] * (most - count)])
+        start += count
+    return torch.tensor(rows, device=device)
 
 
 def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:

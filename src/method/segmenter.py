@@ -125,6 +125,8 @@ class Segmenter:
         self.number_format = number_format(amp, blip.device, blip.products)
         self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
         self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
+        ids, padding = self.token_ids.tolist(), blip.text_encoder.embeddings.word_embeddings.padding_idx
+        self._padding_row = ids.index(padding) if padding in ids else None
         self.weights: Mapping[str, Tensor] = {}
         self._states: PromptStates | None = None
         self._attended = 0  # images since the last check
@@ -175,9 +177,7 @@ class Segmenter:
         text_encoder, words = self.blip.text_encoder, None
         if "word_embeddings" in self.weights:
             # the embedding of padding is not trained, as in HuggingFace's model
-            padding = (self.token_ids == text_encoder.embeddings.word_embeddings.padding_idx).nonzero().flatten()
-            row = int(padding) if len(padding) else None
-            words = F.embedding(self._rows, self.weights["word_embeddings"], padding_idx=row)
+            words = F.embedding(self._rows, self.weights["word_embeddings"], padding_idx=self._padding_row)
         with self._autocast():
             return text_encoder.encode_prompts(self.input_ids, self.attention_mask, words)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from src.errors import UserError
+from src.evaluation import metrics
 from src.evaluation.metrics import ConfusionMatrix, absence_note, score_table
 from tests.oracles.method import plain_iou
 
@@ -23,6 +24,21 @@ def test_intersection_union_and_iou_by_hand() -> None:
     assert confusion.union.tolist() == [3, 4, 1]
     assert confusion.iou.tolist() == pytest.approx([1 / 3, 1 / 2, 1])
     assert confusion.miou == pytest.approx((1 / 3 + 1 / 2 + 1) / 3)
+
+
+@pytest.mark.parametrize("tables", [1, 3, 64])
+def test_any_number_of_tables_counts_the_same(tables: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(metrics.TABLES, "cpu", tables)
+    generator = torch.Generator().manual_seed(0)
+    labels, prediction = torch.randint(0, 6, (2, 30, 50), generator=generator)
+    labels[labels == 5] = 255
+    prediction %= 5
+    confusion = ConfusionMatrix(5, 255)
+    for _ in range(2):
+        confusion.update(prediction.byte(), labels.byte())
+    counted = labels != 255
+    expected = np.histogram2d(labels[counted], prediction[counted], bins=np.arange(6))[0]
+    assert confusion.counts.tolist() == (2 * expected).tolist()
 
 
 def test_a_class_with_an_empty_union_counts_as_zero_in_the_mean() -> None:

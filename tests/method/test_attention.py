@@ -68,6 +68,21 @@ def test_the_largest_is_taken_patch_by_patch() -> None:
     assert attention.class_maps(maps, (1, 2))[0, 1].tolist() == pytest.approx([0.9, 0.7])
 
 
+def test_one_maximum_for_all_classes_equals_one_for_each() -> None:
+    """To the bit, gradients too: classes of fewer prompts are filled up with what no maximum takes."""
+    counts = (3, 1, 4, 2, 1)
+    maps = torch.rand(2, sum(counts), 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    background, *others = maps.split(counts, 1)
+    expected = torch.stack([background.sum(1), *(own.amax(1) for own in others)], 1)
+    upstream = torch.rand(expected.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad(expected, maps, upstream)
+    got = attention.class_maps(maps, counts)
+    assert torch.equal(got, expected)
+    assert torch.equal(torch.autograd.grad(got, maps, upstream)[0], gradient)
+    assert torch.equal(attention.class_maps(maps, (3, 1, 1, 1, 1, 1, 1, 1, 1))[:, 1:], maps[:, 3:])
+    assert attention.class_maps(maps, (11,)).shape == (2, 1, 6)
+
+
 def test_upsampling_puts_corner_patches_on_corner_pixels() -> None:
     maps = torch.tensor([0.0, 1.0, 2.0, 3.0]).view(1, 1, 4)
     full = attention.upsample(maps, 4)[0, 0]
