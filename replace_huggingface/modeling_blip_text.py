@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import BlipForImageTextRetrieval
@@ -34,6 +33,8 @@ from transformers.models.blip.modeling_blip_text import (
     BlipTextModel,
     BlipTextSelfAttention,
 )
+
+from replace_huggingface.cached_attention import attend
 
 TRANSFORMERS_VERSION = "5.17.0"
 LOGITS_BUDGET_BYTES = 256 * 2**20
@@ -238,6 +239,6 @@ def _cross_attention(
         context = logits.softmax(-1).to(value.dtype) @ value
         logits = logits.unflatten(2, (prompts, tokens)).transpose(1, 2)
     else:
-        context = F.scaled_dot_product_attention(query, key, value)
+        context = attend(query, key, value)
     context = context.transpose(1, 2).flatten(2).unflatten(1, (prompts, tokens))
     return block.output(context, hidden), logits

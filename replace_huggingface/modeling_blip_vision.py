@@ -1,17 +1,18 @@
-"""BLIP's vision attention through PyTorch's fused scaled-dot-product kernel, over HuggingFace's own weights.
+"""BLIP's vision attention through a kernel that does not keep its softmax, over HuggingFace's own weights.
 
 HuggingFace's ``BlipAttention`` forms the softmax matrix of every head in memory (at 512 px: 16 heads of 1025 x 1025 in
-each of 24 layers of BLIP-large). The fused kernel gives the same result without it.
+each of 24 layers of BLIP-large). The same result is had without it.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BlipForImageTextRetrieval
 from transformers.models.blip.modeling_blip import BlipAttention, BlipEncoderLayer
+
+from replace_huggingface.cached_attention import attend
 
 
 class FusedVisionAttention(nn.Module):
@@ -20,7 +21,6 @@ class FusedVisionAttention(nn.Module):
     def __init__(self, attention: BlipAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
-        self.scale = attention.scale
         self.qkv = attention.qkv
         self.projection = attention.projection
 
@@ -28,7 +28,7 @@ class FusedVisionAttention(nn.Module):
         """Attend within ``hidden_states`` [B, n, D]; the second item stands for probabilities that are not formed."""
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))  # [B, n, 3, H, head_dim]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
+        context = attend(query, key, value)
         return self.projection(context.transpose(1, 2).flatten(2)), None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,13 +153,13 @@ def test_only_chosen_layers_logits_are_reduced(
 def test_fused_forms_logits_in_chosen_layers_only(
     fused: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel, calls = modeling_blip_text.F.scaled_dot_product_attention, []
+    kernel, calls = modeling_blip_text.attend, []
 
     def count(*args: Tensor, **kwargs: object) -> Tensor:
         calls.append(args)
         return kernel(*args, **kwargs)
 
-    monkeypatch.setattr(modeling_blip_text, "F", SimpleNamespace(scaled_dot_product_attention=count))
+    monkeypatch.setattr(modeling_blip_text, "attend", count)
     run(fused, tokens, pixels, layers=(1,))
     assert len(calls) == tiny.LAYERS - 1
 

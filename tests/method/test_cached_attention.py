@@ -1,0 +1,71 @@
+"""Attention without its softmax in memory equals softmax(q k^T / sqrt(d)) v, in every number format and grouping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from replace_huggingface import cached_attention
+from replace_huggingface.cached_attention import attend
+
+SHAPES = [(1, 4, 20, 20, 8), (2, 3, 7, 50, 16), (3, 2, 1, 1, 5)]
+
+
+def states(batch: int, heads: int, rows: int, columns: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+    """Query, key and value with their heads side by side in memory, as linear layers give them."""
+    generator = torch.Generator().manual_seed(rows)
+    return [
+        torch.randn(batch, n, heads, width, generator=generator).to(dtype).transpose(1, 2)
+        for n in (rows, columns, columns)
+    ]
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The formula in float64."""
+    query, key, value = query.double(), key.double(), value.double()
+    return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("cache", [1, 1000, 2 * 2**20])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_it_is_the_formula(
+    dtype: torch.dtype, rounding: float, shape: tuple[int, ...], cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_attention, "CACHE_BYTES", cache)
+    query, key, value = states(*shape, dtype)
+    context = attend(query, key, value)
+    assert (context.dtype, context.shape) == (dtype, query.shape)
+    torch.testing.assert_close(
+        context.double(), plain(query, key, value), rtol=0, atol=rounding * float(value.abs().max())
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_float32_it_is_the_fused_kernel_bit_for_bit(shape: tuple[int, ...]) -> None:
+    query, key, value = states(*shape, torch.float32)
+    assert torch.equal(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))
+
+
+def test_under_autocast_it_stays_in_bfloat16() -> None:
+    query, key, value = states(*SHAPES[0], torch.bfloat16)
+    alone = attend(query, key, value)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attend(query, key, value), alone)
+
+
+def test_gradients_come_through() -> None:
+    inputs = [each.requires_grad_() for each in states(*SHAPES[1], torch.bfloat16)]
+    found = torch.autograd.grad(attend(*inputs).float().square().sum(), inputs)
+    doubles = [each.detach().double().requires_grad_() for each in inputs]
+    expected = torch.autograd.grad(plain(*doubles).square().sum(), doubles)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=0.02 * float(other.abs().max()))
+
+
+def test_heads_are_put_side_by_side_without_a_copy() -> None:
+    query, key, value = states(*SHAPES[1], torch.bfloat16)
+    context = attend(query, key, value)
+    assert context.transpose(1, 2).flatten(2).data_ptr() == context.data_ptr()
