@@ -44,6 +44,11 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
         return entries[:limit]
     if not os.path.isdir(root):
         raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
+    if os.path.isdir(path):
+        raise UserError(
+            f"image list {path} is a folder; a list names an image and its mask a line (only where no masks are needed "
+            "does a folder of images do)"
+        )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows put a byte order mark first
     except OSError as error:
@@ -52,7 +57,7 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
             "`python -m src.prepare --help` says how to make the lists"
         ) from None
     except UnicodeDecodeError:
-        raise UserError(f"image list {path} is no UTF-8 text") from None
+        raise UserError(f"image list {path} is no UTF-8 text; save it as such") from None
     entries = []
     for number, line in enumerate(lines, 1):
         fields = line.split()

@@ -81,7 +81,7 @@ def test_missing_lists_and_roots_are_named(tmp_path: Path) -> None:
         read_list(tmp_path / "val.txt", tmp_path)
     with pytest.raises(UserError, match=r"data_root .*nowhere does not exist"):
         read_list(tmp_path / "val.txt", tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"image list .* cannot be read"):
+    with pytest.raises(UserError, match=r"image list .* is a folder; a list names an image and its mask a line"):
         read_list(tmp_path, tmp_path)
     with pytest.raises(UserError, match=r"holds no images"):
         read_list(tmp_path, tmp_path, masks=False)

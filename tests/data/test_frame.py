@@ -137,6 +137,14 @@ def test_labels_are_the_argmax_of_the_scores_brought_back(
     assert np.array_equal(labels, Frame(32).undo(scores, shape).numpy().argmax(0))  # numpy promises the first
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_labels_are_made_on_the_device_of_the_scores() -> None:
+    scores = torch.randn(5, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = Frame(32).labels(scores.cuda(), (770, 1310))
+    assert labels.device.type == "cuda"
+    assert (labels.cpu() == Frame(32).labels(scores, (770, 1310))).float().mean() > 0.999
+
+
 def test_labels_at_own_size_are_not_blocky() -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     labels = Frame(32).labels(torch.stack([columns - rows, rows - columns]), (320, 320))  # ten times the frame

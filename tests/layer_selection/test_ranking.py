@@ -435,7 +435,7 @@ def test_masks_are_not_needed(tmp_path: Path, case: Path) -> None:
         ((), ("model.layers=[]",), "model.layers"),
         ((), ("model.layers=[0, 9]",), "layers 0 to 3"),
         ((), ("val_list=tests/oracles",), "holds no images"),
-        (("--compare",), ("val_list=tests/golden/pascal/data/JPEGImages",), "JPEGImages cannot be read"),
+        (("--compare",), ("val_list=tests/golden/pascal/data/JPEGImages",), "JPEGImages is a folder"),
     ],
 )
 def test_bad_input_is_one_line_and_overwrites_nothing(
