@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> int | None:
         write_json(csv.with_suffix(".json"), {**evaluation.to_dict(names), **origin})
         drawn = pictures.write(evaluation)
         if args.save_explorer:
-            about = f"mIoU of all: {100 * evaluation.confusion.miou:.2f}"
-            drawn += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, about)
+            drawn += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, evaluation)
         say(" ".join(map(str, ("wrote", csv, csv.with_suffix(".json").name, *(path.name for path in drawn)))))
     return cli.end(evaluation.skipped)
 

@@ -100,12 +100,7 @@ def experiment_parser(
 
 def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True, limit: str = LIMIT) -> None:
     """Add what the three entry scripts share to ``parser``; ``limit`` says what --limit does."""
-    parser.add_argument(
-        "--config",
-        type=user_path,
-        required=True,
-        help="YAML file; the shipped ones are in configs/, with every key explained",
-    )
+    model_arguments(parser, limit)
     if multi_prompt:
         parser.add_argument(
             "--multi_prompt",
@@ -113,20 +108,6 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
             help="ask with the related words of every class too, not with its name only; "
             "result files then end in _multi",
         )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        action="extend",
-        help="replace single keys of the configuration, for example --set crf.iters=0 model.layers='[0, 3]'",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
-    )
-    parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)
     parser.add_argument(
         "--output-dir",
         type=user_path,
@@ -144,6 +125,30 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
         help="leave out images that cannot be read, list them at the end and in the JSON, and end with exit code 3; "
         "without it the first of them ends the command, which goes on from there once the file is mended",
     )
+
+
+def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None:
+    """Add what every command with a configuration shares to ``parser``; ``limit`` says what --limit does."""
+    parser.add_argument(
+        "--config",
+        type=user_path,
+        required=True,
+        help="YAML file; the shipped ones are in configs/, with every key explained",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        action="extend",
+        help="replace single keys of the configuration, for example --set crf.iters=0 model.layers='[0, 3]'",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
+    )
+    parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
 
 

@@ -26,7 +26,14 @@ COMMANDS = [
 ]
 SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command)]
 MODULES = [command for command in COMMANDS if re.match(r"python -m (src|tests)\.", command)]
-KNOWN_MODULES = {"src.prepare", "src.report", "src.miniature.dataset", "src.miniature.train", "src.benchmark"}
+KNOWN_MODULES = {
+    "src.prepare",
+    "src.report",
+    "src.miniature.dataset",
+    "src.miniature.train",
+    "src.benchmark",
+    "src.explore",
+}
 
 
 def test_readme_has_its_commands() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import html
 import os
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from src.config.schema import DataloaderConfig
 from src.data.dataset import SegmentationDataset, batches
 from src.data.images import read_image, read_mask
-from src.evaluation.evaluate import Prediction, predictions_of
+from src.evaluation.evaluate import Evaluation, Prediction, predictions_of
 from src.evaluation.metrics import ConfusionMatrix
 from src.explorer.content import Truth, jpeg, page_content
 from src.explorer.page import SEALED, fill, page, style
@@ -22,13 +21,14 @@ from src.files import write_bytes
 from src.method.segmenter import Segmenter
 from src.output import pictures
 from src.output.evaluation_pictures import evenly_spaced, prediction_files
+from src.runtime import rank
 from src.screen import progress
 
 THUMBNAIL_SIDE = 320  # pixels
 
 
 def write_evaluation_pages(
-    csv: Path, segmenter: Segmenter, dataset: SegmentationDataset, count: int, about: str
+    csv: Path, segmenter: Segmenter, dataset: SegmentationDataset, count: int, evaluation: Evaluation
 ) -> list[Path]:
     """Write a page for each of ``count`` images, evenly spaced in the list, and an index.
 
@@ -39,18 +39,21 @@ def write_evaluation_pages(
         segmenter: what was evaluated.
         dataset: images and masks; its resolution is that of the IoU.
         count: of images; the same are chosen as for the evaluation's overlays.
-        about: a line for the index: what was evaluated and how it scored.
+        evaluation: how ``segmenter`` scored; images that it skipped are left out here too.
 
     Returns:
-        Index and folder.
+        Index and folder. Of several processes the first one writes them, the others return nothing.
 
     Raises:
         UserError: an image or mask cannot be read, or a page cannot be written.
     """
+    if rank():
+        return []
     index, folder = (csv.with_name(f"{csv.stem}_explorer{ending}") for ending in (".html", ""))
-    shown = copy.copy(dataset)
-    shown.indices = evenly_spaced(dataset.indices, count)
-    files = prediction_files([shown.entries[number] for number in shown.indices], folder)
+    skipped = {entry["image"] for entry in evaluation.skipped}
+    chosen = evenly_spaced(dataset.indices, count)
+    shown = dataset.only([number for number in chosen if str(dataset.entries[number].image) not in skipped])
+    files = prediction_files([shown.entries[number] for number in shown.indices], folder) if len(shown) else {}
     addresses = [path.with_suffix(".html") for path in files.values()]
     cards = []
     with progress(len(shown), "explorer") as bar:
@@ -71,7 +74,8 @@ def write_evaluation_pages(
             write_bytes(path, page(content))
             cards.append(_card(place, name, _link(index, path), rgb, labels, truth.iou, segmenter.prompts.class_names))
             bar.update()
-    parts = {"title": csv.stem, "about": f"{len(shown)} of {len(dataset)} images. {about}"}
+    score = 100 * evaluation.confusion.miou
+    parts = {"title": csv.stem, "about": f"{len(shown)} of {evaluation.images} images. mIoU of all: {score:.2f}"}
     escaped = {key: html.escape(text) for key, text in parts.items()}
     policy = html.escape(SEALED)
     write_bytes(index, fill("index.html", policy=policy, style=style("index.css"), cards="\n".join(cards), **escaped))

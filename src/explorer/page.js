@@ -2,7 +2,8 @@
  * The attention explorer: from the logits of every text layer to class maps, labels and rankings, for any choice of layers.
  *
  * Parts: the method (the arithmetic of src/method/attention.py), an image (its numbers, decoded), files (PNG, base64),
- * drawing, the page's controls, and the server's questions. The page is one file; nothing is loaded from anywhere.
+ * drawing, the page's controls, and questions to a server where the page came from one. The page is one file; nothing is
+ * loaded from anywhere.
  *
  * L layers, P words (prompts), C classes (0 = background), g * g = N patches, S the side of the square frame that the
  * model sees. Maps are Float32Arrays, one after the other: word p has [p * N, (p + 1) * N).
@@ -509,6 +510,7 @@ function currentIou() {
 }
 
 async function show(content) {
+  const before = shown && { photo: shown.name, choice: chosenName() };
   shown = await Exploration.read(content);
   current = {};
   const known = state.layers.filter((layer) => shown.layers.includes(layer));
@@ -516,8 +518,8 @@ async function show(content) {
   if ((state.view === "refined" && !(shown.refined && configuredLayersShown())) || (state.view === "truth" && !shown.truth)) {
     state.view = "labels";
   }
-  const count = shown[state.choice.kind].length;
-  if (state.choice.index >= count) state.choice = { kind: "classes", index: 0 };
+  state.choice = choiceCalled(before?.choice) ?? { kind: "classes", index: 0 };
+  if (before?.photo !== shown.name) state.spot = null;
   byId("explorer").hidden = false;
   byId("title").textContent = shown.name;
   document.title = `${shown.name} · attention explorer`;
@@ -529,6 +531,13 @@ async function show(content) {
   makeWordList();
   if (!state.spot) state.spot = deepestSpot();
   refresh();
+}
+
+/** The class or else the word of this name, if there is one. */
+function choiceCalled(name) {
+  const label = shown.classes.findIndex((other) => other.name === name);
+  const word = shown.words.findIndex(({ text }) => text === name);
+  return label >= 0 ? { kind: "classes", index: label } : word >= 0 ? { kind: "words", index: word } : null;
 }
 
 /** A spot worth a first look: deep inside the largest class that is not the background. */
@@ -962,9 +971,121 @@ function listen() {
   }).observe(byId("canvas"));
 }
 
+// ---------------------------------------------------------------------------------------------------------- the server
+
+/** Questions to the server that this page came from; a page in a file has none. */
+class Server {
+  constructor({ photos, classes, background }) {
+    this.photo = null; // key of the one shown or asked about
+    this.asked = null; // what breaks the question under way off
+    byId("ask").hidden = false;
+    byId("ask-classes").value = classes;
+    byId("ask-background").value = background;
+    for (const { key, name } of photos) this.offer(key, name);
+    this.listen();
+    this.tell(photos.length ? "" : "Open or drop a photo to begin.");
+  }
+
+  /** Puts a photo into the row of photos. */
+  offer(key, name) {
+    const known = this.button(key);
+    if (known) return known;
+    const image = element("img", { src: `photos/${key}`, alt: name, loading: "lazy" });
+    const button = element("button", { type: "button", title: name }, image);
+    button.setAttribute("role", "option");
+    button.dataset.key = key;
+    button.addEventListener("click", () => this.ask(key));
+    byId("photos").append(button);
+    return button;
+  }
+
+  button(key) {
+    return byId("photos").querySelector(`[data-key="${CSS.escape(key)}"]`);
+  }
+
+  /** Asks about a photo with the words typed in, and shows the answer; of several questions the last one counts. */
+  async ask(photo) {
+    if (!photo) return this.tell("Open or drop a photo first.", true);
+    this.photo = photo;
+    for (const button of byId("photos").children) button.setAttribute("aria-selected", button.dataset.key === photo);
+    const [classes, background] = ["classes", "background"].map((name) => byId(`ask-${name}`).value);
+    const answer = await this.send("explore", JSON.stringify({ photo, classes, background }), "Looking …");
+    if (!answer) return;
+    await show(answer);
+    const unknown = answer.unknown.map((word) => `“${word}”`).join(", ");
+    this.tell(unknown && `The model’s vocabulary cannot spell ${unknown}; expect little of it.`);
+  }
+
+  /** Sends a photo and asks about it. */
+  async upload(file) {
+    const address = `photos?name=${encodeURIComponent(file.name || "photo")}`;
+    const answer = await this.send(address, file, "Sending the photo …");
+    if (!answer) return;
+    this.offer(answer.key, answer.name).scrollIntoView({ block: "nearest", inline: "nearest" });
+    await this.ask(answer.key);
+  }
+
+  /** Posts to the server; returns its answer, or null once another question was asked or the error was shown. */
+  async send(address, body, meanwhile) {
+    this.asked?.abort();
+    const asked = (this.asked = new AbortController());
+    this.tell(meanwhile);
+    byId("ask").setAttribute("aria-busy", "true");
+    let problem;
+    try {
+      const response = await fetch(address, { method: "POST", body, signal: asked.signal });
+      const answer = await response.json();
+      if (asked.signal.aborted) return null;
+      if (response.ok) return answer;
+      problem = answer.error;
+    } catch {
+      problem = "The server does not answer. Is it still running?";
+    } finally {
+      if (this.asked === asked) byId("ask").removeAttribute("aria-busy");
+    }
+    if (!asked.signal.aborted) this.tell(problem, true);
+    return null;
+  }
+
+  tell(text, isError = false) {
+    byId("message").textContent = text;
+    byId("message").classList.toggle("error", isError);
+  }
+
+  listen() {
+    byId("ask").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.ask(this.photo);
+    });
+    byId("ask-file").addEventListener("change", (event) => {
+      if (event.target.files.length) this.upload(event.target.files[0]);
+      event.target.value = "";
+    });
+    document.addEventListener("dragover", (event) => {
+      if (!event.dataTransfer.types.includes("Files")) return;
+      event.preventDefault();
+      byId("drop").hidden = false;
+    });
+    document.addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) byId("drop").hidden = true;
+    });
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      byId("drop").hidden = true;
+      if (event.dataTransfer.files.length) this.upload(event.dataTransfer.files[0]);
+    });
+    document.addEventListener("paste", (event) => {
+      const [file] = event.clipboardData.files;
+      if (file) this.upload(file);
+    });
+  }
+}
+
 listen();
 const embedded = JSON.parse(byId("content").textContent);
-const ready = embedded ? show(embedded) : Promise.resolve();
+const server = embedded.server && new Server(embedded.server);
+const [first] = embedded.server?.photos ?? [];
+const ready = !server ? show(embedded) : first ? server.ask(first.key) : Promise.resolve();
 
 /** For the browser's console and for tests: the numbers behind what is shown. */
 window.explorer = {

@@ -10,20 +10,22 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 # Nothing may be loaded or sent: what the page does not carry, it does not have.
-SEALED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+SEALED = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
+)
 
 
-def page(content: dict[str, Any] | None, policy: str = SEALED) -> bytes:
+def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
     """The explorer as an HTML file.
 
     Args:
-        content: from :func:`src.explorer.content.page_content`; None for a page that asks its server.
+        content: from :func:`src.explorer.content.page_content`; or of a page that asks its server, see
+            :mod:`src.explore.server`: ``{"name": title, "server": ...}``.
         policy: Content-Security-Policy of the page.
     """
-    title = content["name"] if content else "Attention explorer"
     return fill(
         "page.html",
-        title=html.escape(title),
+        title=html.escape(content["name"]),
         policy=html.escape(policy),
         style=style("page.css"),
         script=_read("page.js"),

@@ -43,20 +43,29 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Opens an address in a window of its own.
 
     The test fails on any error or warning that the page reports, and if it asks for anything outside itself, or, with
-    ``allowed``, outside what begins with that.
+    ``allowed``, outside what begins with that. ``expected``: part of a complaint that is right.
     """
     contexts, complaints = [], []
 
     def open_page(
-        address: str, width: int = 1400, height: int = 900, allowed: str | None = None, **options: Any
+        address: str,
+        width: int = 1400,
+        height: int = 900,
+        allowed: str | None = None,
+        expected: str | None = None,
+        **options: Any,
     ) -> Page:
+        def complain(text: str) -> None:
+            if not (expected and expected in text):
+                complaints.append(text)
+
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(10_000)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
-        page.on("request", lambda request: _only(request.url, allowed or address, complaints))
+        page.on("pageerror", lambda error: complain(str(error)))
+        page.on("console", lambda line: complain(line.text) if line.type in ("error", "warning") else None)
+        page.on("request", lambda request: _only(request.url, allowed or address, complain))
         page.goto(address)
         if page.evaluate("'explorer' in window"):
             page.evaluate("explorer.ready")
@@ -68,9 +77,9 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert complaints == []
 
 
-def _only(url: str, allowed: str, complaints: list[str]) -> None:
+def _only(url: str, allowed: str, complain: Callable[[str], None]) -> None:
     if not url.startswith(("data:", "blob:", allowed)):
-        complaints.append(f"asked for {url}")
+        complain(f"asked for {url}")
 
 
 def _missing(reason: str) -> NoReturn:

@@ -82,6 +82,15 @@ def test_an_evaluations_pages_have_its_labels_masks_and_scores(
             assert content["truth"]["iou"] == expected
 
 
+def test_images_that_the_evaluation_skipped_have_no_page(
+    config_file: Callable[..., Path], data_root: Path, tmp_path: Path
+) -> None:
+    (data_root / "images/1.jpg").write_bytes(b"damaged")
+    arguments = ["--config", str(config_file()), "--save-overlays", "3", "--save-explorer", "--skip-unreadable"]
+    assert cli.run(training_free_blip.main, [*arguments, "--output-dir", str(tmp_path)]) == cli.SKIPPED
+    assert sorted(path.name for path in (tmp_path / "iou_explorer").iterdir()) == ["0.html", "2.html"]
+
+
 def test_the_index_leads_to_the_pages_and_back(
     config_file: Callable[..., Path], data_root: Path, tmp_path: Path, open_page: Callable[..., Page]
 ) -> None:

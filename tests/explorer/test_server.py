@@ -1,0 +1,399 @@
+"""The explorer's server: what it answers, to whom, and that it goes on whatever is asked."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+from starlette.datastructures import Headers
+
+import training_free_blip
+from src import cli
+from src.errors import UserError
+from src.explore import server as server_module
+from src.explore import studio as studio_module
+from src.explore.command import bind, main
+from src.explore.server import Guard, make_app
+from src.explore.studio import Studio
+from src.method.segmenter import Segmenter
+from src.paths import REPOSITORY
+from tests.explorer.test_commands import content_of
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from src.config.schema import Config
+
+
+class Served:
+    """A running server and a way to ask it."""
+
+    def __init__(self, studio: Studio, port: int) -> None:
+        self.studio = studio
+        self.port = port
+        self.address = f"http://127.0.0.1:{port}/"
+
+    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Status and JSON (else bytes) of an answer; a body is posted."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = body if isinstance(body, bytes | None) else json.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("GET" if body is None else "POST", path, data, named)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        kind = response.headers.get("content-type", "")
+        return response.status, json.loads(content) if kind.startswith("application/json") else content
+
+    def explore(self, photo: str, classes: str = "cat; mug", background: str = "") -> tuple[int, Any]:
+        return self.ask("/explore", {"photo": photo, "classes": classes, "background": background})
+
+
+@pytest.fixture
+def studio(make_config: Callable[..., Config], data_root: Path) -> Iterator[Studio]:
+    studio = Studio.load(make_config(), sorted((data_root / "images").iterdir()), "cpu")
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def served(studio: Studio) -> Iterator[Served]:
+    listener = bind("127.0.0.1", 0)
+    app = make_app(studio, "127.0.0.1", "cat = kitten; mug")
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield Served(studio, listener.getsockname()[1])
+    server.should_exit = True
+    thread.join()
+
+
+def jpeg(width: int = 40, height: int = 30) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_answers_are_those_of_the_command_line(
+    served: Served, config_file: Callable[..., Path], data_root: Path, tmp_path: Path
+) -> None:
+    status, answer = served.explore("1", "cat = kitten; mug")
+    assert status == 200
+    assert answer.pop("unknown") == []
+    arguments = ["--config", str(config_file()), "--images", str(data_root / "images/1.jpg"), "--save-explorer"]
+    arguments += ["--classes", "cat = kitten; mug", "--output-dir", str(tmp_path), "--device", "cpu"]
+    assert cli.run(training_free_blip.main, arguments) == 0
+    assert answer == content_of(tmp_path / "1_explorer.html")
+
+
+def test_a_photo_is_encoded_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    encode = Segmenter.encode_images
+
+    def count(self: Segmenter, pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(pixels)
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Segmenter, "encode_images", count)
+    answers = [served.explore(photo, words)[1] for photo in "01" for words in ("cat", "dog", "mug; cat")]
+    assert len(encoded) == 2
+    assert [len(answer["words"]) for answer in answers] == [4, 4, 5] * 2
+
+
+def test_photos_can_be_sent(served: Served) -> None:
+    status, sent = served.ask("/photos?name=my%20photo.jpg", jpeg())
+    assert (status, sent["name"]) == (200, "my photo.jpg")
+    status, answer = served.explore(sent["key"])
+    assert (status, answer["name"]) == (200, "my photo.jpg")
+    assert answer["photo"]["width"] == 40
+    status, thumbnail = served.ask(f"/photos/{sent['key']}")
+    with Image.open(io.BytesIO(thumbnail)) as picture:
+        assert (status, picture.size) == (200, (40, 30))
+
+
+def test_old_photos_make_room(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio_module, "MAX_SENT", 2)
+    monkeypatch.setattr(studio_module, "MAX_ENCODED", 1)
+    keys = [studio.add("photo.jpg", jpeg(width)) for width in (20, 30, 40)]
+    assert [key in studio.photos for key in keys] == [False, True, True]
+    with pytest.raises(UserError, match="no longer here"):
+        studio.explore(keys[0], None, None)
+    for key in (keys[1], "0", keys[1]):  # what was forgotten is encoded again
+        assert studio.explore(key, "cat", None)["words"]
+    assert "0" in studio.photos
+
+
+@pytest.mark.parametrize(
+    ("classes", "background", "reason"),
+    [
+        (";", "", "--classes: expected 1 to 254 classes, got 0"),
+        ("cat, dog", "", 'classes are set apart by ";"'),
+        ("cat", "cat", '--background: "cat" is one of the classes too'),
+        ("; ".join(f"cat{n}" for n in range(200)) + " = " + ",".join(["cat"] * 200), "", "at most 300"),
+        ("cat " * 40, "", "tokens"),
+    ],
+)
+def test_words_are_refused_as_on_the_command_line(served: Served, classes: str, background: str, reason: str) -> None:
+    status, answer = served.explore("0", classes, background)
+    assert status == 400
+    assert reason in answer["error"]
+    assert served.explore("0")[0] == 200
+
+
+def test_words_that_cannot_be_spelt_are_named(served: Served) -> None:
+    status, answer = served.explore("0", "cat; zebra")
+    assert (status, answer["unknown"]) == (200, ["zebra"])
+
+
+def test_photos_that_cannot_be_read_are_refused_by_name(served: Served) -> None:
+    assert served.ask("/photos?name=notes.txt", b"no image") == (
+        400,
+        {"error": "notes.txt is no image known here; save it as JPEG or PNG"},
+    )
+    status, sent = served.ask("/photos?name=cut.jpg", jpeg(400, 300)[:3000])
+    status, answer = served.explore(sent["key"])
+    assert status == 400
+    assert answer["error"].startswith("image cut.jpg cannot be read")
+    status, answer = served.explore("17")
+    assert (status, answer["error"]) == (400, "this photo is no longer here; open it again")
+
+
+def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, answer = served.explore("0", "cat" * 30_000)
+    assert (status, answer["error"]) == (413, "these words are too large: at most 64 KiB are taken here")
+    monkeypatch.setattr(server_module, "MAX_PHOTO_BYTES", 2**20)
+    status, answer = served.ask("/photos?name=large.jpg", bytes(2**20 + 1))
+    assert (status, answer["error"]) == (413, "large.jpg is too large: at most 1 MiB are taken here")
+    monkeypatch.setattr(studio_module, "MAX_PIXELS", 1000)
+    status, answer = served.ask("/photos?name=wide.jpg", jpeg())
+    assert status == 400
+    assert "wide.jpg is too large" in answer["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"photo": 1, "classes": "", "background": ""}', b"[" * 60_000])
+def test_malformed_questions_are_refused(served: Served, body: bytes) -> None:
+    status, answer = served.ask("/explore", body)
+    assert status == 400
+    assert answer["error"].startswith("expected JSON")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "[::1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1"},  # another port of this machine
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ["/", "/photos/0", "/explore", "/photos?name=a.jpg"])
+def test_strangers_are_refused(served: Served, path: str, headers: dict[str, str]) -> None:
+    body = {"/explore": {"photo": "0", "classes": "cat", "background": ""}, "/photos?name=a.jpg": jpeg()}.get(path)
+    kept = len(served.studio.photos)
+    assert served.ask(path, body, **headers)[0] == 403
+    assert len(served.studio.photos) == kept
+
+
+def test_its_own_page_is_answered(served: Served) -> None:
+    for host in (f"127.0.0.1:{served.port}", f"localhost:{served.port}", f"[::1]:{served.port}"):
+        origin = {"Host": host, "Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
+        assert served.ask("/photos?name=a.jpg", jpeg(), **origin)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("listening", "asked_for", "answered"),
+    [
+        ("127.0.0.1", "127.0.0.1:1", True),
+        ("127.0.0.1", "192.168.1.5:1", False),
+        ("::1", "localhost", True),
+        ("localhost", "somewhere.example", False),
+        ("0.0.0.0", "192.168.1.5:1", True),
+        ("0.0.0.0", "evil.example:1", False),
+        ("0.0.0.0", f"{socket.gethostname()}:1", True),
+        ("workstation.lan", "workstation.lan:1", True),
+    ],
+)
+def test_names_it_is_reached_by(listening: str, asked_for: str, answered: bool) -> None:
+    guard = Guard(lambda *_: None, listening)  # type: ignore[arg-type, return-value]
+    assert (guard.refusal(Headers({"host": asked_for})) is None) == answered
+
+
+def test_every_answer_has_the_security_headers(served: Served) -> None:
+    for path, host in (
+        ("/", "localhost"),
+        ("/photos/0", "localhost"),
+        ("/nowhere", "localhost"),
+        ("/", "evil.example"),
+    ):
+        connection = http.client.HTTPConnection("127.0.0.1", served.port)
+        connection.request("GET", path, headers={"Host": host})
+        headers = connection.getresponse().headers
+        connection.close()
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_model_answers_one_question_at_a_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+    explore = served.studio.explore
+
+    def watched(*question: Any) -> dict[str, Any]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.02)
+        answer = explore(*question)
+        running -= 1
+        return answer
+
+    monkeypatch.setattr(served.studio, "explore", watched)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(served.explore, "012012"))
+    assert [status for status, _ in answers] == [200] * 6
+    assert [answer["name"] for _, answer in answers] == ["0.jpg", "1.jpg", "2.jpg"] * 2
+    assert most == 1
+
+
+def test_a_defect_is_told_and_does_not_end_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("no memory left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(served.studio, "explore", fail)
+        status, answer = served.explore("0")
+    assert (status, answer["error"]) == (500, "MemoryError: no memory left (more in the terminal)")
+    assert "Traceback" in capfd.readouterr().err
+    assert served.explore("0")[0] == 200
+
+
+def test_a_port_in_use_is_one_line(config_file: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with bind("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        assert cli.run(main, ["--config", str(config_file()), "--port", str(port)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"error: port {port} is in use; choose another with --port, such as --port {port + 1}\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1", "a" * 300])
+def test_an_address_of_another_machine_is_refused(host: str) -> None:
+    with pytest.raises(UserError, match="--host"):
+        bind(host, 0)
+
+
+def test_wrong_words_are_told_before_torch_is_imported() -> None:
+    code = "import sys; from src import cli; from src.explore.command import main; "
+    code += "print(cli.run(main), 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "2 False"
+    assert 'set apart by ";"' in done.stderr
+
+
+def test_control_c_ends_it_cleanly(config_file: Callable[..., Path]) -> None:
+    config = config_file(val_list="nowhere.txt")
+    command = [sys.executable, "-m", "src.explore", "--config", str(config), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        port = int(line.split("  ")[0].rsplit(":", 1)[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/")
+        assert b"Attention explorer" in connection.getresponse().read()
+        process.send_signal(signal.SIGINT)  # the connection is still open
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert out == "the explorer has ended\n"
+    assert err.count("\n") == 1  # the list that is not there
+    assert "no images to begin with" in err
+
+
+def test_the_page_answers_new_words_and_new_photos(
+    served: Served, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    window = open_page(served.address, expected="400 (Bad Request)")
+    assert window.locator("h1").inner_text() == "0.jpg"
+    assert window.locator("#photos img").count() == 3
+    assert window.locator("#ask-classes").input_value() == "cat = kitten; mug"
+    window.locator(".layer[data-layer='0'] .toggle").click()
+    window.locator("#ask-classes").fill("dog; cat")
+    window.keyboard.press("Enter")
+    window.locator(".class", has_text="dog").wait_for()
+    assert window.locator(".layer[data-layer='0'] .toggle").get_attribute("aria-pressed") == "false"  # as it was left
+    window.locator("#ask-classes").fill("dog, cat")
+    window.keyboard.press("Enter")
+    window.locator("#message.error", has_text='classes are set apart by ";"').wait_for()
+    assert window.locator(".class", has_text="dog").count() == 1  # what was there is still there
+    window.locator("#ask-classes").fill("mug; zebra")
+    photo = tmp_path / "new photo.jpg"
+    photo.write_bytes(jpeg())
+    window.locator("#ask-file").set_input_files(photo)
+    window.locator("h1", has_text="new photo.jpg").wait_for()
+    assert "zebra" in window.locator("#message").inner_text()
+    assert window.locator("#photos button[aria-selected=true]").get_attribute("title") == "new photo.jpg"
+    other = open_page(served.address)  # a second tab
+    other.locator("#photos button").nth(2).click()
+    other.locator("h1", has_text="2.jpg").wait_for()
+    assert window.locator("h1").inner_text() == "new photo.jpg"
+    drop = """bytes => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "dropped.jpg", {type: "image/jpeg"}));
+        document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true}));
+    }"""
+    window.evaluate(drop, list(jpeg(60, 60)))
+    window.locator("h1", has_text="dropped.jpg").wait_for()
+
+
+def test_a_server_that_has_ended_is_told(served: Served, open_page: Callable[..., Page]) -> None:
+    window = open_page(served.address, expected="ERR_")
+    window.context.set_offline(True)
+    window.locator("#ask button[type=submit]").click()
+    window.locator("#message.error", has_text="does not answer").wait_for()
+
+
+def test_of_several_questions_the_last_one_counts(
+    served: Served, monkeypatch: pytest.MonkeyPatch, open_page: Callable[..., Page]
+) -> None:
+    window = open_page(served.address)
+    explore = served.studio.explore
+
+    def slow(key: str, *words: Any) -> dict[str, Any]:
+        time.sleep(0.5 if key == "1" else 0)
+        return explore(key, *words)
+
+    monkeypatch.setattr(served.studio, "explore", slow)
+    window.locator("#photos button").nth(1).click()
+    window.locator("#photos button").nth(2).click()
+    window.locator("h1", has_text="2.jpg").wait_for()
+    window.wait_for_timeout(300)
+    assert window.locator("h1").inner_text() == "2.jpg"
