@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from replace_huggingface.cast_once_linear import cast_once
 from replace_huggingface.modeling_blip_text import (
     CrossAttentionTextEncoder,
     UnsupportedTransformersError,
@@ -199,6 +200,9 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
     With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in
     the vision tower, equal up to float32 rounding. Without, operations keep HuggingFace's own order.
 
+    Linear layers keep their weights in autocast's number format too, once one is used: for BLIP-large 0.78 GiB beside
+    the 1.66 GiB of the float32 weights.
+
     For the whole process float32 is made to mean float32: by default PyTorch lets convolutions on CUDA round their
     inputs to TF32, 10 bits of mantissa.
 
@@ -212,6 +216,7 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
         raise UserError(str(error)) from error
     if fused:
         fuse_vision_attention(model)
+    cast_once(model)
     return model.eval().requires_grad_(False)
 
 

@@ -1,0 +1,136 @@
+"""Weights rounded once instead of at every call: the same results to the bit, and no one else notices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from replace_huggingface.cast_once_linear import CastOnceLinear, cast_once
+from src.data.frame import Frame
+from src.method.blip import Blip
+from src.method.prompts import ClassEntry, build_prompts
+from src.method.segmenter import Segmenter
+from src.runtime import Amp
+from tests import tiny
+
+SHORT: tuple[Amp, ...] = ("bf16", "fp16")
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+def linear(seed: int = 0, bias: bool = True) -> nn.Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Linear(24, 8, bias=bias).requires_grad_(False)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+class Casts(TorchDispatchMode):
+    """Counts the tensors of some shapes that are brought to another number format."""
+
+    def __init__(self, shapes: set[torch.Size]) -> None:
+        super().__init__()
+        self.shapes, self.count = shapes, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten._to_copy and args[0].shape in self.shapes:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_a_plain_layer_to_the_bit(dtype: torch.dtype, bias: bool) -> None:
+    plain, states = linear(bias=bias), random(3, 5, 24)
+    once = CastOnceLinear(plain)
+    assert torch.equal(once(states), plain(states))
+    with torch.autocast("cpu", dtype):
+        expected = plain(states)
+        for _ in range(2):
+            assert once(states).dtype == dtype
+            assert torch.equal(once(states), expected)
+    assert torch.equal(once(states), plain(states))
+    assert once.weight is plain.weight
+
+
+def test_a_change_in_place_is_noticed() -> None:
+    plain, states = linear(), random(2, 24)
+    once = CastOnceLinear(plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = once(states)
+        for parameter in (plain.weight, plain.bias):
+            parameter.mul_(1.5)
+            assert torch.equal(once(states), plain(states))
+            assert not torch.equal(once(states), before)
+
+
+def test_weights_given_from_outside_are_taken() -> None:
+    once, other, states = CastOnceLinear(linear()), linear(seed=1), random(2, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        once(states)
+        for weights in (dict(other.named_parameters()), dict(once.named_parameters())):
+            expected = functional_call(linear(), weights, states)
+            assert torch.equal(functional_call(once, weights, states), expected)
+            assert torch.equal(functional_call(once, weights, states), expected)
+
+
+def test_weights_that_are_trained_get_their_gradient() -> None:
+    plain, states = linear(), random(2, 24)
+    once = CastOnceLinear(plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        once(states)
+        plain.requires_grad_(True)
+        gradients = torch.autograd.grad(once(states).float().square().sum(), [once.weight, once.bias])
+        expected = torch.autograd.grad(plain(states).float().square().sum(), [plain.weight, plain.bias])
+    for got, wanted in zip(gradients, expected, strict=True):
+        assert got.dtype == torch.float32
+        assert torch.equal(got, wanted)
+
+
+def test_inference_mode_leaves_nothing_that_gradients_cannot_pass() -> None:
+    once, states = CastOnceLinear(linear()), random(2, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            once(states)
+        states.requires_grad_(True)
+        once(states).float().sum().backward()
+    assert states.grad is not None
+
+
+@pytest.mark.parametrize("amp", SHORT)
+def test_a_model_rounds_each_linear_weight_once(amp: Amp, fused: Blip) -> None:
+    prompts = build_prompts([ClassEntry("sky", ("wall",)), ClassEntry("cat"), ClassEntry("dog")], True)
+    segmenter = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), amp=amp)
+    pixels = random(2, 3, tiny.SIZE, tiny.SIZE)
+    layers = [module for module in fused.model.modules() if isinstance(module, nn.Linear)]
+    assert all(type(layer) is CastOnceLinear for layer in layers)
+    with Casts({layer.weight.shape for layer in layers}) as casts:
+        first = segmenter.segment(pixels)
+        rounded = casts.count
+        again = segmenter.segment(pixels)
+    assert rounded >= len(layers) - 2  # the projections of image-text contrast are not used
+    assert casts.count == rounded
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("amp", SHORT)
+def test_a_model_gives_the_same_to_the_bit(amp: Amp, fused: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = build_prompts([ClassEntry("sky", ("wall",)), ClassEntry("cat"), ClassEntry("dog")], True)
+    pixels = random(2, 3, tiny.SIZE, tiny.SIZE)
+    got = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), amp=amp).segment(pixels)
+    monkeypatch.setattr(CastOnceLinear, "forward", nn.Linear.forward)
+    assert torch.equal(got, Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), amp=amp).segment(pixels))
+
+
+def test_names_and_convolutions_stay() -> None:
+    model = tiny.random_blip()
+    names = list(model.state_dict())
+    cast_once(model)
+    cast_once(model)
+    assert list(model.state_dict()) == names
+    assert type(model.vision_model.embeddings.patch_embedding) is nn.Conv2d
