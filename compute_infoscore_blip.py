@@ -58,11 +58,11 @@ def main(arguments: list[str]) -> int:
         top = scores.top(config.model.top_k)
         say(scores.table())
         if comparison:
-            say(comparison.table(task.prompts.class_names))
+            say(comparison.table(task.prompts.scored_names))
         write_result(csv, csv_text(COLUMNS, scores.rows()))
         images = len(task.entries) - len(scores.skipped)
         origin = {"experiment": "infoscore", "images": images, **provenance(config, segmenter, layers=top)}
-        compared = {"comparison": comparison.to_dict(task.prompts.class_names)} if comparison else {}
+        compared = {"comparison": comparison.to_dict(task.prompts.scored_names)} if comparison else {}
         write_json(csv.with_suffix(".json"), {**scores.to_dict(), **compared, **origin})
         charts.infoscore_bars(csv.with_suffix(".png"), scores.infoscore.tolist(), top)
         say(f"wrote {csv}, {csv.with_suffix('.json').name} and {csv.with_suffix('.png').name}")

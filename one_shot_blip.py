@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     if oneshot is None:
         raise config.refusal("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
     task = Task.read(args, config)
-    names = task.prompts.class_names
+    class_names, names = task.prompts.class_names, task.prompts.scored_names
     classwise_csv = task.outputs.path(config.output.classwise_csv)
     summary_csv = task.outputs.path(config.output.summary_csv)
     check_writable(classwise_csv)
@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> None:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     from src.data.dataset import SegmentationDataset
+    from src.data.labels import Labelling
     from src.evaluation.evaluate import evaluate
     from src.loading import load_segmenter
     from src.one_shot.embeddings import EmbeddingCache
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     from src.output import charts
     from src.provenance import provenance
 
-    episodes = read_episodes(config, names)
+    episodes = read_episodes(config, class_names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
 
     runs: list[dict[str, Any]] = []
@@ -57,12 +58,12 @@ def main(arguments: list[str]) -> None:
         for run, episode in enumerate(episodes):
             title = f"run {run + 1}/{oneshot.total_runs}"
             supports = read_supports(
-                episode.supports, episodes.support_list, segmenter, config.dataset.ignore_label, cache.get
+                episode.supports, episodes.support_list, segmenter, Labelling.from_config(config.dataset), cache.get
             )
             tuned, losses = tune(segmenter, supports, oneshot, config.dataset.ignore_label, f"{title}: tuning")
             queries = SegmentationDataset.from_config(episodes.evaluation_list, config, indices=episode.queries)
             evaluation = evaluate(tuned, queries, config.dataloader, encoder=cache.get, description=f"{title}: queries")
-            described = [support.describe(episodes.support_list, names) for support in episode.supports]
+            described = [support.describe(episodes.support_list, class_names) for support in episode.supports]
             runs.append(run_record(run, evaluation, names, losses, described))
             weights = summary_csv.with_name(f"{summary_csv.stem}_run{run}.safetensors")
             save_tuned(weights, tuned, runs[-1])

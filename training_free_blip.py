@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int | None:
     if args.images:
         return photos.segment_photos(args, config)
     task = Task.read(args, config)
-    names = task.prompts.class_names
+    names = task.prompts.scored_names
     csv = task.outputs.path(config.output.csv)
     check_writable(csv)
 
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int | None:
 
     segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
     dataset = SegmentationDataset.from_config(task.entries, config)
-    pictures = EvaluationPictures(csv, dataset, names, args.save_predictions, args.save_overlays)
+    pictures = EvaluationPictures(csv, dataset, task.prompts.class_names, args.save_predictions, args.save_overlays)
     with open_journal("training-free", task, csv, segmenter, tuned=file_digest(args.tuned)) as journal:
         evaluation = evaluate(segmenter, dataset, config.dataloader, pictures.observers, journal, pictures.lacks)
 

@@ -48,7 +48,7 @@ class Task:
         return cls(
             config,
             classes,
-            build_prompts(classes, multi_prompt),
+            build_prompts(classes, multi_prompt, config.dataset.background),
             evaluation_entries(config, masks),
             Outputs(args.output_dir, multi_prompt, tuned=getattr(args, "tuned", None) is not None),
             args.device,

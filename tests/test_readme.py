@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from src import cli
 from src.paths import REPOSITORY
 from src.prepare.__main__ import main as prepare
 from src.report import main as report
+from tests import tiny
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -24,8 +26,9 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
 ]
-SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command)]
-MODULES = [command for command in COMMANDS if re.match(r"python -m (src|tests)\.", command)]
+OWN_DATA = [command for command in COMMANDS if "mine" in command]
+SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command) and command not in OWN_DATA]
+MODULES = [command for command in COMMANDS if re.match(r"python -m src\.", command) and command not in OWN_DATA]
 KNOWN_MODULES = {
     "src.prepare",
     "src.report",
@@ -39,7 +42,7 @@ KNOWN_MODULES = {
 def test_readme_has_its_commands() -> None:
     assert len(SCRIPTS) >= 8
     assert {command.split()[2] for command in MODULES} <= KNOWN_MODULES
-    others = [command for command in COMMANDS if command not in SCRIPTS + MODULES]
+    others = [command for command in COMMANDS if command not in SCRIPTS + MODULES + OWN_DATA]
     assert all(command.startswith("python -m venv .venv && .venv/bin/pip install") for command in others)
 
 
@@ -118,3 +121,23 @@ def test_the_lines_of_python_work(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_links(path: str) -> None:
     assert (REPOSITORY / path).exists()
+
+
+def test_own_data_in_three_lines(tmp_path: Path, model_folder: Path) -> None:
+    """From a folder to a result, on drawn scenes of two things that PASCAL does not know."""
+    own = tiny.make_data(tmp_path / "my", sizes=((90, 120), (120, 77)))
+    made = tmp_path / "data" / "mine"
+    assert len(OWN_DATA) == 3
+    prepared, named, segmented = (shlex.split(command) for command in OWN_DATA)
+    paths = {"my/images": str(own / "images"), "my/masks": str(own / "masks")}
+    assert cli.run(prepare, [paths.get(word, word) for word in prepared[3:]] + ["--root", str(made)]) == 0
+    assert named[-1] == "data/mine/classes.json"
+    entries = json.loads((made / "classes.json").read_text())
+    for entry, name in zip(entries[1:], ("kitten", "dog", "red mug"), strict=True):
+        entry["name"] = name
+    (made / "classes.json").write_text(json.dumps(entries))
+    arguments = [word.replace("data/mine", str(made)) for word in segmented[2:]]
+    model = [f"model.name={model_folder}", f"model.image_size={tiny.SIZE}", "crf.iters=1", "runtime.amp=false"]
+    arguments += ["--device", "cpu", "--output-dir", str(tmp_path / "results"), "--set", *model]
+    assert cli.run(importlib.import_module("training_free_blip").main, arguments) == 0
+    assert (tmp_path / "results" / "mine_training_free.csv").read_text().count("\n") == 5

@@ -299,3 +299,37 @@ def test_the_script_ends_with_code_2_and_one_line_wherever_it_is_started(tmp_pat
     assert done.stderr.startswith("error: config nothing.yaml does not exist")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+# a data set without a background
+
+
+def test_without_a_background_its_words_only_compete(config_file: ConfigFile, data_root: Path) -> None:
+    """Every pixel is one of the three classes; what the masks have as 0 is ignored; the mean is over three classes."""
+    config = config_file(dataset={"background": False, "first_label": 1})
+    assert run(config, "--save-predictions", "--save-overlays", 2) == 0
+    rows, values = results_of(data_root)
+    assert [name for name, _ in rows[1:]] == [entry["name"] for entry in values["classes"]] == ["cat", "dog", "red mug"]
+    assert values["miou"] == pytest.approx(np.mean([float(iou) for _, iou in rows[1:]]))
+    assert np.shape(values["confusion"]) == (3, 3)
+    for number in range(3):
+        labels = np.asarray(Image.open(data_root / "results" / "iou_predictions" / f"{number}.png"))
+        assert set(np.unique(labels)) <= {1, 2, 3}
+    masks = [np.asarray(Image.open(data_root / "masks" / f"{number}.png")) for number in range(3)]
+    framed = sum(np.isin(mask, (1, 2, 3)).sum() for mask in masks)
+    assert run(config, "--set", "eval.resolution=original") == 0
+    assert np.sum(results_of(data_root)[1]["confusion"]) == framed
+
+
+def test_masks_whose_first_class_is_0_score_as_masks_whose_first_class_is_1(
+    config_file: ConfigFile, data_root: Path
+) -> None:
+    confusions = []
+    for first_label in (1, 0):
+        assert run(config_file(dataset={"background": False, "first_label": first_label})) == 0
+        confusions.append(results_of(data_root)[1]["confusion"])
+        for path in (data_root / "masks").iterdir():  # 0 is ignored, 1 to 3 become 0 to 2
+            labels = np.asarray(Image.open(path)).copy()
+            labels = np.where(labels == 255, 255, labels.astype(int) - 1)
+            tiny.save_mask(path, np.where(labels < 0, 255, labels).astype(np.uint8), palette=False)
+    assert confusions[0] == confusions[1]

@@ -184,11 +184,16 @@ def _check_ranges(config: Config) -> None:
         2 <= dataset.num_classes <= MAX_CLASSES,
         f"2 to {MAX_CLASSES}, background included",
     )
+    check("dataset.first_label", dataset.first_label, dataset.first_label >= 0, "0 or more")
+    if dataset.background:
+        expected = "1, because masks that show the background have 0 for it; see dataset.background"
+        check("dataset.first_label", dataset.first_label, dataset.first_label == 1, expected)
+    least = max(dataset.num_classes, dataset.first_label + dataset.num_classes - 1)
     check(
         "dataset.ignore_label",
         dataset.ignore_label,
-        dataset.num_classes <= dataset.ignore_label <= 255,
-        f"a value that is no class: {dataset.num_classes} to 255",
+        least <= dataset.ignore_label <= 255,
+        f"a value that is no class: {least} to 255",
     )
     check("dataset.std", dataset.std, all(s > 0 for s in dataset.std), "numbers above 0")
     size = model.image_size

@@ -21,13 +21,17 @@ COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 
 class DatasetConfig:
     """How images are normalised and how labels are numbered.
 
-    In a configuration file ``num_classes`` may be left out: it is the length of the class file then.
+    In a configuration file ``num_classes`` may be left out: it is the length of the class file then. The class file
+    begins with the words of the background; ``background`` says whether pixels can be labelled so, ``first_label``
+    which value the entry after it has in the masks (see :class:`src.data.labels.Labelling`).
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     num_classes: int = 21
     ignore_label: int = 255
+    background: bool = True
+    first_label: int = 1
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,11 @@ class OneShotConfig:
 class Config:
     """Everything a command needs to know. ``source`` is the file it came from, for messages."""
 
-    data_set: Literal["pascal", "coco"]
+    data_set: str
     data_root: str
     class_name_dir: str
     val_list: str | None = None
+    mask_dir: str | None = None
     max_images: int | None = None
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.config.schema import Config, DataloaderConfig
 from src.data.frame import Frame
 from src.data.images import read_image, read_mask
+from src.data.labels import Labelling
 from src.data.lists import ListEntry
 from src.errors import UserError
 from src.screen import note
@@ -87,8 +88,7 @@ class SegmentationDataset(Dataset[Sample]):
     Args:
         entries: the list.
         frame: what images are put into.
-        num_classes: C; other labels in a mask are refused.
-        ignore_label: the label that stands for no class.
+        labelling: what the values of masks stand for; others are refused.
         resolution: where labels are compared: masks are put into the frame (``letterbox``) or stay as they are
             (``original``).
         masks: whether masks are read.
@@ -99,16 +99,14 @@ class SegmentationDataset(Dataset[Sample]):
         self,
         entries: Sequence[ListEntry],
         frame: Frame,
-        num_classes: int,
-        ignore_label: int = 255,
+        labelling: Labelling,
         resolution: Literal["letterbox", "original"] = "letterbox",
         masks: bool = True,
         indices: Sequence[int] | None = None,
     ) -> None:
         self.entries = entries
         self.frame = frame
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
+        self.labelling = labelling
         self.resolution = resolution
         self.masks = masks
         self.indices = range(len(entries)) if indices is None else indices
@@ -118,8 +116,8 @@ class SegmentationDataset(Dataset[Sample]):
         cls, entries: Sequence[ListEntry], config: Config, masks: bool = True, indices: Sequence[int] | None = None
     ) -> SegmentationDataset:
         """``entries`` with the frame, the labels and the resolution of a configuration."""
-        frame, labels = Frame.from_config(config), config.dataset
-        return cls(entries, frame, labels.num_classes, labels.ignore_label, config.eval.resolution, masks, indices)
+        frame, labelling = Frame.from_config(config), Labelling.from_config(config.dataset)
+        return cls(entries, frame, labelling, config.eval.resolution, masks, indices)
 
     def only(self, indices: Sequence[int]) -> SegmentationDataset:
         """The same, of the images ``indices`` alone."""
@@ -151,14 +149,14 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _labels(self, entry: ListEntry, shape: tuple[int, int]) -> Tensor:
         assert entry.mask is not None
-        labels = read_mask(entry.mask, self.num_classes, self.ignore_label)
+        labels = read_mask(entry.mask, self.labelling)
         if labels.shape != shape:
             raise UserError(
                 f"mask {entry.mask} is {labels.shape[1]} x {labels.shape[0]} pixels, but image {entry.image} is "
                 f"{shape[1]} x {shape[0]}; they must agree"
             )
         if self.resolution == "letterbox":
-            labels = self.frame.mask(labels, self.ignore_label)
+            labels = self.frame.mask(labels, self.labelling.ignore_label)
         return torch.from_numpy(labels)
 
 

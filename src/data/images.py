@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from src.data.labels import Labelling
 from src.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -138,8 +139,9 @@ def _missing(what: str, path: Path) -> UserError:
     return UserError(f"{what} {path} does not exist; {remedy}")
 
 
-def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
-    """Decode a mask to labels, uint8 [height, width]; a palette PNG gives its indices, a grey PNG its values.
+def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
+    """Decode a mask to class numbers, uint8 [height, width]; a palette PNG has them in its indices, a grey PNG in its
+    values.
 
     Raises:
         UserError: missing, unreadable, not a palette or grey image, or a label that is no class and not ignored.
@@ -147,11 +149,10 @@ def read_mask(path: Path, num_classes: int, ignore_label: int) -> np.ndarray:
     mode, labels = _decode("mask", path, lambda mask: (mask.mode, np.asarray(mask)), TRUNCATED)
     if mode not in ("P", "L", "1", "I", "I;16"):
         raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
-    present = np.unique(labels)
-    wrong = [int(v) for v in present if not 0 <= v < num_classes and v != ignore_label]
-    if wrong:
+    try:
+        return labelling.class_numbers(labels)
+    except ValueError as error:
         raise UserError(
-            f"mask {path} has label {wrong[0]}; expected 0 to {num_classes - 1} or {ignore_label} (ignored): "
-            "does dataset.num_classes fit the masks?"
-        )
-    return labels.astype(np.uint8)
+            f"mask {path} has label {error}; expected 0 to {labelling.last_label} or {labelling.ignore_label} "
+            "(ignored): do dataset.num_classes and dataset.first_label fit the masks?"
+        ) from None

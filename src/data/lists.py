@@ -25,30 +25,26 @@ class ListEntry:
     line: int = field(default=0, compare=False)
 
 
-def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = None) -> list[ListEntry]:
+def read_list(
+    path: Path, root: Path, masks: bool = True, limit: int | None = None, mask_dir: Path | None = None
+) -> list[ListEntry]:
     """Read an image list: a line per image, ``image_path mask_path``, both relative to ``root``.
 
     Args:
-        path: the list; with ``masks=False`` also a folder, of which every image is taken in name order.
+        path: the list; or a folder, of which every image is taken in name order.
         root: the data root.
         masks: whether a mask is required on every line; if not, lines may hold an image alone.
         limit: take only the first so many lines.
+        mask_dir: if ``path`` is a folder, where the masks are: files with the images' stems.
 
     Raises:
-        UserError: the root or the list is missing, the list is empty, or a line is malformed (with its number).
+        UserError: the root or the list is missing, the list is empty, a line is malformed (with its number), or an
+            image of a folder has no mask or two.
     """
-    if not masks and os.path.isdir(path):
-        entries = [ListEntry(image, None) for image in images_in(path)]
-        if not entries:
-            raise UserError(f"folder {path} holds no images ({', '.join(IMAGE_ENDINGS)})")
-        return entries[:limit]
+    if os.path.isdir(path):
+        return _read_folder(path, mask_dir, masks)[:limit]
     if not os.path.isdir(root):
         raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
-    if os.path.isdir(path):
-        raise UserError(
-            f"image list {path} is a folder; a list names an image and its mask a line (only where no masks are needed "
-            "does a folder of images do)"
-        )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows put a byte order mark first
     except OSError as error:
@@ -74,6 +70,30 @@ def read_list(path: Path, root: Path, masks: bool = True, limit: int | None = No
     return entries
 
 
+def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListEntry]:
+    images = images_in(folder)
+    if not images:
+        raise UserError(f"image list {folder} is a folder that holds no images ({', '.join(IMAGE_ENDINGS)})")
+    if mask_dir is None:
+        if masks:
+            raise UserError(f"{folder} is a folder of images; mask_dir must name the folder of their masks")
+        return [ListEntry(image, None) for image in images]
+    if not mask_dir.is_dir():
+        raise UserError(f"mask_dir {mask_dir} is no folder")
+    masks_of: dict[str, list[Path]] = {}
+    for mask in images_in(mask_dir):
+        masks_of.setdefault(mask.stem, []).append(mask)
+    entries = []
+    for image in images:
+        found = masks_of.get(image.stem, [])
+        if len(found) > 1:
+            raise UserError(f"image {image} has two masks: {found[0]} and {found[1].name}; remove one")
+        if masks and not found:
+            raise UserError(f"image {image} has no mask: expected {mask_dir / image.stem}.png")
+        entries.append(ListEntry(image, found[0] if found else None))
+    return entries
+
+
 def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) -> list[ListEntry]:
     """The images that a configuration evaluates on (``val_list`` or ``oneshot.test_list``), cut to ``max_images``.
 
@@ -88,4 +108,14 @@ def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) 
     path = config.val_list or (config.oneshot and config.oneshot.test_list)
     if not path:
         raise UserError(f"{config.source}: key val_list is missing; expected the path of an image list")
-    return read_list(resolve(path), resolve(config.data_root), masks, None if whole else config.max_images)
+    return list_of(path, config, masks, None if whole else config.max_images)
+
+
+def list_of(path: str, config: Config, masks: bool = True, limit: int | None = None) -> list[ListEntry]:
+    """The image list or folder ``path`` of a configuration, with its ``data_root`` and ``mask_dir``.
+
+    Raises:
+        UserError: see :func:`read_list`.
+    """
+    mask_dir = None if config.mask_dir is None else resolve(config.mask_dir)
+    return read_list(resolve(path), resolve(config.data_root), masks, limit, mask_dir)

@@ -161,10 +161,10 @@ def evaluate(
             number, or a process that takes part has ended.
     """
     journal = journal or Journal.nowhere()
-    running = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
+    running = ConfusionMatrix.of(dataset.labelling, segmenter.device)
 
     def score(batch: Batch) -> dict[str, Tensor]:
-        counted = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
+        counted = ConfusionMatrix.of(dataset.labelling, segmenter.device)
         kept: dict[str, Tensor] = {}
         for prediction in predictions_of(batch, _scores(segmenter, batch, dataset, encoder), dataset):
             counted.update(prediction.labels, prediction.target)
@@ -199,7 +199,7 @@ def evaluate(
 
     def together() -> Evaluation:
         assert outcome is not None
-        confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label)
+        confusion = ConfusionMatrix.of(dataset.labelling)
         for arrays in outcome.blocks:
             if COUNTS in arrays:
                 confusion.counts += torch.from_numpy(arrays[COUNTS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,12 +47,7 @@ def settings_of(
         "experiment": experiment,
         "list": {"images": len(entries), "paths": _digest(f"{entry.image} {entry.mask}\n" for entry in entries)},
         "prompts": segmenter.prompts.prompts,
-        "dataset": {
-            "mean": config.dataset.mean,
-            "std": config.dataset.std,
-            "num_classes": config.dataset.num_classes,
-            "ignore_label": config.dataset.ignore_label,
-        },
+        "dataset": dataclasses.asdict(config.dataset),
         "model": {
             "name": segmenter.blip.name,
             "weights": segmenter.blip.digest,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.data.labels import Labelling
 from src.errors import UserError
 from src.screen import display_width, table
 
@@ -24,13 +25,18 @@ background, would wait for each other."""
 class ConfusionMatrix:
     """Counts of pixels by true and predicted class; pixels with the ignored label are left out.
 
-    ``counts`` [C, C] int64: row = label, column = prediction.
+    The scores are of C classes: all ``num_classes``, or, where there is no background, all but class 0.
+
+    ``counts`` [num_classes, num_classes] int64: row = label, column = prediction.
     """
 
-    def __init__(self, num_classes: int, ignore_label: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, num_classes: int, ignore_label: int, device: torch.device | str = "cpu", background: bool = True
+    ) -> None:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self._first = 0 if background else 1
 
     def update(self, prediction: Tensor, labels: Tensor) -> None:
         """Count the pixels of ``prediction`` and ``labels``, integers of equal shape."""
@@ -41,15 +47,25 @@ class ConfusionMatrix:
         pairs = pairs.masked_fill(labels == self.ignore_label, cells).flatten()
         self.counts += _count(pairs, cells + 1, TABLES[self.counts.device.type])[:cells].view_as(self.counts)
 
+    @classmethod
+    def of(cls, labelling: Labelling, device: torch.device | str = "cpu") -> ConfusionMatrix:
+        """An empty matrix for the classes of ``labelling``."""
+        return cls(labelling.num_classes, labelling.ignore_label, device, labelling.background)
+
+    @property
+    def scored(self) -> Tensor:
+        """[C, C] the counts of the classes that are scored."""
+        return self.counts[self._first :, self._first :]
+
     @property
     def intersection(self) -> Tensor:
         """[C] pixels on which label and prediction agree."""
-        return self.counts.diagonal()
+        return self.scored.diagonal()
 
     @property
     def union(self) -> Tensor:
         """[C] pixels on which label or prediction is the class."""
-        return self.counts.sum(0) + self.counts.sum(1) - self.intersection
+        return self.scored.sum(0) + self.scored.sum(1) - self.intersection
 
     @property
     def iou(self) -> Tensor:
@@ -58,18 +74,18 @@ class ConfusionMatrix:
 
     @property
     def miou(self) -> float:
-        """Mean of :attr:`iou` over all C classes, background included."""
+        """Mean of :attr:`iou` over all C classes, the background, where there is one, included."""
         return float(self.iou.mean())
 
     @property
     def absent(self) -> list[int]:
         """Classes without a pixel in the masks: whatever is predicted, their IoU is 0."""
-        return (self.counts.sum(1) == 0).nonzero().flatten().tolist()
+        return (self.scored.sum(1) == 0).nonzero().flatten().tolist()
 
     @property
     def miou_present(self) -> float:
         """Mean of :attr:`iou` over the classes that are not :attr:`absent`; 0 if all are."""
-        present = self.counts.sum(1) > 0
+        present = self.scored.sum(1) > 0
         return float(self.iou[present].mean()) if present.any() else 0.0
 
     def require_pixels(self) -> None:
@@ -96,7 +112,7 @@ class ConfusionMatrix:
             "absent_classes": [names[label] for label in self.absent],
             "miou_present": self.miou_present,
             "classes": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
-            "confusion": self.counts.tolist(),
+            "confusion": self.scored.tolist(),
         }
 
     def table(self, names: Sequence[str]) -> str:
@@ -104,7 +120,7 @@ class ConfusionMatrix:
         lines = [score_table(names, self.iou.tolist(), f"{100 * self.miou:.2f}")]
         if self.absent:
             lines.append(absence_note([names[label] for label in self.absent], f"{100 * self.miou_present:.2f}"))
-        if self.num_classes == 2 and self.absent == [1]:  # such masks are often drawn in 0 and 255
+        if len(names) == 2 and self.absent == [1]:  # such masks are often drawn in 0 and 255
             ignored = self.ignore_label
             lines.append(f"  {ignored} in a mask is ignored, it is not class 1: to score {names[1]}, draw it with 1")
         return "\n".join(lines)

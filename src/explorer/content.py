@@ -78,7 +78,7 @@ def page_content(
         "inner": inner,
         "photo": {"height": height, "width": width, "source": jpeg(rgb)},
         "classes": [
-            {"name": title, "prompts": count}
+            {"name": title, "prompts": count, "scored": title in prompts.scored_names}
             for title, count in zip(prompts.class_names, prompts.prompts_per_class, strict=True)
         ],
         "words": [

@@ -13,6 +13,7 @@ import numpy as np
 from src.config.schema import DataloaderConfig
 from src.data.dataset import SegmentationDataset, batches
 from src.data.images import read_image, read_mask
+from src.data.labels import Labelling
 from src.evaluation.evaluate import Evaluation, Prediction, predictions_of
 from src.evaluation.metrics import ConfusionMatrix
 from src.explorer.content import Truth, jpeg, page_content
@@ -82,20 +83,21 @@ def write_evaluation_pages(
     return [index, folder]
 
 
-def image_iou(prediction: Prediction, num_classes: int, ignore_label: int) -> list[float | None]:
-    """[C] IoU within one image; None where a class is neither there nor predicted."""
-    confusion = ConfusionMatrix(num_classes, ignore_label)
+def image_iou(prediction: Prediction, labelling: Labelling) -> list[float | None]:
+    """IoU of every class number within one image; None where a class is neither there nor predicted, or not scored."""
+    confusion = ConfusionMatrix.of(labelling)
     confusion.update(prediction.labels.cpu(), prediction.target)
     unions = confusion.union.tolist()
-    return [iou if union else None for iou, union in zip(confusion.iou.tolist(), unions, strict=True)]
+    scored = [iou if union else None for iou, union in zip(confusion.iou.tolist(), unions, strict=True)]
+    return scored if labelling.background else [None, *scored]
 
 
 def _truth(prediction: Prediction, dataset: SegmentationDataset) -> Truth:
     entry = dataset.entries[prediction.index]
     assert entry.mask is not None
-    labels = read_mask(entry.mask, dataset.num_classes, dataset.ignore_label)
-    labels[labels == dataset.ignore_label] = pictures.IGNORED
-    iou = image_iou(prediction, dataset.num_classes, dataset.ignore_label)
+    labels = read_mask(entry.mask, dataset.labelling)
+    labels[labels == dataset.labelling.ignore_label] = pictures.IGNORED
+    iou = image_iou(prediction, dataset.labelling)
     return Truth(labels, dataset.frame.mask(labels, pictures.IGNORED), iou)
 
 

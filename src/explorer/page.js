@@ -30,11 +30,18 @@ function wordMaps(logits, itm, patches) {
   return maps;
 }
 
-/** Words to classes: the background is the sum of its words, every other class the maximum of its own. */
+/**
+ * Words to classes: the background is the sum of its words, every other class the maximum of its own. In a data set
+ * without a background its words only compete: its map stays 0.
+ */
 function classMaps(maps, classes, patches) {
   const result = new Float32Array(classes.length * patches);
   let word = 0;
-  classes.forEach(({ prompts }, label) => {
+  classes.forEach(({ prompts, scored }, label) => {
+    if (!scored) {
+      word += prompts;
+      return;
+    }
     for (let k = 0; k < prompts; k++, word++) {
       for (let n = 0; n < patches; n++) {
         const value = maps[word * patches + n];

@@ -169,7 +169,7 @@ def _counts(
     layers: Sequence[int], maps: Sequence[Tensor], batch: Batch, segmenter: Segmenter, dataset: SegmentationDataset
 ) -> Tensor:
     """Counts [C, C] of a batch segmented from its class maps, L of [B, C, N], averaged over ``layers``."""
-    confusion = ConfusionMatrix(dataset.num_classes, dataset.ignore_label, segmenter.device)
+    confusion = ConfusionMatrix.of(dataset.labelling, segmenter.device)
     chosen = [maps[segmenter.layers.index(layer)] for layer in layers]
     scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.frame.size), batch.pixels)
     for prediction in predictions_of(batch, scores, dataset):
@@ -179,7 +179,7 @@ def _counts(
 
 def _matrices(parts: Sequence[np.ndarray], choices: int, dataset: SegmentationDataset) -> list[ConfusionMatrix]:
     """A confusion matrix per choice of layers from the counts [choices, C, C] of all blocks."""
-    matrices = [ConfusionMatrix(dataset.num_classes, dataset.ignore_label) for _ in range(choices)]
+    matrices = [ConfusionMatrix.of(dataset.labelling) for _ in range(choices)]
     for part in parts:
         for matrix, counts in zip(matrices, part, strict=True):
             matrix.counts += torch.from_numpy(counts)

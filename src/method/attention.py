@@ -59,23 +59,27 @@ def prompt_maps(token_logits: Tensor, itm: Tensor) -> Tensor:
         return token_logits.softmax(1) * itm[..., None]
 
 
-def class_maps(maps: Tensor, prompts_per_class: Sequence[int]) -> Tensor:
+def class_maps(maps: Tensor, prompts_per_class: Sequence[int], with_background: bool = True) -> Tensor:
     """Reduce the prompts of each class: sum for the background, max for every other class.
 
     Args:
         maps: [B, P, N], prompts class by class in label order.
         prompts_per_class: C counts that add up to P.
+        with_background: whether a pixel may be background; if not, its map is 0.
 
     Returns:
         [B, C, N].
     """
-    background, others = maps.split([prompts_per_class[0], maps.shape[1] - prompts_per_class[0]], dim=1)
+    words, others = maps.split([prompts_per_class[0], maps.shape[1] - prompts_per_class[0]], dim=1)
+    background = words.sum(1, keepdim=True)
+    if not with_background:
+        background = torch.zeros_like(background)
     if max(prompts_per_class[1:], default=1) > 1:
         # one gather and one maximum: on a GPU a launch for every class would take longer than the work
         below_all = others.new_full((1, 1, 1), -torch.inf).expand(others.shape[0], 1, others.shape[2])
         members = _members(tuple(prompts_per_class[1:]), maps.device)
         others = torch.cat([others, below_all], 1)[:, members].amax(2)
-    return torch.cat([background.sum(1, keepdim=True), others], 1)
+    return torch.cat([background, others], 1)
 
 
 @functools.lru_cache

@@ -34,11 +34,18 @@ class PromptSet:
         class_names: C names; class 0 is called ``background`` whatever word stands for it in the class file.
         words: P words, one per prompt.
         prompts_per_class: C counts that add up to P.
+        background: whether a pixel may be labelled background; if not, its words only compete with the others.
     """
 
     class_names: tuple[str, ...]
     words: tuple[str, ...]
     prompts_per_class: tuple[int, ...]
+    background: bool = True
+
+    @property
+    def scored_names(self) -> tuple[str, ...]:
+        """Names of the classes that a pixel may be labelled with, and that are scored."""
+        return self.class_names if self.background else self.class_names[1:]
 
     @property
     def prompts(self) -> list[str]:
@@ -48,8 +55,8 @@ class PromptSet:
         return len(self.words)
 
 
-def build_prompts(classes: list[ClassEntry], multi_prompt: bool) -> PromptSet:
-    """Prompts of ``classes`` in label order.
+def build_prompts(classes: list[ClassEntry], multi_prompt: bool, background: bool = True) -> PromptSet:
+    """Prompts of ``classes`` in label order; ``background`` as in :class:`PromptSet`.
 
     The background (class 0) always contributes all its words; the other classes their name only, or with
     ``multi_prompt`` their name and their related words.
@@ -62,6 +69,7 @@ def build_prompts(classes: list[ClassEntry], multi_prompt: bool) -> PromptSet:
         class_names=("background", *(entry.name for entry in classes[1:])),
         words=tuple(word for group in words for word in group),
         prompts_per_class=tuple(len(group) for group in words),
+        background=background,
     )
 
 

@@ -31,6 +31,10 @@ from src.runtime import MAX_WORKING_BYTES, Amp, number_format, working_memory
 NONE_LOST = torch.iinfo(torch.int64).max
 
 
+NEVER = -1e30
+"""Score of what no pixel may be labelled with; finite, because scores are interpolated."""
+
+
 @dataclass(frozen=True)
 class PatchAttention:
     """What the text encoder sees in B images.
@@ -242,7 +246,8 @@ class Segmenter:
 
     def layer_class_maps(self, attended: PatchAttention, layer: int) -> Tensor:
         """Class maps [B, C, N] of one layer at the patch grid."""
-        return attention.class_maps(attended.prompt_maps(layer), self.prompts.prompts_per_class)
+        prompts = self.prompts
+        return attention.class_maps(attended.prompt_maps(layer), prompts.prompts_per_class, prompts.background)
 
     def unary(self, attended: PatchAttention, layers: Sequence[int] | None = None) -> Tensor:
         """Class probabilities [B, C, S, S] from the attention of ``layers`` (default: the segmenter's)."""
@@ -296,8 +301,13 @@ class Segmenter:
         return ImageAnalysis(self.prompts.class_names, labels, itm, unary[0], self.frame, embeds)
 
     def refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
-        """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S]."""
-        return unary if self.crf is None else self.crf(unary, pixels)
+        """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S].
+
+        A background that no pixel may be labelled with takes no part; its score is :data:`NEVER`.
+        """
+        classes = unary if self.prompts.background else unary[:, 1:]
+        scores = classes if self.crf is None else self.crf(classes, pixels)
+        return scores if self.prompts.background else F.pad(scores, (0, 0, 0, 0, 1, 0), value=NEVER)
 
     @torch.no_grad()
     def _logits_budget(self) -> int | None:

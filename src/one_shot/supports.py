@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from src.config.schema import Config, OneShotConfig
 from src.data.images import read_mask
-from src.data.lists import ListEntry, evaluation_entries, read_list
+from src.data.labels import Labelling
+from src.data.lists import ListEntry, evaluation_entries, list_of
 from src.errors import UserError
-from src.paths import resolve
 
 SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
 
@@ -53,11 +53,11 @@ def class_areas(entries: Sequence[ListEntry], config: Config, description: str) 
     Raises:
         UserError: a mask is missing, unreadable or holds a wrong label.
     """
-    num_classes, ignore = config.dataset.num_classes, config.dataset.ignore_label
+    labelling, num_classes = Labelling.from_config(config.dataset), config.dataset.num_classes
 
     def areas(entry: ListEntry) -> np.ndarray:
         assert entry.mask is not None
-        counts = np.bincount(read_mask(entry.mask, num_classes, ignore).ravel(), minlength=num_classes)
+        counts = np.bincount(read_mask(entry.mask, labelling).ravel(), minlength=num_classes)
         return counts[:num_classes].copy()  # not a view, which would keep the counts up to the ignored label
 
     found = np.empty((len(entries), num_classes), np.int64)
@@ -217,7 +217,7 @@ def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     if from_train_list:
         if oneshot.train_list is None:
             raise config.refusal("oneshot.train_list", None, "an image list, because supports are to come from it")
-        support_list = read_list(resolve(oneshot.train_list), resolve(config.data_root))
+        support_list = list_of(oneshot.train_list, config)
     areas = support_areas = class_areas(evaluation_list, config, "reading masks")
     if from_train_list:
         support_areas = class_areas(support_list, config, "reading train masks")

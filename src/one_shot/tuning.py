@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from src.config.schema import OneShotConfig
 from src.data.dataset import SegmentationDataset
+from src.data.labels import Labelling
 from src.data.lists import ListEntry
 from src.errors import UserError
 from src.evaluation.evaluate import Encoder
@@ -44,7 +45,7 @@ def read_supports(
     supports: Sequence[Support],
     entries: Sequence[ListEntry],
     segmenter: Segmenter,
-    ignore_label: int,
+    labelling: Labelling,
     encoder: Encoder,
 ) -> list[LabelledImage]:
     """Read and encode support images.
@@ -53,22 +54,22 @@ def read_supports(
         supports: the drawn ones, in class order.
         entries: the support list they index.
         segmenter: whose frame, classes and device count.
-        ignore_label: of the masks.
+        labelling: of the masks.
         encoder: of images.
 
     Raises:
         UserError: an image or mask could not be read.
     """
     indices = [support.index for support in supports]
-    num_classes = len(segmenter.prompts.class_names)
-    dataset = SegmentationDataset(entries, segmenter.frame, num_classes, ignore_label, indices=indices)
+    dataset = SegmentationDataset(entries, segmenter.frame, labelling, indices=indices)
+    other_classes = 0 if labelling.background else labelling.ignore_label
     images = []
     for position, support in enumerate(tqdm(supports, desc="encoding supports", unit="image", dynamic_ncols=True)):
         sample = dataset[position]
         assert sample.labels is not None
         labels = sample.labels.to(segmenter.device)
         if support.isolated:
-            labels[(labels != support.label) & (labels != ignore_label)] = 0
+            labels[(labels != support.label) & (labels != labelling.ignore_label)] = other_classes
         embeds = encoder([entries[support.index].image], sample.pixels[None].to(segmenter.device))[0]
         images.append(LabelledImage(embeds, labels))
     return images

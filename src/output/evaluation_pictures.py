@@ -81,9 +81,10 @@ class EvaluationPictures:
             self.csv.with_name(f"{self.csv.stem}_{name}.png") for name in ("iou", "confusion", "overlays")
         )
         title, confusion = f"{self.csv.stem}: {evaluation.images} images", evaluation.confusion
+        scored = self.names[-len(confusion.scored) :]  # without the background, where there is none
         drawings: dict[Path, Callable[[], None]] = {
-            iou: lambda: charts.iou_bars(iou, self.names, confusion.iou.tolist(), title=title),
-            matrix: lambda: charts.confusion_matrix(matrix, self.names, confusion.counts.tolist(), title=title),
+            iou: lambda: charts.iou_bars(iou, scored, confusion.iou.tolist(), title=title),
+            matrix: lambda: charts.confusion_matrix(matrix, scored, confusion.scored.tolist(), title=title),
         }
         if self._shown:
             drawings[overlays] = lambda: write_bytes(overlays, self._grid(evaluation.kept))
@@ -122,8 +123,8 @@ class EvaluationPictures:
                 continue
             entry, dataset = self.dataset.entries[index], self.dataset
             assert entry.mask is not None
-            image, target = read_image(entry.image), read_mask(entry.mask, dataset.num_classes, dataset.ignore_label)
-            target[target == dataset.ignore_label] = pictures.IGNORED
+            image, target = read_image(entry.image), read_mask(entry.mask, dataset.labelling)
+            target[target == dataset.labelling.ignore_label] = pictures.IGNORED
             predicted = np.asarray(Image.open(io.BytesIO(kept[f"overlay.{index}"])))
             rows.append((image, pictures.overlay(image, predicted), pictures.overlay(image, target)))
             label_maps += [predicted, target]

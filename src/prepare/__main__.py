@@ -16,6 +16,7 @@ Lay out a data set and write its image lists.
 
   python -m src.prepare pascal --help    PASCAL VOC 2012 with the masks of SBD
   python -m src.prepare coco --help      COCO 2014
+  python -m src.prepare own --help       a data set of your own: a folder of images, a folder of masks
 
 A list holds one line per image, "image mask", both relative to the data root:
   src/lists/pascal/{train,val}.txt    JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png
@@ -78,11 +79,32 @@ What is made:
 )
 
 
+OWN = """\
+A data set of your own: a folder of images and a folder of masks with the same names (cat_01.jpg, cat_01.png).
+
+Masks are grey or palette PNGs whose values are labels; 255 is ignored. With 0 among the labels, 0 is the background
+and the classes begin at 1. --no-background says otherwise: every pixel is one of the classes, and 0 is the first of
+them, or with --first-label 1 what is ignored. Masks in colours are converted with --from-colours FILE, a line for each
+colour, the name if you like:
+
+  220 20 60 1 person
+  0 0 142   2 car
+  0 0 0     255
+
+What is made in data/NAME:
+  list.txt             a line per image: image, mask
+  classes.json         a class for each label found; the names are for you to fill in, as you would say them
+  training_free.yaml   configuration of training_free_blip.py and compute_infoscore_blip.py
+  one_shot.yaml        configuration of one_shot_blip.py
+  masks/               with --from-colours: the converted masks
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; its help is the manual of data preparation."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="python -m src.prepare", description=OVERVIEW, formatter_class=raw)
-    commands = top.add_subparsers(dest="dataset", required=True, metavar="pascal|coco")
+    commands = top.add_subparsers(dest="dataset", required=True, metavar="pascal|coco|own")
     pascal = commands.add_parser("pascal", help="PASCAL VOC 2012 with SBD", description=PASCAL, formatter_class=raw)
     coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
     for name, command in (("pascal", pascal), ("coco", coco)):
@@ -96,13 +118,6 @@ def parser() -> argparse.ArgumentParser:
             help=f"folder the lists are written to (default: src/lists/{name})",
         )
         command.add_argument("--download", action="store_true", help="fetch official archives that are not found")
-        command.add_argument(
-            "--workers",
-            type=int,
-            default=min(8, os.cpu_count() or 1),
-            help="processes that write masks (default: one per core, up to 8)",
-        )
-        command.add_argument("--debug", action="store_true", help="show where an error came from")
     pascal.add_argument("--force", action="store_true", help="replace lists that differ")
     pascal.add_argument("--voc", type=user_path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
     pascal.add_argument(
@@ -124,6 +139,32 @@ def parser() -> argparse.ArgumentParser:
         "since their pixels do show it and the counts above are of images with any annotation; "
         "exclude leaves them background",
     )
+    own = commands.add_parser("own", help="a folder of images with masks", description=OWN, formatter_class=raw)
+    own.add_argument("--images", type=user_path, required=True, metavar="DIR", help="folder of images")
+    own.add_argument("--masks", type=user_path, required=True, metavar="DIR", help="folder of their masks")
+    own.add_argument("--name", default="own", help="of the data set (default: own)")
+    own.add_argument("--root", type=user_path, metavar="DIR", help="where the files go (default: data/NAME)")
+    own.add_argument(
+        "--background",
+        action=argparse.BooleanOptionalAction,
+        help="whether a mask's 0 is the background (default: yes, if 0 occurs)",
+    )
+    own.add_argument(
+        "--first-label",
+        type=int,
+        metavar="N",
+        help="value of the first class in the masks (default: 1, without a background the smallest that occurs)",
+    )
+    own.add_argument("--from-colours", type=user_path, metavar="FILE", help="convert masks of colours to labels")
+    own.add_argument("--force", action="store_true", help="replace files that are there and differ")
+    for command in (pascal, coco, own):
+        command.add_argument(
+            "--workers",
+            type=int,
+            default=min(8, os.cpu_count() or 1),
+            help="processes that read or write masks (default: one per core, up to 8)",
+        )
+        command.add_argument("--debug", action="store_true", help="show where an error came from")
     return top
 
 
@@ -155,6 +196,11 @@ def _prepare(dataset: str, options: dict[str, Any]) -> None:
         from src.prepare.pascal import prepare_pascal
 
         prepare_pascal(**options)
+    elif dataset == "own":
+        from src.prepare.own import prepare_own
+
+        options["root"] = options["root"] or REPOSITORY / "data" / options["name"]
+        prepare_own(**options)
     else:
         from src.prepare.coco import prepare_coco
 

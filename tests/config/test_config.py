@@ -18,7 +18,7 @@ from src.errors import UserError
 from src.method.prompts import read_class_file
 from src.paths import REPOSITORY, resolve
 
-SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot")
+SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot", "voc20_blip")
 HINTS = typing.get_type_hints(Config)
 SECTIONS = {name: hint for name, hint in HINTS.items() if dataclasses.is_dataclass(hint)}
 ONE_SHOT = typing.get_args(HINTS["oneshot"])[0]
@@ -149,7 +149,7 @@ def test_a_number_of_classes_left_out_is_the_length_of_the_class_file(
 def test_shipped_files_load_and_name_every_key_that_counts(name: str) -> None:
     path = REPOSITORY / "configs" / f"{name}.yaml"
     config = load_config(path)
-    assert config.dataset.num_classes == (21 if name.startswith("pascal") else 81)
+    assert config.dataset.num_classes == (81 if name.startswith("coco") else 21)
     assert config.max_images == (10_000 if name.startswith("coco") else None)
     assert not Path(config.data_root).is_absolute()
     assert resolve(config.class_name_dir).is_file()
@@ -199,7 +199,8 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
         ("crf.iters", None, r"crf\.iters: None is not valid"),
         ("crf.iters", -1, r"crf\.iters: -1 is not valid; expected 0 \(no CRF\) or more"),
         ("crf", 5, r"crf: 5 is not valid; expected a section with keys iters"),
-        ("data_set", "voc", r"data_set: 'voc' is not valid; expected pascal or coco"),
+        ("data_set", 7, r"data_set: 7 is not valid; expected a text"),
+        ("dataset.first_label", 0, r"dataset\.first_label: 0 is not valid; expected 1, because masks that show"),
         ("data_root", 5, r"data_root: 5 is not valid; expected a text"),
         ("max_images", 0, r"max_images: 0 is not valid; expected 1 or more, or null"),
         ("dataset.mean", [0.5, 0.5], r"dataset\.mean: \[0\.5, 0\.5\] is not valid; expected a list of 3 numbers"),

@@ -14,6 +14,7 @@ from PIL import Image
 from src.config.schema import Config
 from src.data.dataset import Batch, SegmentationDataset, batches
 from src.data.images import read_image, read_mask, read_photo
+from src.data.labels import Labelling
 from src.data.lists import evaluation_entries, read_list
 from src.errors import UserError
 from tests import tiny
@@ -81,7 +82,7 @@ def test_missing_lists_and_roots_are_named(tmp_path: Path) -> None:
         read_list(tmp_path / "val.txt", tmp_path)
     with pytest.raises(UserError, match=r"data_root .*nowhere does not exist"):
         read_list(tmp_path / "val.txt", tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"image list .* is a folder; a list names an image and its mask a line"):
+    with pytest.raises(UserError, match=r"image list .* is a folder that holds no images"):
         read_list(tmp_path, tmp_path)
     with pytest.raises(UserError, match=r"holds no images"):
         read_list(tmp_path, tmp_path, masks=False)
@@ -100,7 +101,7 @@ def test_masks_hold_labels_as_values(tmp_path: Path, palette: bool) -> None:
     path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
     with Image.open(path) as mask:
         assert mask.mode == ("P" if palette else "L")
-    labels = read_mask(path, 21, 255)
+    labels = read_mask(path, Labelling(21))
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, LABELS)
 
@@ -110,31 +111,31 @@ def test_a_palette_with_few_colours_is_read_by_index(tmp_path: Path) -> None:
     mask = Image.fromarray(np.uint8([[0, 1, 2, 3]])).convert("L")
     mask.putpalette(bytes(range(200, 248)))
     mask.save(tmp_path / "mask.png", bits=4)
-    assert read_mask(tmp_path / "mask.png", 4, 255).tolist() == [[0, 1, 2, 3]]
+    assert read_mask(tmp_path / "mask.png", Labelling(4)).tolist() == [[0, 1, 2, 3]]
 
 
 def test_sixteen_bit_masks_hold_labels_too(tmp_path: Path) -> None:
     Image.fromarray(LABELS.astype(np.uint16)).save(tmp_path / "mask.png")
-    assert np.array_equal(read_mask(tmp_path / "mask.png", 21, 255), LABELS)
+    assert np.array_equal(read_mask(tmp_path / "mask.png", Labelling(21)), LABELS)
     Image.fromarray(np.uint16([[0, 256]])).save(tmp_path / "wrong.png")
     with pytest.raises(UserError, match="has label 256"):
-        read_mask(tmp_path / "wrong.png", 21, 255)
+        read_mask(tmp_path / "wrong.png", Labelling(21))
 
 
 @pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
 def test_a_label_that_is_no_class_is_named(tmp_path: Path, palette: bool) -> None:
     path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
     with pytest.raises(UserError, match=r"mask\.png has label 20; expected 0 to 19 or 255 \(ignored\)"):
-        read_mask(path, 20, 255)
+        read_mask(path, Labelling(20))
     with pytest.raises(UserError, match="has label 255; expected 0 to 20 or 200"):
-        read_mask(path, 21, 200)
+        read_mask(path, Labelling(21, 200))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colour_masks_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (3, 2)).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match=rf"mask\.png is a {mode} image; expected a palette or grey PNG"):
-        read_mask(tmp_path / "mask.png", 21, 255)
+        read_mask(tmp_path / "mask.png", Labelling(21))
 
 
 # images
@@ -150,7 +151,7 @@ def test_images_come_as_rgb_as_they_are_stored(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(pixels[..., :1], 3, axis=2))
 
 
-@pytest.mark.parametrize("reader", [read_image, lambda path: read_mask(path, 21, 255)], ids=["image", "mask"])
+@pytest.mark.parametrize("reader", [read_image, lambda path: read_mask(path, Labelling(21))], ids=["image", "mask"])
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", None])
 def test_files_that_are_missing_or_no_pictures_are_named(
     tmp_path: Path, reader: Callable[[Path], np.ndarray], content: bytes | None
@@ -172,7 +173,7 @@ def test_damaged_images_and_masks_are_never_more_than_a_user_error(tmp_path: Pat
     rng = np.random.default_rng(0)
     scene, labels = tiny.random_scene(rng, 30, 40)
     path = tmp_path / f"a.{ending}"
-    for array, reader in ((scene, read_image), (labels, lambda path: read_mask(path, 4, 255))):
+    for array, reader in ((scene, read_image), (labels, lambda path: read_mask(path, Labelling(4)))):
         Image.fromarray(array).save(path)
         whole = path.read_bytes()
         messages = []
@@ -210,7 +211,7 @@ def test_images_of_more_than_8_bits_are_not_clipped(tmp_path: Path, kind: str) -
     assert np.array_equal(read_image(path), np.repeat(values[..., None], 3, axis=2))
 
 
-@pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, 21, 255)])
+@pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, Labelling(21))])
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # nobody writes to it: opening it would wait for ever
     with pytest.raises(UserError, match=r"pipe\.png cannot be read: it is a named pipe; expected an image file$"):
@@ -242,7 +243,7 @@ def test_items_are_letterboxed_and_normalised(make_config: Callable[..., Config]
     dataset = dataset_of(config)
     assert len(dataset) == 3
     for position, entry in enumerate(dataset.entries):
-        pixels, labels = read_image(entry.image), read_mask(entry.mask, 4, 255)
+        pixels, labels = read_image(entry.image), read_mask(entry.mask, Labelling(4))
         image, target = plain_letterbox(pixels, labels, tiny.SIZE)
         sample = dataset[position]
         assert (sample.index, sample.shape) == (position, labels.shape)
@@ -254,7 +255,7 @@ def test_items_are_letterboxed_and_normalised(make_config: Callable[..., Config]
 def test_labels_at_original_resolution_are_untouched(make_config: Callable[..., Config]) -> None:
     dataset = dataset_of(make_config(eval={"resolution": "original"}))
     for position, entry in enumerate(dataset.entries):
-        assert np.array_equal(dataset[position].labels, read_mask(entry.mask, 4, 255))
+        assert np.array_equal(dataset[position].labels, read_mask(entry.mask, Labelling(4)))
 
 
 def test_indices_choose_images_and_keep_their_numbers(make_config: Callable[..., Config]) -> None:

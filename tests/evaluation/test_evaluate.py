@@ -16,6 +16,7 @@ from torch import Tensor
 from src.config.schema import Config, DataloaderConfig
 from src.data.dataset import SegmentationDataset
 from src.data.images import read_image, read_mask
+from src.data.labels import Labelling
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.evaluation.evaluate import Prediction, evaluate, predict
@@ -45,7 +46,7 @@ def coloured(data_root: Path) -> None:
     """Makes every image show its labels in the colours that :class:`ColourSegmenter` knows."""
     colours = ((ColourSegmenter.COLOURS + 1) / 2 * 255).byte().numpy()
     for path in (data_root / "masks").iterdir():
-        labels = read_mask(path, 4, 255)
+        labels = read_mask(path, Labelling(4))
         pixels = colours[np.where(labels == 255, 0, labels)]
         Image.fromarray(pixels).save(data_root / "images" / f"{path.stem}.png")
     entries = (data_root / "val.txt").read_text()
@@ -72,7 +73,7 @@ def test_a_perfect_segmenter_scores_nearly_one(make_config: Callable[..., Config
     assert evaluation.confusion.iou.min() > 0.95
     counted = int(evaluation.confusion.counts.sum())
     if resolution == "original":
-        masks = [read_mask(entry.mask, 4, 255) for entry in dataset.entries]
+        masks = [read_mask(entry.mask, Labelling(4)) for entry in dataset.entries]
         assert counted == sum((mask != 255).sum() for mask in masks)
     else:
         assert counted < 3 * tiny.SIZE**2  # ignored borders and padding are left out
@@ -89,7 +90,7 @@ def test_letterbox_scores_equal_the_plain_count(make_config: Callable[..., Confi
     for entry, prediction in zip(dataset.entries, shown, strict=True):
         with Image.open(entry.image) as image:
             pixels = np.asarray(image)
-        targets.append(plain_letterbox(pixels, read_mask(entry.mask, 4, 255), tiny.SIZE)[1])
+        targets.append(plain_letterbox(pixels, read_mask(entry.mask, Labelling(4)), tiny.SIZE)[1])
         predictions.append(prediction.scores.argmax(0).numpy())
         assert np.array_equal(prediction.labels, predictions[-1])
     got = zip(evaluation.confusion.intersection.tolist(), evaluation.confusion.union.tolist(), strict=True)
@@ -101,7 +102,7 @@ def test_original_scores_are_of_the_untouched_mask(make_config: Callable[..., Co
     segmenter, dataset = setup(config, fused)
     shown: list[Prediction] = []
     evaluation = evaluate(segmenter, dataset, config.dataloader, [shown.append])
-    targets = [read_mask(entry.mask, 4, 255) for entry in dataset.entries]
+    targets = [read_mask(entry.mask, Labelling(4)) for entry in dataset.entries]
     predictions = [prediction.frame.undo(prediction.scores, prediction.shape).argmax(0).numpy() for prediction in shown]
     for prediction, target, own in zip(shown, targets, predictions, strict=True):
         assert np.array_equal(prediction.target, target)

@@ -14,10 +14,11 @@ from replace_huggingface import modeling_blip_text
 from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
+from src.method.attention import class_probabilities
 from src.method.blip import Blip, load_blip
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, PromptSet, build_prompts
-from src.method.segmenter import Segmenter, labels_of
+from src.method.segmenter import NEVER, Segmenter, labels_of
 from src.runtime import Amp
 from tests import tiny
 from tests.oracles.crf import plain_crf
@@ -274,3 +275,19 @@ def test_a_pixel_gets_the_first_of_its_highest_classes(shape: tuple[int, ...]) -
     labels = labels_of(scores)
     assert labels.dtype == torch.uint8
     np.testing.assert_array_equal(labels.numpy(), scores.numpy().argmax(-3))  # numpy promises the first
+
+
+def test_without_a_background_the_other_classes_are_refined_alone(fused: Blip) -> None:
+    """The background's words take part in the softmax over prompts, and in nothing after it."""
+    pixels = torch.randn(2, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(3))
+    classes = [ClassEntry("sky", ("wall",)), ClassEntry("cat"), ClassEntry("dog"), ClassEntry("red mug")]
+    prompts = build_prompts(classes, multi_prompt=False, background=False)
+    crf = ConvCRF(iterations=3)
+    segmenter = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), crf)
+    scores = segmenter.segment(pixels)
+    assert (scores[:, 0] == NEVER).all()
+    attended = segmenter.attend(segmenter.encode_images(pixels))
+    maps = [attended.prompt_maps(layer)[:, 2:] for layer in (0, 2)]  # after the two words of the background
+    unary = class_probabilities(maps, tiny.SIZE)
+    torch.testing.assert_close(unary.sum(1), torch.ones(2, tiny.SIZE, tiny.SIZE))
+    torch.testing.assert_close(scores[:, 1:], crf(unary, pixels), rtol=1e-5, atol=1e-5)

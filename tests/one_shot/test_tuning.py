@@ -21,6 +21,7 @@ from src.config.reader import load_config
 from src.config.schema import Config, OneShotConfig
 from src.data.dataset import SegmentationDataset
 from src.data.frame import Frame
+from src.data.labels import Labelling
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.method.blip import Blip, load_blip
@@ -272,7 +273,9 @@ def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
         return torch.zeros(1, 17, 64)
 
     drawn = [Support(0, 3), Support(0, 5, isolated=True), Support(0, 3)]
-    images = read_supports(drawn, evaluation_entries(config), tiny_segmenter(), 255, encode)
+    images = read_supports(
+        drawn, evaluation_entries(config), tiny_segmenter(), Labelling(config.dataset.num_classes), encode
+    )
     expected = np.pad(mask, ((0, 0), (0, 16)), constant_values=255)
     assert encoded == [([tmp_path / "image.png"], (1, 3, 64, 64))] * 3
     np.testing.assert_array_equal(images[0].labels, expected)

@@ -14,6 +14,7 @@ from PIL import Image
 import training_free_blip
 from src import cli
 from src.data.images import read_mask
+from src.data.labels import Labelling
 from src.data.lists import ListEntry
 from src.errors import UserError
 from src.files import write_bytes
@@ -41,7 +42,7 @@ def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Pat
     labels[0, 0] = 255
     path = tmp_path / "labels.png"
     write_bytes(path, pictures.label_png(labels))
-    assert np.array_equal(read_mask(path, num_classes=21, ignore_label=255), labels)
+    assert np.array_equal(read_mask(path, Labelling(21)), labels)
     with Image.open(path) as picture:
         assert np.array_equal(np.asarray(picture.convert("RGB")), pictures.PALETTE[labels])
 

@@ -1,0 +1,56 @@
+"""What the values of a mask stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.config.schema import DatasetConfig
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How values of masks become class numbers: the position in the class file, of which 0 is the background's.
+
+    Value ``first_label`` is class 1, the next one class 2. What is below ``first_label`` is background, or, in a data
+    set without one, ignored. PASCAL and COCO have 0 for the background and their classes from 1; VOC20 is PASCAL
+    without a background (0 is ignored); in Cityscapes' train ids the first class is 0.
+
+    Attributes:
+        num_classes: C, the length of the class file, the background's words included.
+        ignore_label: the value that stands for no class, in masks and among class numbers.
+        background: whether pixels may be background. If not, its words only compete with the others.
+        first_label: value of class 1.
+    """
+
+    num_classes: int = DatasetConfig.num_classes
+    ignore_label: int = DatasetConfig.ignore_label
+    background: bool = DatasetConfig.background
+    first_label: int = DatasetConfig.first_label
+
+    @classmethod
+    def from_config(cls, dataset: DatasetConfig) -> Labelling:
+        """The labelling of a configuration's section ``dataset``."""
+        return cls(dataset.num_classes, dataset.ignore_label, dataset.background, dataset.first_label)
+
+    @property
+    def last_label(self) -> int:
+        """Value of the last class."""
+        return self.first_label + self.num_classes - 2
+
+    def class_numbers(self, values: np.ndarray) -> np.ndarray:
+        """Class numbers uint8 of a mask's ``values``, of the same shape.
+
+        Raises:
+            ValueError: a value is no class and not ignored; its argument is that value.
+        """
+        table = np.full(256, -1, np.int16)
+        table[: self.first_label] = 0 if self.background else self.ignore_label
+        table[self.first_label : self.last_label + 1] = np.arange(1, self.num_classes)
+        table[self.ignore_label] = self.ignore_label
+        present = np.unique(values)
+        wrong = [int(value) for value in present if not 0 <= value < 256 or table[value] < 0]
+        if wrong:
+            raise ValueError(wrong[0])
+        return table[values].astype(np.uint8)
