@@ -128,11 +128,17 @@ function bestClass(maps, classCount, grid, rows, columns) {
   const next = grid > 1 ? 1 : 0;
   const rivals = new Array(patches);
   const rivalsOf = (cell) => {
-    const corners = [cell, cell + next, cell + next * grid, cell + next * grid + next];
-    const values = (label) => corners.map((corner) => maps[label * patches + corner]);
+    const highest = new Float32Array(classCount);
     let floor = -Infinity;
-    for (let label = 0; label < classCount; label++) floor = Math.max(floor, Math.min(...values(label)));
-    return Array.from({ length: classCount }, (_, label) => label).filter((label) => Math.max(...values(label)) >= floor);
+    for (let label = 0; label < classCount; label++) {
+      const at = label * patches + cell;
+      const [a, b, c, d] = [maps[at], maps[at + next], maps[at + next * grid], maps[at + next * grid + next]];
+      highest[label] = Math.max(a, b, c, d);
+      floor = Math.max(floor, Math.min(a, b, c, d));
+    }
+    const result = [];
+    for (let label = 0; label < classCount; label++) if (highest[label] >= floor) result.push(label);
+    return result;
   };
   const labels = new Uint8Array(rows.length * columns.length);
   for (let y = 0; y < rows.length; y++) {
@@ -275,6 +281,8 @@ class Exploration {
     const frame = this.classes.map((_, index) => this.heat(maps, { kind: "classes", index }, axes));
     const rows = stretchedPixels(height, innerHeight);
     const columns = stretchedPixels(width, innerWidth);
+    const lefts = Int32Array.from(columns, Math.floor);
+    const rights = lefts.map((left) => Math.min(left + 1, innerWidth - 1));
     const labels = new Uint8Array(height * width);
     const best = new Float32Array(width);
     const line = new Float32Array(innerWidth);
@@ -288,9 +296,8 @@ class Exploration {
           line[x] = map[top * innerWidth + x] * (1 - wy) + map[bottom * innerWidth + x] * wy;
         }
         for (let x = 0; x < width; x++) {
-          const left = Math.floor(columns[x]);
-          const wx = columns[x] - left;
-          const value = line[left] * (1 - wx) + line[Math.min(left + 1, innerWidth - 1)] * wx;
+          const wx = columns[x] - lefts[x];
+          const value = line[lefts[x]] * (1 - wx) + line[rights[x]] * wx;
           if (value > best[x]) {
             best[x] = value;
             labels[y * width + x] = label;
@@ -622,7 +629,7 @@ function setLayers(layers) {
 }
 
 function makeWordList() {
-  const labels = shown.refined ?? shown.ownLabels(currentMaps());
+  const labels = shown.refined ?? shownLabels("labels");
   const sizes = new Float64Array(256);
   for (const label of labels) sizes[label]++;
   const order = shown.classes.map((_, label) => label).sort((a, b) => sizes[b] - sizes[a] || a - b);
@@ -742,11 +749,16 @@ function drawNames(pen, labels, height, width) {
   pen.textAlign = "center";
   pen.textBaseline = "middle";
   pen.lineJoin = "round";
-  for (const { label, y, x } of nameSpots(labels, height, width)) {
+  const taken = [];
+  const spots = nameSpots(labels, height, width).sort((a, b) => b.depth - a.depth);
+  for (const { label, y, x } of spots) {
     if (label === BACKGROUND) continue;
     const name = label === IGNORED ? "ignored" : shown.classes[label].name;
     const half = pen.measureText(name).width / 2 + 4 * zoom;
     const place = [Math.min(Math.max(x, half), Math.max(half, width - half)), Math.min(Math.max(y, size), height - size)];
+    const overlaps = (other) => Math.abs(other.x - place[0]) < other.half + half && Math.abs(other.y - place[1]) < 1.2 * size;
+    if (taken.some(overlaps)) continue; // the larger one has its name; the spot tells the others
+    taken.push({ x: place[0], y: place[1], half });
     pen.lineWidth = 4 * zoom;
     pen.strokeStyle = "rgb(0 0 0 / 75%)";
     pen.strokeText(name, ...place);
@@ -769,7 +781,8 @@ function drawThumbnails() {
     if (heat) {
       pixels = heatPixels(shown.heat(maps[position], state.choice, axes), top, shown.heatColours);
     } else {
-      pixels = labelPixels(shown.labels(maps[position], axes), height, width, shown.palette, 0.75, 1);
+      maps[position].thumbnail ??= shown.labels(maps[position], axes);
+      pixels = labelPixels(maps[position].thumbnail, height, width, shown.palette, 0.75, 1);
     }
     pen.drawImage(shown.photoImage, 0, 0, width, height);
     pen.drawImage(canvasOf(height, width, pixels), 0, 0);
@@ -934,9 +947,12 @@ function stem() {
 async function saveLabels() {
   const { height, width } = shown.photo;
   const view = state.view === "heat" ? "labels" : state.view;
+  say("Making the labels at the photo’s own size …");
+  await new Promise((resolve) => setTimeout(resolve, 30)); // large photos take seconds: say so first
   const labels = { refined: shown.refined, truth: shown.truth?.labels }[view] ?? shown.ownLabels(currentMaps());
   const names = { refined: "labels", truth: "truth", labels: `labels_layers_${state.layers.join("_")}` };
   download(await labelPng(labels, height, width, shown.palette), `${stem()}_${names[view]}.png`);
+  markControls();
 }
 
 function savePicture() {

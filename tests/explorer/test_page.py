@@ -27,6 +27,7 @@ from src.method.segmenter import PatchAttention, Segmenter, labels_of
 from src.output.pictures import PALETTE
 from src.paths import REPOSITORY
 from tests import tiny
+from tests.explorer.conftest import missing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -341,3 +342,12 @@ def test_a_page_of_twenty_prompts_and_twelve_layers_is_below_3_mb(fused: Blip, t
 def picture(window: Page) -> str:
     """The large picture's pixels."""
     return window.evaluate("document.getElementById('canvas').toDataURL()")
+
+
+def test_without_a_browser_tests_are_skipped_but_not_in_continuous_integration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no browser"):
+        missing("no browser")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no browser"):
+        missing("no browser")
