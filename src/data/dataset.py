@@ -14,7 +14,7 @@ from typing import Literal
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from src.config.schema import Config, DataloaderConfig
 from src.data.frame import Frame
@@ -68,7 +68,8 @@ class Batch:
         """Stack ``samples``."""
         return cls(
             [sample.index for sample in samples],
-            torch.stack([sample.pixels for sample in samples]) if samples else torch.empty(0),
+            # in a worker process this stacks into memory that is shared with the one that waits for it
+            default_collate([sample.pixels for sample in samples]) if samples else torch.empty(0),
             [sample.shape for sample in samples],
             [sample.labels for sample in samples if sample.labels is not None],
         )

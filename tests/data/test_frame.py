@@ -71,6 +71,10 @@ def test_image_and_labels_equal_the_description(shape: tuple[int, int]) -> None:
     image, target = plain_letterbox(rgb, labels, 128)
     assert np.array_equal(plain(128).image(rgb).permute(1, 2, 0), image / np.float32(255))
     assert np.array_equal(Frame(128).mask(labels, 255), target)
+    frame = Frame(128)
+    normalised = (image / np.float32(255) - np.array(frame.mean, np.float32)) / np.array(frame.std, np.float32)
+    assert np.array_equal(frame.image(rgb).permute(1, 2, 0), normalised)  # whatever the order of the axes meanwhile
+    assert frame.image(rgb).is_contiguous()
 
 
 def test_padding_is_black_and_ignored_at_the_bottom_or_the_right() -> None:
