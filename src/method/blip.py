@@ -7,7 +7,7 @@ import hashlib
 import os
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,9 +50,6 @@ class Blip:
     model: BlipForImageTextRetrieval
     tokenizer: PreTrainedTokenizerBase
     name: str
-    _cast: dict[tuple[str, torch.dtype], dict[str, Tensor]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
 
     @property
     def text_encoder(self) -> CrossAttentionTextEncoder:
@@ -82,23 +79,6 @@ class Blip:
         layers = self.model.vision_model.encoder.layers[0], self.text_encoder.layers[0]
         linear = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
         return sorted({(each.in_features, each.out_features) for each in linear})
-
-    def cast(self, part: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-        """Parameters of the linear layers of ``part`` in another number format, by their names in it; none for None.
-
-        Autocast casts them at every call: all of BLIP-large, for every image. Here it is done once, and kept beside the
-        model (half its size).
-        """
-        if dtype is None:
-            return {}
-        if (part, dtype) not in self._cast:
-            self._cast[part, dtype] = {
-                f"{name}.{key}": parameter.detach().to(dtype)
-                for name, module in self.model.get_submodule(part).named_modules()
-                if isinstance(module, nn.Linear)
-                for key, parameter in module.named_parameters(recurse=False)
-            }
-        return self._cast[part, dtype]
 
     @property
     def device(self) -> torch.device:

@@ -173,9 +173,8 @@ class Segmenter:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Run the vision encoder: normalised ``pixels`` [B, 3, S, S] to embeddings [B, 1 + N, D]."""
         with self._autocast():
-            vision, cast = self.blip.model.vision_model, self.blip.cast("vision_model", self.dtype)
-            arguments = {"pixel_values": pixels, "interpolate_pos_encoding": True}
-            return functional_call(vision, cast, (), arguments).last_hidden_state
+            vision = self.blip.model.vision_model
+            return vision(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
 
     def encode_prompts(self) -> PromptStates:
         """The prompts before they meet an image, computed anew and differentiable in :attr:`weights`."""
@@ -198,8 +197,7 @@ class Segmenter:
                 computed at the first image and kept: a segmenter's weights do not change.
         """
         text_encoder, itm_head = self.blip.text_encoder, self.blip.model.itm_head
-        own = {f"encoder.{name}": value for name, value in self.weights.items() if name != "word_embeddings"}
-        parameters = self.blip.cast("text_encoder", self.dtype) | own
+        parameters = {f"encoder.{name}": value for name, value in self.weights.items() if name != "word_embeddings"}
         arguments = (
             self._prompt_states() if prompts is None else prompts,
             image_embeds,

@@ -119,12 +119,25 @@ def test_a_model_rounds_each_linear_weight_once(amp: Amp, fused: Blip) -> None:
 
 
 @pytest.mark.parametrize("amp", SHORT)
-def test_a_model_gives_the_same_to_the_bit(amp: Amp, fused: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_and_tuned_weights_give_the_same_to_the_bit(
+    amp: Amp, fused: Blip, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompts = build_prompts([ClassEntry("sky", ("wall",)), ClassEntry("cat"), ClassEntry("dog")], True)
     pixels = random(2, 3, tiny.SIZE, tiny.SIZE)
-    got = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), amp=amp).segment(pixels)
+    name = "layer.2.crossattention.self.query.weight"
+    tuned = {name: 1.5 * fused.text_encoder.layers[2].crossattention.self.query.weight}
+
+    def answers() -> list[Tensor]:
+        segmenter = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), amp=amp)
+        return [each.segment(pixels) for each in (segmenter, segmenter.with_weights(tuned), segmenter)]
+
+    digest, got = fused.digest, answers()
     monkeypatch.setattr(CastOnceLinear, "forward", nn.Linear.forward)
-    assert torch.equal(got, Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE), amp=amp).segment(pixels))
+    for once, every_time in zip(got, answers(), strict=True):
+        assert torch.equal(once, every_time)
+    assert not torch.equal(got[0], got[1])
+    del fused.__dict__["digest"]
+    assert fused.digest == digest
 
 
 def test_names_and_convolutions_stay() -> None:

@@ -214,25 +214,6 @@ def test_other_weights_give_what_a_model_with_these_weights_gives(
     assert (other.segment(pixels) - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_weights_cast_once_are_those_that_autocast_makes_at_every_call(
-    amp: Amp, model_folder: str, prompts: PromptSet, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blip = load_blip(str(model_folder), torch.device("cpu"))
-    segmenter = segmenter_of(blip, prompts, amp=amp)
-    name = "layer.2.crossattention.self.query.weight"
-    tuned = segmenter.with_weights({name: 1.5 * blip.text_encoder.layers[2].crossattention.self.query.weight})
-    digest = blip.digest
-    once = [each.segment(pixels) for each in (segmenter, tuned)]
-    assert blip.cast("vision_model", segmenter.dtype) is blip.cast("vision_model", segmenter.dtype)
-    monkeypatch.setattr(Blip, "cast", lambda *_: {})
-    for found, each in zip(once, (segmenter, tuned), strict=True):
-        assert torch.equal(found, each.segment(pixels))
-    assert not torch.equal(*once)
-    del blip.__dict__["digest"]
-    assert blip.digest == digest
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("attention", ["fused", "exact"])
 def test_cuda_gives_what_the_cpu_gives(
