@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,3 +47,17 @@ def test_wrong_photos_and_words_are_answered_without_torch(arguments: list[str])
     command = [sys.executable, "-c", WATCHED, "training_free_blip.py", "--config", "configs/miniature.yaml", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "exit 2 no torch", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["default", "count", "policy"],
+)
+def test_threads_soon_stop_to_wait_busily_unless_the_user_says_how(own: dict[str, str], expected: str) -> None:
+    """It is set while it still acts: before torch brings OpenMP along."""
+    others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    look = 'import os, sys; import src.cli; print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)'
+    command = [sys.executable, "-c", look]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, env=others | own)
+    assert done.stdout.split() == [expected, "False"]
