@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import ipaddress
 import socket
 from pathlib import Path
 
@@ -43,9 +44,7 @@ def main(arguments: list[str]) -> None:
 
     with listener:
         studio = Studio.load(config, photos, args.device)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        say(f"the explorer is at http://{shown}:{port}  (Ctrl-C ends it)")
+        say(f"the explorer is at {address_of(listener)}  (Ctrl-C ends it)")
         serve(listener, studio, args.host, args.classes, args.background)
     say("the explorer has ended")
 
@@ -74,6 +73,14 @@ def bind(host: str, port: int) -> socket.socket:
             raise UserError(f"port {port} is not open to you; choose one above 1023 with --port") from None
         raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
     return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """What to type into a browser; where any address will do, this machine's name."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _photos(args: argparse.Namespace, config: Config) -> list[Path]:

@@ -36,13 +36,14 @@ class Truth:
     Attributes:
         labels: uint8 [height, width] true labels of the untouched image, 255 ignored.
         frame: uint8 [S, S] the same in the frame.
-        iou: [C] IoU of the prediction in this image, in the frame of the evaluation; None where a class is neither
-            there nor predicted.
+        iou: [C] IoU of the prediction in this image; None where a class is neither there nor predicted.
+        resolution: ``letterbox`` or ``original``: where the evaluation counted ``iou``.
     """
 
     labels: np.ndarray
     frame: np.ndarray
     iou: list[float | None]
+    resolution: str = "letterbox"
 
 
 @torch.no_grad()
@@ -99,6 +100,7 @@ def page_content(
             "labels": _packed(truth.labels),
             "frame": _packed(truth.frame[: inner[0], : inner[1]]),
             "iou": truth.iou,
+            "resolution": truth.resolution,
         },
         "palette": _base64(pictures.PALETTE.tobytes()),
         "heatColours": _base64(heat_colours().tobytes()),

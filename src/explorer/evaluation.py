@@ -98,7 +98,7 @@ def _truth(prediction: Prediction, dataset: SegmentationDataset) -> Truth:
     labels = read_mask(entry.mask, dataset.labelling)
     labels[labels == dataset.labelling.ignore_label] = pictures.IGNORED
     iou = image_iou(prediction, dataset.labelling)
-    return Truth(labels, dataset.frame.mask(labels, pictures.IGNORED), iou)
+    return Truth(labels, dataset.frame.mask(labels, pictures.IGNORED), iou, dataset.resolution)
 
 
 def _card(

@@ -198,6 +198,7 @@ class Exploration {
       labels: await inflate(bytesOf(content.truth.labels)),
       frame: await inflate(bytesOf(content.truth.frame)),
       iou: content.truth.iou,
+      resolution: content.truth.resolution,
     };
     exploration.perLayer = new Map();
     exploration.photoImage = await loadImage(content.photo.source);
@@ -832,7 +833,9 @@ function markControls() {
   byId("picture").setAttribute("aria-label", `${names[view]}, ${shown.name}`);
   const iou = currentIou()?.filter((value) => value !== null);
   const mean = iou?.length ? iou.reduce((a, b) => a + b, 0) / iou.length : 0;
-  const score = iou ? `. IoU in this image: ${percent(mean)}, mean of ${iou.length} classes` : "";
+  // the evaluation counted at the image's own size, the page counts in the frame
+  const where = iou && view !== "refined" && shown.truth.resolution === "original" ? " in the model’s frame" : "";
+  const score = iou ? `. IoU in this image: ${percent(mean)}, mean of ${iou.length} classes${where}` : "";
   const crf = view === "refined" ? `, ${shown.crf} CRF iterations` : "";
   byId("status").textContent = view === "truth" ? "Ground truth" : `From ${from}${crf}${score}`;
   byId("names").parentElement.hidden = view === "heat";
@@ -1104,6 +1107,9 @@ class Server {
   }
 }
 
+addEventListener("unhandledrejection", ({ reason }) => {
+  byId("about").textContent = `This page cannot be shown (${reason.message}); a current browser is needed.`;
+});
 listen();
 const embedded = JSON.parse(byId("content").textContent);
 const server = embedded.server && new Server(embedded.server);

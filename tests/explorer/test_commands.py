@@ -74,6 +74,7 @@ def test_an_evaluations_pages_have_its_labels_masks_and_scores(
             assert (refined == np.asarray(labels)).mean() > 0.999  # encoded alone, not in a batch
         with Image.open(data_root / f"masks/{path.stem}.png") as mask:
             assert np.array_equal(truth, np.asarray(mask))
+        assert content["truth"]["resolution"] == resolution
         if resolution == "original":
             confusion = ConfusionMatrix(len(tiny.CLASSES), 255)
             confusion.update(torch.tensor(refined), torch.tensor(truth))

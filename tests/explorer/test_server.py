@@ -28,7 +28,7 @@ from src import cli
 from src.errors import UserError
 from src.explore import server as server_module
 from src.explore import studio as studio_module
-from src.explore.command import bind, main
+from src.explore.command import address_of, bind, main
 from src.explore.server import Guard, make_app
 from src.explore.studio import Studio
 from src.method.segmenter import Segmenter
@@ -306,6 +306,15 @@ def test_a_port_in_use_is_one_line(config_file: Callable[..., Path], capsys: pyt
 def test_an_address_of_another_machine_is_refused(host: str) -> None:
     with pytest.raises(UserError, match="--host"):
         bind(host, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("0.0.0.0", socket.gethostname())]
+)
+def test_the_address_can_be_typed_into_a_browser(host: str, named: str) -> None:
+    with bind(host, 0) as listener:
+        port = listener.getsockname()[1]
+        assert address_of(listener) in (f"http://{named}:{port}", f"http://[::1]:{port}")
 
 
 def test_wrong_words_are_told_before_torch_is_imported() -> None:
