@@ -14,7 +14,8 @@ def compare(options: Options) -> None:
     """Measure both sides and print the comparison."""
     ours, plain = measure_apart("ours", options), measure_apart("plain", options)
     model = measure_apart("ours", dataclasses.replace(options, what="nothing")).peak_bytes
-    say(markdown(plain, ours, floors(options), model))
+    say(f"plain in {plain.numbers}, ours in {ours.numbers}")
+    say(markdown(plain, ours, floors(options, ours.numbers), model))
 
 
 def markdown(plain: Measurement, ours: Measurement, least: dict[str, float], model: int) -> str:

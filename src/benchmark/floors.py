@@ -11,10 +11,15 @@ from src.config.schema import CrfConfig
 from src.runtime import choose_device
 
 
-def floors(options: Options) -> dict[str, float]:
-    """Least seconds per image of each stage of the job; no implementation in float32 can be faster."""
+def floors(options: Options, numbers: str) -> dict[str, float]:
+    """Least seconds per image of each stage of the job with PyTorch's products.
+
+    Args:
+        options: the job.
+        numbers: the format of the encoders' products, as torch calls it; the CRF computes in float32 in any case.
+    """
     device = choose_device(options.device)
-    rate, copy = matmul_rate(device), copy_rate(device)
+    rate, crf_rate, copy = matmul_rate(device, numbers), matmul_rate(device, "float32"), copy_rate(device)
     prompts = vocabulary(options)
     tokens = Words()(prompts.prompts).input_ids.numel()
     classes, size, patches = len(prompts.class_names), options.image_size, 1 + (options.image_size // 16) ** 2
@@ -22,7 +27,7 @@ def floors(options: Options) -> dict[str, float]:
     keys_values = 2 * patches * 1024 * 768
     text = 12 * 2 * (14 * tokens * 768**2 + keys_values + 2 * tokens * patches * 768)
     iterations, full_size = CrfConfig().iters, 4 * classes * size**2
-    crf = max(iterations * 2 * 225 * classes * (size // 4) ** 2 / rate, iterations * full_size / copy)
+    crf = max(iterations * 2 * 225 * classes * (size // 4) ** 2 / crf_rate, iterations * full_size / copy)
     once = full_size / copy
     least = {"vision": vision / rate, "text": text / rate, "maps": once, "CRF": crf, "metric": once}
     if options.what == "infoscore":
@@ -35,9 +40,9 @@ def floors(options: Options) -> dict[str, float]:
     return least
 
 
-def matmul_rate(device: torch.device) -> float:
-    """Floating-point operations per second of one large float32 product."""
-    a = torch.randn(2048, 2048, device=device)
+def matmul_rate(device: torch.device, numbers: str) -> float:
+    """Floating-point operations per second of one large product in a number format."""
+    a = torch.randn(2048, 2048, device=device).to(getattr(torch, numbers))
     return 2 * 2048**3 / best_of(lambda: a @ a, device)
 
 

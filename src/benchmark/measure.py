@@ -23,10 +23,12 @@ class Measurement:
     Attributes:
         seconds: per stage and image; of ``tuning`` per step.
         peak_bytes: most memory that the process held, the model's included.
+        numbers: the format of the encoders' products, as torch calls it.
     """
 
     seconds: dict[str, float]
     peak_bytes: int
+    numbers: str = "float32"
 
     @property
     def total(self) -> float:
@@ -36,11 +38,12 @@ class Measurement:
 
 def measure(side: Side, options: Options) -> Measurement:
     """Time one side in this process."""
-    device = choose_device(options.device)
+    device, numbers = choose_device(options.device), "float32"
     if side == "ours":
         from src.benchmark.ours import Ours
 
-        work = Ours(options, device).jobs[options.what]
+        ours = Ours(options, device)
+        work, numbers = ours.jobs[options.what], ours.segmenter.number_format.name
     else:
         from src.benchmark.plain import Plain
 
@@ -56,7 +59,7 @@ def measure(side: Side, options: Options) -> Measurement:
         watches.append(watch)
     fastest = min((watch.seconds for watch in watches), key=lambda seconds: sum(seconds.values()))
     parts = 1 if options.what == "tuning" else options.images
-    return Measurement({stage: value / parts for stage, value in fastest.items()}, peak_memory(device))
+    return Measurement({stage: value / parts for stage, value in fastest.items()}, peak_memory(device), numbers)
 
 
 def measure_apart(side: Side, options: Options) -> Measurement:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from src import cli
-from src.benchmark import __main__, comparison, growth, measure, plain, stopwatch, workload
+from src.benchmark import __main__, comparison, floors, growth, measure, plain, stopwatch, workload
 from src.benchmark.measure import Measurement
 from src.benchmark.options import Options
 from src.errors import UserError
@@ -62,6 +62,21 @@ def test_plain_tunes_on_the_device_that_was_asked(monkeypatch: pytest.MonkeyPatc
     side.jobs["tuning"](stopwatch.Stopwatch(meta), [workload.photo(0), workload.photo(1)])
     assert len(seen) == 3 + 2 * 2
     assert {tensor.device.type for tensor in seen} == {"meta"}
+
+
+@pytest.mark.parametrize(("amp", "numbers"), [("false", "float32"), ("bf16", "bfloat16")])
+def test_floors_are_of_the_number_format_that_ours_took(
+    amp: str, numbers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = dataclasses.replace(SMALL, amp=amp)
+    assert measure.measure("plain", options).numbers == "float32"
+    assert measure.measure("ours", options).numbers == numbers
+    monkeypatch.setattr(floors, "matmul_rate", lambda _, numbers: {"float32": 1e9, "bfloat16": 4e9}[numbers])
+    monkeypatch.setattr(floors, "copy_rate", lambda _: 1e12)
+    full, found = floors.floors(options, "float32"), floors.floors(options, numbers)
+    gain = {"float32": 1, "bfloat16": 4}[numbers]
+    expected = {stage: value / (gain if stage in ("vision", "text") else 1) for stage, value in full.items()}
+    assert found == pytest.approx(expected)
 
 
 def test_the_model_alone_is_a_job_of_ours() -> None:
