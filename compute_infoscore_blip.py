@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     from src.output import charts
     from src.provenance import provenance
 
+    task = task.settled()
+    config = task.config
     cache = task.outputs.path(config.output.csv).parent  # where the other commands look for a ranking
     segmenter = load_segmenter(task, cache, every_layer=True)
     comparison = None

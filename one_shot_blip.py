@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> None:
     from src.output import charts
     from src.provenance import provenance
 
+    task = task.settled()
+    config = task.config
     episodes = read_episodes(config, class_names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
 

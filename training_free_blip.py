@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> int | None:
     from src.output.evaluation_pictures import EvaluationPictures
     from src.provenance import provenance
 
+    task = task.settled()
+    config = task.config
     segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
     dataset = SegmentationDataset.from_config(task.entries, config)
     pictures = EvaluationPictures(csv, dataset, task.prompts.class_names, args.save_predictions, args.save_overlays)

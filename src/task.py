@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 from dataclasses import dataclass
 
 from src.config.schema import Config
@@ -10,6 +12,18 @@ from src.data.lists import ListEntry, evaluation_entries
 from src.method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
 from src.paths import resolve
 from src.result_files import Outputs
+from src.runtime import choose_device
+
+MOST_IMAGES, MOST_WORKERS = 16, 8
+MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its short weights; COCO multi-prompt at 512 px
+
+
+def batch_that_fits(memory: int, image_size: int) -> int:
+    """The largest power of two of images, 16 at most and 1 at least, for a GPU of ``memory`` bytes."""
+    images = MOST_IMAGES
+    while images > 1 and MODEL_BYTES + images * IMAGE_BYTES * (image_size / 512) ** 2 > memory:
+        images //= 2
+    return images
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,30 @@ class Task:
     device: str
     fresh: bool
     skip_unreadable: bool
+
+    def settled(self) -> Task:
+        """This task with numbers where its configuration says ``auto``: batch and workers that fit the device.
+
+        On CUDA so many images at once, up to 16, as go into the GPU's memory, and up to eight workers, or launching and
+        reading would keep the GPU waiting. A number in the configuration holds. The memory counted is all of the GPU's,
+        not what is free, so that the same command goes on from its journal.
+
+        Raises:
+            UserError: see :func:`src.runtime.choose_device`.
+        """
+        device = choose_device(self.device)
+        if device.type != "cuda":
+            return self
+        import torch
+
+        total = torch.cuda.get_device_properties(device).total_memory
+        found = {
+            "batch_size": batch_that_fits(total, self.config.model.image_size),
+            "num_workers": min(MOST_WORKERS, os.cpu_count() or 1),
+        }
+        loader = self.config.dataloader
+        loader = dataclasses.replace(loader, **{key: found[key] for key in loader.automatic})
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, dataloader=loader))
 
     @classmethod
     def read(cls, args: argparse.Namespace, config: Config, masks: bool = True) -> Task:

@@ -48,10 +48,23 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     if values.get("data_set") == "coco":
         values.setdefault("max_images", COCO_EVALUATION_IMAGES)
     _count_classes(values)
+    automatic = _take_automatic(values)
     config = _build(Config, values, source, "")
-    config = dataclasses.replace(config, source=source)
+    loader = dataclasses.replace(config.dataloader, automatic=automatic)
+    config = dataclasses.replace(config, source=source, dataloader=loader)
     _check_ranges(config)
     return config
+
+
+def _take_automatic(values: dict[str, Any]) -> tuple[str, ...]:
+    """Keys of ``dataloader`` that are ``auto`` or left out; takes them out of ``values``."""
+    section = values.get("dataloader") or {}
+    if not isinstance(section, dict):
+        return ()
+    automatic = tuple(key for key in ("batch_size", "num_workers") if section.get(key, "auto") == "auto")
+    for key in automatic:
+        section.pop(key, None)
+    return automatic
 
 
 def _count_classes(values: dict[str, Any]) -> None:
@@ -204,8 +217,8 @@ def _check_ranges(config: Config) -> None:
         expected = "a list of different layer numbers, counted from 0, at least one"
         check("model.layers", model.layers, bool(model.layers) and unique and positive, expected)
     check("model.top_k", model.top_k, model.top_k >= 1, "1 or more")
-    check("dataloader.batch_size", loader.batch_size, loader.batch_size >= 1, "1 or more")
-    check("dataloader.num_workers", loader.num_workers, loader.num_workers >= 0, "0 or more")
+    check("dataloader.batch_size", loader.batch_size, loader.batch_size >= 1, "1 or more, or auto")
+    check("dataloader.num_workers", loader.num_workers, loader.num_workers >= 0, "0 or more, or auto")
     check("crf.iters", config.crf.iters, config.crf.iters >= 0, "0 (no CRF) or more")
     check(
         "max_images",

@@ -46,10 +46,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataloaderConfig:
-    """How images are read."""
+    """How images are read.
+
+    ``automatic`` names the keys that are ``auto`` or left out: their numbers are those for a CPU, where neither a batch
+    nor workers gain anything, until :meth:`src.task.Task.settled` knows the device.
+    """
 
     batch_size: int = 1
     num_workers: int = 0
+    automatic: tuple[str, ...] = field(default=(), compare=False, metadata={"yaml": False})
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration as plain values, for result files."""
         values = dataclasses.asdict(self)
-        del values["source"]
+        del values["source"], values["dataloader"]["automatic"]
         return values
 
     def refusal(self, key: str, value: object, expected: str) -> UserError:
