@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
 from src import cli
@@ -23,7 +24,7 @@ from src.screen import say
 from src.task import Task
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
     args = _parser().parse_args(arguments)
     config = cli.load(args)
@@ -41,10 +42,11 @@ def main(arguments: list[str]) -> None:
     from src.data.dataset import SegmentationDataset
     from src.data.labels import Labelling
     from src.evaluation.evaluate import evaluate
-    from src.loading import load_segmenter
+    from src.loading import load_segmenter, open_journal
     from src.one_shot.embeddings import EmbeddingCache
+    from src.one_shot.resume import Tuned, finished_run, origin_of, run_settings, tuned_once
     from src.one_shot.summary import OneShotSummary, run_record
-    from src.one_shot.supports import read_episodes
+    from src.one_shot.supports import Episode, read_episodes
     from src.one_shot.tuned_weights import save_tuned
     from src.one_shot.tuning import read_supports, tune
     from src.output import charts
@@ -55,32 +57,49 @@ def main(arguments: list[str]) -> None:
     episodes = read_episodes(config, class_names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
 
+    def tune_run(episode: Episode, title: str) -> Tuned:
+        labelling = Labelling.from_config(config.dataset)
+        supports = read_supports(episode.supports, episodes.support_list, segmenter, labelling, cache.get)
+        return tune(segmenter, supports, oneshot, config.dataset.ignore_label, f"{title}: tuning")
+
     runs: list[dict[str, Any]] = []
     with EmbeddingCache.for_runs(config, segmenter, len(episodes.images)) as cache:
         for run, episode in enumerate(episodes):
             title = f"run {run + 1}/{oneshot.total_runs}"
-            supports = read_supports(
-                episode.supports, episodes.support_list, segmenter, Labelling.from_config(config.dataset), cache.get
-            )
-            tuned, losses = tune(segmenter, supports, oneshot, config.dataset.ignore_label, f"{title}: tuning")
-            queries = SegmentationDataset.from_config(episodes.evaluation_list, config, indices=episode.queries)
-            evaluation = evaluate(tuned, queries, config.dataloader, encoder=cache.get, description=f"{title}: queries")
-            described = [support.describe(episodes.support_list, class_names) for support in episode.supports]
-            runs.append(run_record(run, evaluation, names, losses, described))
             weights = summary_csv.with_name(f"{summary_csv.stem}_run{run}.safetensors")
-            save_tuned(weights, tuned, runs[-1])
-            say(f"{title}: mIoU {100 * evaluation.confusion.miou:.2f} on {len(queries)} queries")
-            say(f"  tuned weights: {weights} ({weights.stat().st_size / 1e6:.1f} MB)")
+            queries = SegmentationDataset.from_config(episodes.evaluation_list, config, indices=episode.queries)
+            settings = run_settings(episode, episodes, oneshot, class_names)
+            with open_journal("one-shot", task, weights, segmenter, **settings) as journal:
+                record = finished_run(weights, segmenter, journal, queries)
+                if record is None:
+                    tuned, losses, digest = tuned_once(journal, segmenter, partial(tune_run, episode, title))
+                    evaluation = evaluate(
+                        tuned,
+                        queries,
+                        config.dataloader,
+                        journal=journal,
+                        encoder=cache.get,
+                        description=f"{title}: queries",
+                        weights=digest,
+                    )
+                    record = run_record(run, evaluation, names, losses, settings["supports"])
+                    save_tuned(weights, tuned, {**record, **origin_of(journal, tuned, queries)})
+                    say(f"{title}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
+                else:
+                    say(f"{title}: finished before, mIoU {100 * record['miou']:.2f}; --fresh computes it again")
+                say(f"  tuned weights: {weights}")
+            runs.append(record)
 
     summary = OneShotSummary(names, runs)
+    say(summary.table())
     write_result(classwise_csv, csv_text(summary.classwise_header, summary.classwise_rows()))
     write_result(summary_csv, csv_text(("Run", "mIoU"), summary.summary_rows()))
     origin = {"experiment": "one-shot", "multi_prompt": args.multi_prompt, **provenance(config, segmenter)}
     write_json(summary_csv.with_suffix(".json"), {**summary.to_dict(), **origin})
     chart = summary_csv.with_name(f"{summary_csv.stem}_iou.png")
     charts.iou_bars(chart, names, summary.class_means, summary.class_stds)
-    say(summary.table())
     say(f"wrote {classwise_csv}, {summary_csv}, {summary_csv.stem}.json and {chart.name}")
+    return cli.end(summary.skipped)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from src.config.schema import Config
 from src.errors import UserError
 from src.files import create_bytes, utf8
 from src.paths import resolve
+from src.runtime import rank
 from src.screen import say
 
 VOLATILE = ("date", "seconds", "images_per_second")
@@ -71,7 +72,9 @@ def write_result(path: Path, content: str | bytes) -> None:
 
 
 def _write(path: Path, data: bytes, same: Callable[[bytes], bool]) -> None:
-    """Write ``data`` to ``path``; what is there is kept unless it is the ``same``."""
+    """Write ``data`` to ``path``; what is there is kept unless it is the ``same``. Of a job's processes one writes."""
+    if rank() > 0:
+        return
     while not create_bytes(path, data):
         _set_aside(path, same)
 

@@ -112,8 +112,8 @@ def compute_blocks(
             unchecked += [dataset.entries[index].image for index in batch.indices]
             if batch.unreadable:
                 arrays[SKIPPED] = as_array(json.dumps(batch.unreadable).encode())
-            payloads.update(journal.keep(number, prints[number], arrays))
             journal.done = before + counter.add(len(blocks[number]))
+            payloads.update(journal.keep(number, prints[number], arrays))
             bar.update(journal.done - bar.n)
             show(bar)
         payloads.update(journal.flush())

@@ -137,7 +137,7 @@ class Journal(AbstractContextManager["Journal"]):
     def flush(self) -> list[tuple[int, bytes]]:
         """Write what waits; returns as :meth:`keep`. A full disk does not end the run: it may have room later."""
         self._flushed = time.monotonic()
-        if not self._waiting or self._file is None:
+        if not (self._waiting or self._unwritten) or self._file is None:
             return []
         waiting, self._waiting = self._waiting, []
         self._check()  # if it raises, nothing of what waited is written

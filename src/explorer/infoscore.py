@@ -11,6 +11,7 @@ from src.explorer.page import SEALED, fill, style
 from src.files import write_bytes
 from src.layer_selection.comparison import Comparison
 from src.layer_selection.infoscore import LayerScores
+from src.runtime import rank
 
 WIDTH, HEIGHT, MARGIN = 520, 340, 46  # of the scatter plot
 PARTS = {
@@ -55,7 +56,8 @@ def write_infoscore_page(
         rows="\n".join(rows),
         comparison=_comparison(comparison, top) if comparison else "",
     )
-    write_bytes(path, content)
+    if rank() == 0:  # of a job's processes one writes
+        write_bytes(path, content)
 
 
 def _row(layer: int, values: Sequence[float], highest: Sequence[float], chosen: bool) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +21,7 @@ from src.disk import free_space
 from src.errors import UserError
 from src.method.segmenter import Segmenter
 from src.paths import resolve
+from src.runtime import local_world_size, world_size
 from src.screen import say
 
 Place = Literal["none", "memory", "disk"]
@@ -28,7 +33,7 @@ class EmbeddingCache(AbstractContextManager):
     Args:
         encode: makes embeddings [B, 1 + N, D] of pixels [B, 3, S, S].
         place: where to keep them; ``none`` encodes anew every time.
-        images: how many different images will be asked for, at most.
+        images: for how many images there is room; more than that are encoded whenever they are asked for.
         shape: (1 + N, D) of one image.
         dtype: in which they are kept. Under autocast the text encoder rounds them to its number format
             anyway, so that keeping them in it changes nothing.
@@ -57,11 +62,17 @@ class EmbeddingCache(AbstractContextManager):
         elif place == "disk":
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.NamedTemporaryFile(dir=folder, prefix=".image_embeddings.")  # noqa: SIM115
+                for left in folder.glob(".image_embeddings.*"):  # of a process that could not tidy up
+                    with contextlib.suppress(OSError):
+                        left.unlink()
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (without a name: it goes with its process)
+                room = images * shape[0] * shape[1] * dtype.itemsize
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self._file.fileno(), 0, room)  # a sparse file on a full disk ends in a bus error
+                self._file.truncate(room)
             except OSError as error:
                 raise UserError(f"cache.dir {folder} cannot be written to: {error.strerror}") from error
-            size = images * shape[0] * shape[1]
-            flat = torch.from_file(self._file.name, shared=True, size=size, dtype=dtype)
+            flat = torch.frombuffer(mmap.mmap(self._file.fileno(), room), dtype=dtype)
             self._kept = flat.view(images, *shape)
 
     @classmethod
@@ -70,7 +81,9 @@ class EmbeddingCache(AbstractContextManager):
         assert config.oneshot is not None
         shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
         dtype = segmenter.dtype or torch.float32
-        needed = images * shape[0] * shape[1] * dtype.itemsize
+        if world_size() > 1:  # a process meets the same images in every run, but for a few at the ends of its share
+            images = min(images, math.ceil(1.1 * images / world_size()))
+        needed = images * shape[0] * shape[1] * dtype.itemsize * local_world_size()
         folder = resolve(config.cache.dir)
         place = choose_place(config.cache.image_embeddings, needed, config.oneshot.total_runs, folder)
         return cls(segmenter.encode_images, place, images, shape, dtype, folder)
@@ -80,15 +93,21 @@ class EmbeddingCache(AbstractContextManager):
 
         An :data:`~src.evaluation.evaluate.Encoder`; pixels of an image that is kept already are not looked at.
         """
+        return torch.stack([self._of(file, pixels[place : place + 1]) for place, file in enumerate(files)])
+
+    def _of(self, file: Path, pixels: Tensor) -> Tensor:
+        """Embedding [1 + N, D] of one image; encoded alone, in whatever batch it comes.
+
+        Else numbers would depend on which images of its batch were kept before, and that on interruptions.
+        """
         if self._kept is None:
-            return self.encode(pixels)
-        missing = [position for position, file in enumerate(files) if file not in self._rows]
-        if missing:
-            embeds = self.encode(pixels[missing])
-            for position, embed in zip(missing, embeds, strict=True):
-                row = self._rows.setdefault(files[position], len(self._rows))
-                self._kept[row] = embed.to(self._kept.dtype)
-        return self._kept[[self._rows[file] for file in files]].to(pixels.device)
+            return self.encode(pixels)[0]
+        if file not in self._rows:
+            if len(self._rows) == len(self._kept):
+                return self.encode(pixels)[0].to(self._kept.dtype)
+            self._kept[len(self._rows)] = self.encode(pixels)[0].to(self._kept.dtype)
+            self._rows[file] = len(self._rows)
+        return self._kept[self._rows[file]].to(pixels.device)
 
     def __exit__(self, *_: object) -> None:
         self._kept = None

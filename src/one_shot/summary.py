@@ -35,6 +35,12 @@ class OneShotSummary:
         return [record["miou"] for record in self.runs]
 
     @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Images that could not be read, in any run, each once."""
+        skipped = {entry["image"]: entry for record in self.runs for entry in record["skipped"]}
+        return list(skipped.values())
+
+    @property
     def mean(self) -> float:
         return statistics.fmean(self.mious)
 

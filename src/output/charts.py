@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from src.files import replacing
+from src.runtime import rank
 
 BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
 # blue, vermilion, green, purple, sky, orange, grey: told apart with any colour vision (after Okabe and Ito 2008)
@@ -167,5 +168,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    """Write a chart; of a job's processes one writes."""
+    if rank() > 0:
+        return
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight")

@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.evaluation.evaluate import Evaluation, Observer, Prediction
 from src.files import write_bytes
 from src.output import charts, pictures
+from src.runtime import rank
 from src.screen import note
 
 
@@ -86,7 +87,7 @@ class EvaluationPictures:
             iou: lambda: charts.iou_bars(iou, scored, confusion.iou.tolist(), title=title),
             matrix: lambda: charts.confusion_matrix(matrix, scored, confusion.scored.tolist(), title=title),
         }
-        if self._shown:
+        if self._shown and rank() == 0:  # of a job's processes one writes
             drawings[overlays] = lambda: write_bytes(overlays, self._grid(evaluation.kept))
         written = [path for path, draw in drawings.items() if self._drawn(draw)]
         return [*written, self.predictions] if self.save_predictions else written

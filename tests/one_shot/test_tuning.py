@@ -359,7 +359,6 @@ def test_reproduces_the_published_runs(attention: str, tmp_path: Path, capsys: p
         assert beside["losses"] == written["runs"][number]["losses"]
         assert beside["layers"] == [2, 0]
         assert str(path) in said
-        assert " MB)" in said
     assert {p.name for p in tmp_path.iterdir()} == {
         "golden_summary.csv",
         "golden_summary.json",
