@@ -14,13 +14,13 @@ from src.paths import resolve
 from src.result_files import Outputs
 from src.runtime import choose_device
 
-MOST_IMAGES, MOST_WORKERS = 16, 8
+MAX_IMAGES, MAX_WORKERS = 16, 8
 MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its short weights; COCO multi-prompt at 512 px
 
 
 def batch_that_fits(memory: int, image_size: int) -> int:
     """The largest power of two of images, 16 at most and 1 at least, for a GPU of ``memory`` bytes."""
-    images = MOST_IMAGES
+    images = MAX_IMAGES
     while images > 1 and MODEL_BYTES + images * IMAGE_BYTES * (image_size / 512) ** 2 > memory:
         images //= 2
     return images
@@ -68,7 +68,7 @@ class Task:
         total = torch.cuda.get_device_properties(device).total_memory
         found = {
             "batch_size": batch_that_fits(total, self.config.model.image_size),
-            "num_workers": min(MOST_WORKERS, os.cpu_count() or 1),
+            "num_workers": min(MAX_WORKERS, os.cpu_count() or 1),
         }
         loader = self.config.dataloader
         loader = dataclasses.replace(loader, **{key: found[key] for key in loader.automatic})

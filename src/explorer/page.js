@@ -858,7 +858,7 @@ function markShares() {
 
 // ---------------------------------------------------------------------------------------------------- words at a spot
 
-const MOST_RANKS = 8;
+const MAX_RANKS = 8;
 
 /** The spot as a pixel of the frame. */
 function framePlace({ y, x }) {
@@ -874,7 +874,7 @@ function rank() {
   byId("spot").style.left = `${100 * spot.x}%`;
   byId("spot").style.top = `${100 * spot.y}%`;
   byId("spot").classList.toggle("held", state.held);
-  const ranking = shown.ranking(currentMaps(), ...framePlace(spot)).slice(0, MOST_RANKS);
+  const ranking = shown.ranking(currentMaps(), ...framePlace(spot)).slice(0, MAX_RANKS);
   const longest = Math.max(ranking[0].share, 1e-6);
   const rows = ranking.map((word) => {
     const bar = element("span", { className: "rank-bar" }, element("span"));

@@ -130,19 +130,19 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _class_entry(path: Path, label: int, entry: object) -> ClassEntry:
-    def refuse(expected: str) -> UserError:
+    def refusal(expected: str) -> UserError:
         return UserError(f"class file {path}, entry {label}: {expected}, got {_shown(entry)}")
 
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
-        raise refuse('expected an object with a "name"')
+        raise refusal('expected an object with a "name"')
     related = entry.get("related_word") or []
     if not isinstance(related, list) or not all(isinstance(word, str) and word.strip() for word in related):
-        raise refuse('"related_word" must be a list of words')
+        raise refusal('"related_word" must be a list of words')
     unknown = set(entry) - {"name", "related_word", "id"}
     if unknown:
-        raise refuse(f"unknown key {_shown(sorted(unknown)[0])} (known: name, related_word, id)")
+        raise refusal(f"unknown key {_shown(sorted(unknown)[0])} (known: name, related_word, id)")
     if "id" in entry and (type(entry["id"]) is not int or entry["id"] != label):
-        raise refuse(f'"id" must be the position in the list, {label}, or be left out: labels are positions')
+        raise refusal(f'"id" must be the position in the list, {label}, or be left out: labels are positions')
     for word in (entry["name"], *related):
         if fault := fault_of_word(word, name=word is entry["name"]):
             raise UserError(f"class file {path}, entry {label}: the word {_shown(word)} {fault}")

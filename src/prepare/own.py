@@ -23,7 +23,7 @@ from src.prepare.parallel import for_each
 from src.screen import say, table
 
 IGNORED = 255
-MOST_CLASSES = 254  # labels are bytes, and one of them stands for ignored pixels
+MAX_CLASSES = 254  # labels are bytes, and one of them stands for ignored pixels
 BACKGROUND_WORDS = ("wall", "floor", "ceiling", "sky", "ground", "grass", "tree", "building", "road", "water")
 LABEL_MODES = ("P", "L", "1", "I", "I;16")
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -87,10 +87,10 @@ def prepare_own(
     if first_label is None:
         first_label = 1 if background else min(labels)
     classes = max(labels) - first_label + 1
-    if not 1 <= classes <= MOST_CLASSES or (background and first_label != 1):
+    if not 1 <= classes <= MAX_CLASSES or (background and first_label != 1):
         raise UserError(
             f"the masks in {masks} hold the values {', '.join(map(str, labels[:12]))}: with --first-label "
-            f"{first_label} that makes {classes} classes; expected 1 to {MOST_CLASSES}, and 1 as the first label where "
+            f"{first_label} that makes {classes} classes; expected 1 to {MAX_CLASSES}, and 1 as the first label where "
             "0 is the background"
         )
     _say_found(found, background, first_label)
