@@ -141,6 +141,12 @@ def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None
         required=True,
         help="YAML file; the shipped ones are in configs/, with every key explained",
     )
+    settings_arguments(parser)
+    parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)
+
+
+def settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that computes shares to ``parser``, wherever its configuration comes from."""
     parser.add_argument(
         "--set",
         nargs="+",
@@ -154,7 +160,6 @@ def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None
         default="auto",
         help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
     )
-    parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
 
 
@@ -193,9 +198,15 @@ def load(args: argparse.Namespace) -> Config:
     Raises:
         UserError: see :func:`src.config.schema.load_config`.
     """
-    config = load_config(args.config, args.set)
+    config = configuration(args)
     for override in args.set:
         say(f"set {override}")
+    return config
+
+
+def configuration(args: argparse.Namespace) -> Config:
+    """The same, and nothing is said."""
+    config = load_config(args.config, args.set)
     if args.limit is not None:
         limits = [n for n in (args.limit, config.max_images) if n is not None]
         config = dataclasses.replace(config, max_images=min(limits))

@@ -54,12 +54,12 @@ def markdown(found: Found) -> str:
                 ["mIoU of the classes present", *(str(result.miou_present or result.miou) for result in results)]
             )
         rows += [[name, *(_cell(result.classes.get(name)) for result in results)] for name in row_names(results)]
-        parts.append(_table(["IoU in percent", *(title for title, _ in scored)], rows))
+        parts.append(markdown_table(["IoU in percent", *(title for title, _ in scored)], rows))
     if ranked:
         results = [result for _, result in ranked]
         layers = sorted({layer for result in results for layer in result.ranking})
         rows = [[str(layer), *(_cell(result.ranking.get(layer)) for result in results)] for layer in layers]
-        parts.append(_table(["InfoScore (rank) of layer", *(title for title, _ in ranked)], rows))
+        parts.append(markdown_table(["InfoScore (rank) of layer", *(title for title, _ in ranked)], rows))
     if found.left_out:
         parts.append(left_out(found))
     return "\n".join(parts)
@@ -116,7 +116,7 @@ def _line(text: str) -> str:
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose source is aligned too: first column left, the others right."""
     cells = [[_line(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]

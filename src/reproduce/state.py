@@ -1,0 +1,89 @@
+"""What of a reproduction is finished, and with which settings: a file beside the results.
+
+A job is finished if its result lies where it was written, unchanged, and was made with settings that are equal to
+today's: every setting, image, weight, version and line of code that the numbers depend on, as the journal of an
+unfinished run has them (:mod:`src.evaluation.identity`). That a result exists says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.evaluation.identity import file_digest
+from src.evaluation.journal import differences
+from src.files import write_text
+from src.runtime import rank
+from src.screen import note
+
+NAME = "reproduction.json"
+SHOWN_DIFFERENCES = 3
+
+
+@dataclass
+class State:
+    """The file: by a job's name its settings, the SHA-256 of its result (null: unfinished) and its seconds."""
+
+    path: Path
+    jobs: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> State:
+        """The state that ``folder`` holds; an empty one if there is none, or none that can be read, which is said."""
+        path = folder / NAME
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            jobs = values["jobs"]
+            if not isinstance(jobs, dict) or not all(isinstance(job, dict) for job in jobs.values()):
+                raise ValueError("its jobs are no mapping of names to mappings")
+        except (FileNotFoundError, NotADirectoryError):
+            return cls(path, {})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            note(f"note: {path} cannot be used ({error}): what is finished is computed again")
+            return cls(path, {})
+        return cls(path, jobs)
+
+    def why_not_finished(self, name: str, settings: Mapping[str, Any], result: Path) -> str | None:
+        """Why job ``name`` has to be computed, in a few words; None if it need not be."""
+        job = self.jobs.get(name)
+        if job is None:
+            return "to compute"
+        if job.get("digest") != digest(settings):
+            different = differences(job.get("settings") or {}, settings)
+            more = len(different) - SHOWN_DIFFERENCES
+            shown = "; ".join(different[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+            return f"to compute: {'finished' if job.get('result') else 'begun'} with other settings ({shown})"
+        if not job.get("result"):
+            return "begun, goes on"
+        try:
+            unchanged = file_digest(result) == job["result"]
+        except OSError:
+            return "to compute: its result is gone"
+        return None if unchanged else "to compute: its result is not the one that was written"
+
+    def seconds(self, name: str, settings: Mapping[str, Any]) -> float:
+        """What job ``name`` has taken so far with these settings, in all commands that worked on it."""
+        job = self.jobs.get(name, {})
+        seconds = job.get("seconds")
+        return seconds if job.get("digest") == digest(settings) and isinstance(seconds, int | float) else 0.0
+
+    def keep(self, name: str, settings: Mapping[str, Any], seconds: float, result: Path | None) -> None:
+        """Write down that job ``name`` has taken so long, and its result if it is finished; the first process does."""
+        if rank() > 0:
+            return
+        self.jobs[name] = {
+            "digest": digest(settings),
+            "result": file_digest(result),
+            "seconds": seconds,
+            "settings": settings,
+        }
+        write_text(self.path, json.dumps({"jobs": self.jobs}, indent=1, ensure_ascii=False) + "\n")
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Of settings as they are after they were written and read."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
