@@ -25,7 +25,7 @@ from src.method.blip import load_blip
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter, labels_of
-from src.one_shot.embeddings import EmbeddingCache
+from src.one_shot.embeddings import EmbeddingCache, Place
 from src.one_shot.tuning import summed_loss, untuned_weights
 from src.runtime import Amp
 from tests import tiny
@@ -138,12 +138,13 @@ def test_matrix_products_run_in_the_format(model_folder: Path, monkeypatch: pyte
                 assert seen == [dtype]
 
 
-def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["device", "memory"])
+def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, place: Place, tmp_path: Path) -> None:
     segmenter = fake.segmenter
     shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
     dtype = segmenter.dtype or torch.float32
     files = [Path(f"{number}.jpg") for number in range(BATCH)]
-    with EmbeddingCache(segmenter.encode_images, "memory", BATCH, shape, dtype, tmp_path) as cache:
+    with EmbeddingCache(segmenter.encode_images, place, BATCH, shape, dtype, tmp_path, CUDA) as cache:
         for _ in range(2):
             embeds = cache.get(files, fake.pixels)
             assert (embeds.device, embeds.dtype, embeds.shape) == (CUDA, dtype, (BATCH, *shape))

@@ -30,6 +30,7 @@ OWN_DATA = [command for command in COMMANDS if "mine" in command]
 SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command) and command not in OWN_DATA]
 MODULES = [command for command in COMMANDS if re.match(r"python -m src\.", command) and command not in OWN_DATA]
 KNOWN_MODULES = {
+    "src.check",
     "src.prepare",
     "src.report",
     "src.miniature.dataset",

@@ -75,7 +75,7 @@ class EvalConfig:
 class CacheConfig:
     """Where the encoded images of one-shot tuning are kept between runs."""
 
-    image_embeddings: Literal["auto", "none", "memory", "disk"] = "auto"
+    image_embeddings: Literal["auto", "none", "device", "memory", "disk"] = "auto"
     dir: str = "results/cache"
 
 

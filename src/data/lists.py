@@ -11,6 +11,8 @@ from src.data.images import IMAGE_ENDINGS, images_in
 from src.errors import UserError
 from src.paths import resolve
 
+MOST_NUMBERS = 20  # of malformed lines in an error
+
 
 @dataclass(frozen=True)
 class ListEntry:
@@ -54,17 +56,22 @@ def read_list(
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"image list {path} is no UTF-8 text; save it as such") from None
-    entries = []
+    entries, malformed = [], []
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) > 2 or (masks and len(fields) < 2):
-            expected = "image path, space, mask path" if masks else "image path, or image path, space, mask path"
-            raise UserError(f"{path}, line {number}: expected {expected} (paths without spaces), got {line.strip()!r}")
+            malformed.append((number, line.strip()))
+            continue
         entries.append(ListEntry(root / fields[0], root / fields[1] if len(fields) == 2 else None, number))
         if len(entries) == limit:
             break
+    if malformed:
+        expected = "image path, space, mask path" if masks else "image path, or image path, space, mask path"
+        (number, line), others = malformed[0], [str(number) for number, _ in malformed[1:MOST_NUMBERS]]
+        more = f"; likewise line {', '.join(others)}{' ...' if len(malformed) > MOST_NUMBERS else ''}" if others else ""
+        raise UserError(f"{path}, line {number}: expected {expected} (paths without spaces), got {line!r}{more}")
     if not entries:
         raise UserError(f"image list {path} is empty")
     return entries

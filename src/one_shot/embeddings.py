@@ -24,11 +24,11 @@ from src.paths import resolve
 from src.runtime import local_world_size, world_size
 from src.screen import say
 
-Place = Literal["none", "memory", "disk"]
+Place = Literal["none", "device", "memory", "disk"]
 
 
 class EmbeddingCache(AbstractContextManager):
-    """Embeddings of images, in main memory or in a temporary file, kept as they are computed.
+    """Embeddings of images, on the device, in main memory or in a temporary file, kept as they are computed.
 
     Args:
         encode: makes embeddings [B, 1 + N, D] of pixels [B, 3, S, S].
@@ -38,6 +38,7 @@ class EmbeddingCache(AbstractContextManager):
         dtype: in which they are kept. Under autocast the text encoder rounds them to its number format
             anyway, so that keeping them in it changes nothing.
         folder: for ``disk``; the file is removed at the end.
+        device: for ``device``, where images are then never copied to or from.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -51,14 +52,15 @@ class EmbeddingCache(AbstractContextManager):
         shape: tuple[int, int],
         dtype: torch.dtype,
         folder: Path,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.encode = encode
         self.place = place
         self._rows: dict[Path, int] = {}
         self._file: Any = None
         self._kept: Tensor | None = None
-        if place == "memory":
-            self._kept = torch.empty(images, *shape, dtype=dtype)
+        if place in ("device", "memory"):
+            self._kept = torch.empty(images, *shape, dtype=dtype, device=device if place == "device" else "cpu")
         elif place == "disk":
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -85,8 +87,9 @@ class EmbeddingCache(AbstractContextManager):
             images = min(images, math.ceil(1.1 * images / world_size()))
         needed = images * shape[0] * shape[1] * dtype.itemsize * local_world_size()
         folder = resolve(config.cache.dir)
-        place = choose_place(config.cache.image_embeddings, needed, config.oneshot.total_runs, folder)
-        return cls(segmenter.encode_images, place, images, shape, dtype, folder)
+        device, passes = segmenter.device, config.oneshot.total_runs
+        place = choose_place(config.cache.image_embeddings, needed, passes, folder, _free_on(device))
+        return cls(segmenter.encode_images, place, images, shape, dtype, folder, device)
 
     def get(self, files: Sequence[Path], pixels: Tensor) -> Tensor:
         """Embeddings [B, 1 + N, D] of images ``files`` with pixels [B, 3, S, S], on the pixels' device.
@@ -115,11 +118,18 @@ class EmbeddingCache(AbstractContextManager):
             self._file.close()
 
 
-def choose_place(wanted: Literal["auto"] | Place, needed: int, passes: int, folder: Path) -> Place:
+def _free_on(device: torch.device) -> int | None:
+    """Free bytes of a device that has a memory of its own; None where it is the main memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def choose_place(
+    wanted: Literal["auto"] | Place, needed: int, passes: int, folder: Path, on_device: int | None = None
+) -> Place:
     """Where to keep ``needed`` bytes of embeddings that are asked for ``passes`` times; says what it decides.
 
-    ``auto``: nowhere if they are asked for once, in memory if they fit in half of what is free, else on disk if they
-    fit in half of what is free there, else nowhere.
+    ``auto``: nowhere if they are asked for once; else the first of device, memory and disk of which they take less than
+    half of what is free, or nowhere. ``on_device`` are the free bytes of a device with a memory of its own.
     """
     memory, disk = psutil.virtual_memory().available, free_space(folder)
     if wanted != "auto":
@@ -127,11 +137,14 @@ def choose_place(wanted: Literal["auto"] | Place, needed: int, passes: int, fold
     elif passes == 1:
         place = "none"
     else:
-        place = "memory" if needed < memory / 2 else "disk" if needed < disk / 2 else "none"
-    say(
-        f"image embeddings: {needed / 1e9:.2f} GB ({memory / 1e9:.1f} GB of memory and {disk / 1e9:.1f} GB of disk are "
-        f"free), kept: {place}"
-    )
+        free: dict[Place, int] = {"device": on_device or 0, "memory": memory, "disk": disk}
+        place = next((name for name, room in free.items() if needed < room / 2), "none")
+    rooms = [f"{memory / 1e9:.1f} GB of memory", f"{disk / 1e9:.1f} GB of disk"]
+    if on_device is not None:
+        rooms.insert(0, f"{on_device / 1e9:.1f} GB of the GPU")
+    say(f"image embeddings: {needed / 1e9:.2f} GB ({', '.join(rooms)} are free), kept: {place}")
+    if place == "device" and needed > (memory if on_device is None else on_device):
+        raise UserError(f"cache.image_embeddings: device needs {needed / 1e9:.1f} GB there; use memory, disk, or none")
     if place == "memory" and needed > memory:
         raise UserError(f"cache.image_embeddings: memory needs {needed / 1e9:.1f} GB of memory; use disk, or none")
     if place == "disk" and needed > disk:

@@ -322,3 +322,10 @@ def test_workers_stack_batches_in_shared_memory(monkeypatch: pytest.MonkeyPatch)
     batch = Batch.of(samples)
     assert batch.pixels.is_shared()
     assert torch.equal(batch.pixels, torch.stack([sample.pixels for sample in samples]))
+
+
+def test_all_malformed_lines_of_a_list_are_named(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg a.png\nb.jpg\n\nc.jpg c.png\nd.jpg d.png e\nf.jpg\n")
+    expected = r"list\.txt, line 2: expected .* got 'b\.jpg'; likewise line 5, 6$"
+    with pytest.raises(UserError, match=expected):
+        read_list(tmp_path / "list.txt", tmp_path)

@@ -140,6 +140,18 @@ def test_where_10_gb_are_kept(
     assert not list(tmp_path.iterdir())  # deciding makes no folders
 
 
+@pytest.mark.parametrize(("on_device", "place"), [(21, "device"), (19, "memory"), (None, "memory")])
+def test_a_gpu_keeps_what_fits_into_half_of_its_memory(
+    on_device: int | None, place: str, free: FreeSpace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free(100, 100)
+    room = None if on_device is None else on_device * GB
+    assert choose_place("auto", 10 * GB, 2, tmp_path, room) == place
+    assert ("of the GPU" in capsys.readouterr().out) is (on_device is not None)
+    with pytest.raises(UserError, match=r"cache\.image_embeddings: device needs 200\.0 GB there"):
+        choose_place("device", 200 * GB, 2, tmp_path, room)
+
+
 @pytest.mark.parametrize(("wanted", "memory", "disk"), [("memory", 9, 100), ("disk", 100, 9)])
 def test_a_wish_that_cannot_be_granted_is_refused(
     wanted: str, memory: float, disk: float, free: FreeSpace, tmp_path: Path
@@ -164,7 +176,7 @@ def test_segmentation_is_the_same_wherever_embeddings_are_kept(amp: str, tmp_pat
     segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), config.model.layers)
     dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
     counts = []
-    for place in ("none", "memory", "disk"):
+    for place in ("none", "device", "memory", "disk"):
         placed = load_config(ROOT / "tests" / "golden_one_shot.yaml", [*overrides, f"cache.image_embeddings={place}"])
         encoded = []
         with EmbeddingCache.for_runs(placed, segmenter, len(dataset)) as cache:

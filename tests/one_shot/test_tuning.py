@@ -373,7 +373,7 @@ def test_runs_are_the_same_wherever_embeddings_are_kept(tmp_path: Path, monkeypa
     encode = Segmenter.encode_images
     monkeypatch.setattr(Segmenter, "encode_images", lambda self, pixels: encoded.extend(pixels) or encode(self, pixels))
     shown = {}
-    for place in ("none", "memory", "disk"):
+    for place in ("none", "device", "memory", "disk"):
         encoded.clear()
         shown[place] = run(tmp_path / place, *QUICK, f"cache.image_embeddings={place}")["runs"]
         # 24 images, each a support or a query of both runs, whatever the passes
