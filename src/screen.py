@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import unicodedata
@@ -62,6 +63,12 @@ def note(text: str) -> None:
     """Print ``text`` on the standard error: what does not belong to the result but should be known."""
     if rank() == 0:
         print(text, file=sys.stderr, flush=True)
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """:func:`note`, however often it is called with the same text."""
+    note(text)
 
 
 def progress(total: int, description: str, unit: str = "image", **options: Any) -> tqdm:

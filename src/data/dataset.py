@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from src.data.images import read_image, read_mask
 from src.data.labels import Labelling
 from src.data.lists import ListEntry
 from src.errors import UserError
-from src.screen import note
+from src.screen import note_once
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_AHEAD = 3  # of each worker: two that wait and one in the making
@@ -76,6 +75,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """The first half of the samples and the rest; the former says what is unreadable."""
+
+        def part(place: slice) -> Batch:
+            kept = {name: getattr(self, name)[place] for name in ("indices", "pixels", "shapes", "labels")}
+            return dataclasses.replace(self, **kept)
+
+        half = len(self) // 2
+        first, rest = part(slice(half)), part(slice(half, None))
+        return first, dataclasses.replace(rest, unreadable={})
 
     def pin_memory(self) -> Batch:
         """In page-locked memory, from which copies to a GPU run in the background; ``DataLoader`` calls it."""
@@ -223,17 +233,12 @@ def _workers(dataset: SegmentationDataset, loader: DataloaderConfig) -> int:
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needed <= free:
         return loader.num_workers
-    _note_once(
+    note_once(
         f"note: images are read in the main process, because dataloader.num_workers {loader.num_workers} needs "
         f"{needed / 1e6:.0f} MB of shared memory and {SHARED_MEMORY} has {free / 1e6:.0f} MB free (in Docker: "
         "--shm-size=2g)"
     )
     return 0
-
-
-@functools.cache
-def _note_once(text: str) -> None:
-    note(text)
 
 
 def _one_thread(_: int) -> None:

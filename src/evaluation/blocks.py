@@ -18,15 +18,18 @@ from tqdm import tqdm
 
 from src.config.schema import DataloaderConfig
 from src.data.dataset import Batch, SegmentationDataset, batches
+from src.errors import UserError
 from src.evaluation import processes
 from src.evaluation.journal import Journal, fingerprint
 from src.evaluation.records import unpack
-from src.screen import progress
+from src.screen import note_once, progress
 
 Arrays = Mapping[str, np.ndarray]
 """What a block contributed, by name."""
 
 SKIPPED = "skipped"
+HALVED = "halved"
+"""Marks a block that was too large for the memory; other batches are other rounding."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Outcome:
     skipped: list[dict[str, str]]
     computed: int
 
+    @property
+    def halved(self) -> int:
+        """How many blocks were computed in parts, because memory did not suffice."""
+        return sum(HALVED in arrays for arrays in self.blocks)
+
 
 def compute_blocks(
     journal: Journal,
@@ -52,6 +60,7 @@ def compute_blocks(
     compute: Callable[[Batch], Mapping[str, Tensor]],
     description: str,
     *,
+    join: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]],
     check: Callable[[list[Path]], None] = lambda _: None,
     resume: Callable[[Arrays], None] = lambda _: None,
     lacks: Callable[[int, Arrays], bool] = lambda *_: False,
@@ -67,6 +76,7 @@ def compute_blocks(
         device: where pixels go.
         compute: makes of a batch what is kept of it, arrays by name.
         description: of the progress bar.
+        join: puts together what ``compute`` makes of two parts of a batch that was too large for the memory.
         check: is called before anything is written, with the files of all images since the last time, and raises if
             what was computed of them must not be kept.
         resume: is given what was computed before, block by block.
@@ -108,7 +118,7 @@ def compute_blocks(
     with progress(len(indices), description, initial=before) as bar:
         read = batches(part, loader, device, journal.skip_unreadable)
         for number, batch in zip(mine, read, strict=True):
-            arrays = dict(compute(batch)) if len(batch) else {}
+            arrays = dict(within_memory(compute, batch, join)) if len(batch) else {}
             unchecked += [dataset.entries[index].image for index in batch.indices]
             if batch.unreadable:
                 arrays[SKIPPED] = as_array(json.dumps(batch.unreadable).encode())
@@ -130,6 +140,41 @@ def compute_blocks(
         for index, reason in json.loads(arrays[SKIPPED].tobytes()).items()
     ]
     return Outcome(results, skipped, len(indices) - before)
+
+
+def within_memory(
+    compute: Callable[[Batch], Mapping[str, Tensor]],
+    batch: Batch,
+    join: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]],
+) -> Mapping[str, Tensor]:
+    """``compute(batch)``; where memory does not suffice, of halves of the batch, which :data:`HALVED` then marks.
+
+    Raises:
+        UserError: memory does not suffice for one image.
+    """
+    try:
+        return compute(batch)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            reason = str(error).splitlines()[0] if str(error) else "out of memory"
+            raise UserError(
+                "memory does not suffice for one image: lower model.image_size, ask with fewer prompts, set "
+                f"runtime.amp to bf16, or use another device ({reason})"
+            ) from error
+        reason = f"note: memory does not suffice for {len(batch)} images at once: going on with halves of batches"
+    note_once(reason)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    halves = (within_memory(compute, half, join) for half in batch.halves())
+    return {**join(*halves), HALVED: torch.ones(1, dtype=torch.uint8)}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` says that memory does not suffice, on a GPU or on the CPU."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 @dataclass(frozen=True)

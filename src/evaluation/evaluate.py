@@ -71,6 +71,7 @@ class Evaluation:
         computed: images that this command computed; the others are from before an interruption.
         skipped: images that could not be read, as plain values: image and reason.
         kept: what observers gave back.
+        halved: how many batches were computed in parts, because memory did not suffice.
     """
 
     confusion: ConfusionMatrix
@@ -79,6 +80,7 @@ class Evaluation:
     computed: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     kept: dict[str, bytes] = field(default_factory=dict)
+    halved: int = 0
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values: the scores of the C classes ``names``, image count, seconds and images per second."""
@@ -86,6 +88,7 @@ class Evaluation:
             **self.confusion.to_dict(names),
             "images": self.images,
             "skipped": self.skipped,
+            **({"batches_halved": self.halved} if self.halved else {}),
             "seconds": self.seconds,
             "images_per_second": self.computed / self.seconds,
         }
@@ -173,6 +176,9 @@ def evaluate(
         running.counts += counted.counts
         return {COUNTS: counted.counts, **kept}
 
+    def join(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**one, **other, COUNTS: one[COUNTS] + other[COUNTS]}
+
     def add(arrays: Arrays) -> None:
         if COUNTS in arrays:  # a block of images that could not be read has none
             running.counts += torch.from_numpy(arrays[COUNTS]).to(segmenter.device)
@@ -190,6 +196,7 @@ def evaluate(
         segmenter.device,
         score,
         description,
+        join=join,
         check=segmenter.check_numbers,
         resume=add,
         lacks=lacks,
@@ -206,6 +213,6 @@ def evaluate(
         confusion.require_pixels()
         kept = {name: array.tobytes() for arrays in outcome.blocks for name, array in arrays.items() if "." in name}
         images, seconds = len(dataset) - len(outcome.skipped), time.perf_counter() - start
-        return Evaluation(confusion, images, seconds, outcome.computed, outcome.skipped, kept)
+        return Evaluation(confusion, images, seconds, outcome.computed, outcome.skipped, kept, outcome.halved)
 
     return processes.share(together)

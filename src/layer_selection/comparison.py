@@ -20,7 +20,7 @@ from src.evaluation.evaluate import COUNTS, predictions_of
 from src.evaluation.journal import Journal
 from src.evaluation.metrics import ConfusionMatrix, absence_note
 from src.layer_selection.infoscore import InfoScore, LayerScores, layer_shares
-from src.layer_selection.ranking import SHARES, add_shares, check_images, layer_scores
+from src.layer_selection.ranking import SHARES, add_shares, check_images, join_shares, layer_scores
 from src.method import attention
 from src.method.segmenter import Segmenter
 from src.screen import table
@@ -125,6 +125,7 @@ def compare(
         segmenter.device,
         score,
         "comparing layers",
+        join=lambda one, other: {**one, **join_shares(one, other), COUNTS: one[COUNTS] + other[COUNTS]},
         check=segmenter.check_numbers,
         resume=lambda arrays: add_shares(running, arrays),
         show=lambda bar: bar.set_postfix(top=running.running_ranking()[:top_k]),
@@ -139,6 +140,7 @@ def compare(
         segmenter.device,
         score_best,
         f"scoring layers {best}",
+        join=lambda one, other: {COUNTS: one[COUNTS] + other[COUNTS]},
         check=segmenter.check_numbers,
         weights=f"the layers {best}",  # the journal has other records of the same images
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -58,11 +59,17 @@ def rank_layers(
         segmenter.device,
         shares,
         "InfoScore",
+        join=join_shares,
         check=segmenter.check_numbers,
         resume=lambda arrays: add_shares(running, arrays),
         show=lambda bar: bar.set_postfix(top=running.running_ranking()[: config.model.top_k]),
     )
     return processes.share(lambda: layer_scores(outcome, segmenter))
+
+
+def join_shares(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the two parts of a batch contributed, together."""
+    return {SHARES: torch.cat([one[SHARES], other[SHARES]], 1)}
 
 
 def add_shares(infoscore: InfoScore, arrays: Arrays) -> None:

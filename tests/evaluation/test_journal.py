@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from src.evaluation import journal as subject
 from src.evaluation.blocks import Outcome, compute_blocks
 from src.evaluation.journal import SETTINGS, Journal, differences, fingerprint
 from src.evaluation.records import Record, read_records
+from src.screen import note_once
 from tests import tiny
 
 SETTINGS_OF_A_RUN = {"experiment": "training-free", "crf": {"iters": 20}, "model": {"layers": [0, 3]}}
@@ -61,9 +62,15 @@ class Sums:
         return {"sums": batch.pixels.double().sum((1, 2, 3)), "indices": torch.tensor(batch.indices)}
 
 
+def joined(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([one[name], other[name]]) for name in one if name in ("sums", "indices")}
+
+
 def run(journal: Journal, dataset: SegmentationDataset, compute: Sums, size: int = 2, weights: str = "") -> Outcome:
     loader = DataloaderConfig(batch_size=size)
-    outcome = compute_blocks(journal, dataset, loader, torch.device("cpu"), compute, "summing", weights=weights)
+    outcome = compute_blocks(
+        journal, dataset, loader, torch.device("cpu"), compute, "summing", join=joined, weights=weights
+    )
     assert outcome is not None
     return outcome
 
@@ -293,3 +300,42 @@ def test_a_journal_that_others_remove_meanwhile_harms_nobody(dataset: Segmentati
             run(fast, dataset, Sums())
         assert values(run(slow, dataset, Sums())) == values(run(Journal.nowhere(), dataset, Sums()))
     assert not (tmp_path / "unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_batches_too_large_for_the_memory_are_halved_and_that_is_said_once(
+    error: Exception, dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_once.cache_clear()
+    sizes = []
+
+    class Small(Sums):
+        def __call__(self, batch: Batch) -> dict[str, Tensor]:
+            sizes.append(len(batch))
+            if len(batch) > 1:
+                raise error
+            return super().__call__(batch)
+
+    expected = values(run(Journal.nowhere(), dataset, Sums(), size=4))
+    outcome = run(Journal.nowhere(), dataset, Small(), size=4)
+    assert values(outcome) == expected
+    assert sizes == [4, 2, 1, 1, 2, 1, 1, 3, 1, 2, 1, 1]
+    assert outcome.halved == 2
+    assert capsys.readouterr().err.count("memory does not suffice for 4 images at once") == 1
+
+
+def test_one_image_too_large_for_the_memory_is_one_line(dataset: SegmentationDataset) -> None:
+    with pytest.raises(UserError, match="memory does not suffice for one image: lower"):
+        run(Journal.nowhere(), dataset, Sums(0, MemoryError()))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(dataset: SegmentationDataset) -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(Journal.nowhere(), dataset, Sums(0, RuntimeError("shapes do not fit")))
