@@ -9,10 +9,10 @@ For every data set, from the shipped configurations: InfoScore with its comparis
 and one-shot tuning, both with single and multi prompts. Each is run by its own entry script, as the command that the
 report shows.
 
-First everything is checked (configurations, class files, lists, whether every image and mask is there, the model), and
-it is said what is finished, what will be computed and about how long that takes. The same command again goes on where
-an earlier one was interrupted, and skips what is finished with the same settings, images, weights, versions and code;
-what was finished with others is computed anew, and the earlier result kept under its date.
+First everything is checked (configurations, class files, lists, images, masks, the model), and it is said what is
+finished, what will be computed and about how long that takes. The same command again goes on where an earlier one was
+interrupted, and skips what is finished with the same settings, images, weights, versions and code; what was finished
+with others is computed anew, and the earlier result kept under its date.
 
 Results go to --output-dir, and the report too: reproduction.md (a table of all scores, InfoScore's layers against the
 configured ones and the paper's, the command of every row) and reproduction.png.
@@ -47,12 +47,13 @@ def main(arguments: list[str]) -> int:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     from src.output import charts
-    from src.reproduce.plan import duration, make_plan, tell
+    from src.reproduce.plan import check_data, duration, make_plan, tell
     from src.reproduce.state import State
 
     state = State.read(args.output_dir)
     steps = make_plan(jobs, state)
     tell(steps)
+    check_data(steps)
 
     taken = expected = 0.0
     for number, step in enumerate(steps, 1):

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from src.check import unreadable
 from src.data.dataset import SegmentationDataset
+from src.errors import UserError
 from src.evaluation import processes
 from src.evaluation.evaluate import predict
 from src.evaluation.identity import file_digest, settings_of
@@ -22,7 +24,7 @@ from src.method.segmenter import Segmenter
 from src.reproduce.jobs import Job
 from src.reproduce.state import State
 from src.runtime import choose_device, share_cores, world_size
-from src.screen import say
+from src.screen import note, say
 
 CODE = {"infoscore": "comparison of layers", "training_free": "training-free", "one_shot": "one-shot"}
 """Names of :data:`src.evaluation.identity.CODE` by experiment."""
@@ -117,6 +119,29 @@ def _seconds(job: Job, segmenter: Segmenter) -> float:
                 prediction.labels.cpu()
         elapsed = time.perf_counter() - begin
     return elapsed / len(entries) * job.images / (1 if together else world_size())
+
+
+def check_data(steps: Sequence[Step]) -> None:
+    """Decode every image and mask that is to be computed with; names all that cannot be used, not the first alone.
+
+    Raises:
+        UserError: there are such.
+    """
+    faults = processes.share(partial(_faults, steps))
+    for fault in faults:
+        note(f"fault: {fault}")
+    if faults:
+        raise UserError(f"{len(faults)} images or masks cannot be used; mend them and start the command again")
+
+
+def _faults(steps: Sequence[Step]) -> list[str]:
+    faults: list[str] = []
+    jobs = [step.job for step in steps if step.why is not None]
+    for data in dict.fromkeys(job.data for job in jobs):
+        ours = [job for job in jobs if job.data == data]
+        entries = {entry.image: entry for job in ours for entry in job.entries}
+        faults += unreadable([*entries.values()], ours[0].task.config, f"{data}: images and masks")
+    return faults
 
 
 def tell(steps: Sequence[Step]) -> None:

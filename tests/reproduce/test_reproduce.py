@@ -190,6 +190,17 @@ def test_all_that_is_missing_is_told_at_once(drawn: Path, capsys: pytest.Capture
     assert not drawn.exists()
 
 
+def test_bad_images_are_told_before_anything_is_computed(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = sorted((drawn.parent / "data" / "masks").iterdir())
+    for mask in masks[2:4]:
+        mask.write_bytes(b"no picture")
+    assert reproduce(drawn, "--only", "training_free") == 2
+    error = capsys.readouterr().err
+    assert all(f"{mask}" in error for mask in masks[2:4])
+    assert "2 images or masks cannot be used" in error
+    assert not (drawn / "iou.json").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
