@@ -22,6 +22,7 @@ Amp = bool | Literal["bf16", "fp16"]
 """``runtime.amp``; see :func:`number_format`."""
 
 MAX_WORKING_BYTES = 6 << 30
+MAX_HALVINGS = 10  # after them a step of BLIP-large takes one prompt at a time
 """Bytes beyond which a step on CUDA gains nothing by doing more at once."""
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -158,6 +159,9 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+_halvings = 0  # of what a step may take at once; a process that was short of memory stays so
+
+
 def working_memory(device: torch.device, most: int, least: int) -> int:
     """Bytes that a step of the work on ``device`` may take at once.
 
@@ -167,12 +171,25 @@ def working_memory(device: torch.device, most: int, least: int) -> int:
     import torch
 
     if device.type != "cuda":
-        return least
+        return least >> _halvings
     # what PyTorch holds and does not use is free too
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     while most > max(free, least):
         most //= 2
-    return max(most, least)
+    return max(most, least) >> _halvings
+
+
+def halve_working_memory() -> bool:
+    """Let a step of the work take half as much at once from now on: what it took did not suffice.
+
+    Returns:
+        False where that was done so often that it cannot help any more.
+    """
+    global _halvings
+    if _halvings == MAX_HALVINGS:
+        return False
+    _halvings += 1
+    return True
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from src.errors import UserError
 from src.evaluation import processes
 from src.evaluation.journal import Journal, fingerprint
 from src.evaluation.records import unpack
+from src.runtime import halve_working_memory
 from src.screen import note_once, progress
 
 Arrays = Mapping[str, np.ndarray]
@@ -147,26 +148,31 @@ def within_memory(
     batch: Batch,
     join: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> Mapping[str, Tensor]:
-    """``compute(batch)``; where memory does not suffice, of halves of the batch, which :data:`HALVED` then marks.
+    """``compute(batch)``; where memory does not suffice, of halves of the batch, and where it does not for one image,
+    with half as many prompts at once from then on. :data:`HALVED` marks such a batch.
 
     Raises:
-        UserError: memory does not suffice for one image.
+        UserError: memory does not suffice for one image, whatever it is cut into.
     """
     try:
         return compute(batch)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        if len(batch) == 1:
+        if len(batch) == 1 and not halve_working_memory():
             reason = str(error).splitlines()[0] if str(error) else "out of memory"
             raise UserError(
                 "memory does not suffice for one image: lower model.image_size, ask with fewer prompts, set "
                 f"runtime.amp to bf16, or use another device ({reason})"
             ) from error
-        reason = f"note: memory does not suffice for {len(batch)} images at once: going on with halves of batches"
-    note_once(reason)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if len(batch) == 1:
+        note_once(
+            "note: memory does not suffice for one image with these prompts at once: going on with fewer at a time"
+        )
+        return {**within_memory(compute, batch, join), HALVED: torch.ones(1, dtype=torch.uint8)}
+    note_once(f"note: memory does not suffice for {len(batch)} images at once: going on with halves of batches")
     halves = (within_memory(compute, half, join) for half in batch.halves())
     return {**join(*halves), HALVED: torch.ones(1, dtype=torch.uint8)}
 

@@ -34,6 +34,7 @@ class LayerScores:
     Attributes:
         layers: their numbers in the text encoder.
         skipped: images that could not be read, as plain values: image and reason.
+        halved: how many batches were computed in parts, because memory did not suffice.
     """
 
     layers: tuple[int, ...]
@@ -41,6 +42,7 @@ class LayerScores:
     dataset_entropy: Tensor
     cov: Tensor
     skipped: list[dict[str, str]] = field(default_factory=list)
+    halved: int = 0
 
     @property
     def entropy_ratio(self) -> Tensor:
@@ -72,6 +74,7 @@ class LayerScores:
             "layers_by_infoscore": self.ranking,
             "table": [dict(zip(COLUMNS, row, strict=True)) for row in self.rows()],
             "skipped": self.skipped,
+            **({"batches_halved": self.halved} if self.halved else {}),
         }
 
     def table(self) -> str:

@@ -84,7 +84,7 @@ def layer_scores(outcome: Outcome | None, segmenter: Segmenter) -> LayerScores:
     infoscore = InfoScore(segmenter.layers, segmenter.frame.size)
     for arrays in outcome.blocks:
         add_shares(infoscore, arrays)
-    return dataclasses.replace(infoscore.scores(), skipped=outcome.skipped)
+    return dataclasses.replace(infoscore.scores(), skipped=outcome.skipped, halved=outcome.halved)
 
 
 def check_images(entries: list[ListEntry]) -> None:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from replace_huggingface.modeling_blip_text import LOGITS_BUDGET_BYTES, PromptStates
+from replace_huggingface import modeling_blip_text
+from replace_huggingface.modeling_blip_text import PromptStates
 from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
@@ -308,11 +309,10 @@ class Segmenter:
         return scores if self.prompts.background else F.pad(scores, (0, 0, 0, 0, 1, 0), value=NEVER)
 
     @torch.no_grad()
-    def _logits_budget(self) -> int | None:
-        if self.device.type == "cpu":
-            return None
+    def _logits_budget(self) -> int:
         # logits, their softmax and a copy of it in the number format
-        return working_memory(self.device, MAX_WORKING_BYTES, 3 * LOGITS_BUDGET_BYTES) // 3
+        least = 3 * modeling_blip_text.LOGITS_BUDGET_BYTES
+        return max(1, working_memory(self.device, MAX_WORKING_BYTES, least) // 3)
 
     def _prompt_states(self) -> PromptStates:
         if self._states is None:

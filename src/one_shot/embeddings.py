@@ -137,8 +137,9 @@ def choose_place(
     elif passes == 1:
         place = "none"
     else:
-        free: dict[Place, int] = {"device": on_device or 0, "memory": memory, "disk": disk}
-        place = next((name for name, room in free.items() if needed < room / 2), "none")
+        places: list[tuple[Place, int]] = [("device", on_device or 0), ("memory", memory), ("disk", disk)]
+        fitting: list[Place] = [name for name, free in places if needed < free / 2]
+        place = fitting[0] if fitting else "none"
     rooms = [f"{memory / 1e9:.1f} GB of memory", f"{disk / 1e9:.1f} GB of disk"]
     if on_device is not None:
         rooms.insert(0, f"{on_device / 1e9:.1f} GB of the GPU")

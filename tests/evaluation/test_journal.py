@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from src import runtime
 from src.config.schema import Config, DataloaderConfig
 from src.data.dataset import Batch, SegmentationDataset
 from src.data.lists import ListEntry, evaluation_entries
@@ -331,7 +332,33 @@ def test_batches_too_large_for_the_memory_are_halved_and_that_is_said_once(
     assert capsys.readouterr().err.count("memory does not suffice for 4 images at once") == 1
 
 
-def test_one_image_too_large_for_the_memory_is_one_line(dataset: SegmentationDataset) -> None:
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process remembers of its lack of memory ends with the test."""
+    monkeypatch.setattr(runtime, "_halvings", 0)
+    note_once.cache_clear()
+
+
+def test_one_image_too_large_for_the_memory_takes_fewer_prompts_at_once(
+    dataset: SegmentationDataset, short_of_memory: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budgets = []
+
+    class Tight(Sums):
+        def __call__(self, batch: Batch) -> dict[str, Tensor]:
+            budgets.append(runtime.working_memory(torch.device("cpu"), 0, 1024))
+            if budgets[-1] > 256:
+                raise MemoryError
+            return super().__call__(batch)
+
+    outcome = run(Journal.nowhere(), dataset, Tight(), size=1)
+    assert values(outcome) == values(run(Journal.nowhere(), dataset, Sums(), size=1))
+    assert budgets[:4] == [1024, 512, 256, 256]  # and so it stays: the next image would not fit either
+    assert outcome.halved == 1
+    assert capsys.readouterr().err.count("going on with fewer at a time") == 1
+
+
+def test_one_image_too_large_for_the_memory_is_one_line(dataset: SegmentationDataset, short_of_memory: None) -> None:
     with pytest.raises(UserError, match="memory does not suffice for one image: lower"):
         run(Journal.nowhere(), dataset, Sums(0, MemoryError()))
 

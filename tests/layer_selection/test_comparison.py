@@ -113,3 +113,10 @@ def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: py
     table = (tmp_path / "golden_infoscore.csv").read_text()
     assert cli.run(compute_infoscore_blip.main, [*arguments, "--top", "1", *settings]) == 0
     assert (tmp_path / "golden_infoscore.csv").read_text() == table
+
+
+def test_scratch_that_earlier_versions_left_is_cleaned_up(tmp_path: Path) -> None:
+    (tmp_path / ".class_maps.a1b2").write_bytes(b"left by a kill")
+    arguments = ["--config", str(CONFIG), "--device", "cpu", "--output-dir", str(tmp_path), "--limit", "2", "--compare"]
+    assert cli.run(compute_infoscore_blip.main, [*arguments, "--set", "crf.iters=0"]) == 0
+    assert not list(tmp_path.glob(".class_maps.*"))

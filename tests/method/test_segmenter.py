@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from replace_huggingface import modeling_blip_text
+from src import runtime
 from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
@@ -272,3 +273,28 @@ def test_without_a_background_the_other_classes_are_refined_alone(fused: Blip) -
     unary = class_probabilities(maps, tiny.SIZE)
     torch.testing.assert_close(unary.sum(1), torch.ones(2, tiny.SIZE, tiny.SIZE))
     torch.testing.assert_close(scores[:, 1:], crf(unary, pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_less_working_memory_is_fewer_prompts_at_once(fused: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.randn(1, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(3))
+    prompts = build_prompts([ClassEntry("sky", ("wall", "red wall")), ClassEntry("cat"), ClassEntry("dog")], False)
+    segmenter = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE))
+    whole = segmenter.segment(pixels)
+    chunks = []
+    count = type(fused.text_encoder)._chunks
+
+    def counted(*arguments: object) -> list[object]:
+        chunks.append(count(*arguments))
+        return chunks[-1]
+
+    monkeypatch.setattr(type(fused.text_encoder), "_chunks", counted)
+    monkeypatch.setattr(modeling_blip_text, "LOGITS_BUDGET_BYTES", 2**14)
+    monkeypatch.setattr(runtime, "_halvings", 0)
+    numbers = []
+    for _ in range(runtime.MAX_HALVINGS):
+        torch.testing.assert_close(segmenter.segment(pixels), whole, rtol=1e-4, atol=1e-5)
+        numbers.append(len(chunks[-1]))
+        assert runtime.halve_working_memory()
+    assert not runtime.halve_working_memory()
+    assert numbers == sorted(numbers)
+    assert (numbers[0], numbers[-1]) == (1, 5)
