@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,5 +55,8 @@ def open_journal(experiment: str, task: Task, results: Path, segmenter: Segmente
         segmenter: what it is done with.
         more: what else the results depend on.
     """
+    for left in results.parent.glob(".class_maps.*"):  # scratch of earlier versions, which a kill left behind
+        with contextlib.suppress(OSError):
+            left.unlink()
     settings = settings_of(experiment, task.config, segmenter, task.entries, **more)
     return Journal(results, settings, task.fresh, task.skip_unreadable)
