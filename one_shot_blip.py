@@ -72,7 +72,12 @@ def main(arguments: list[str]) -> int:
             with open_journal("one-shot", task, weights, segmenter, **settings) as journal:
                 record = finished_run(weights, segmenter, journal, queries)
                 if record is None:
-                    tuned, losses, digest = tuned_once(journal, segmenter, partial(tune_run, episode, title))
+                    tuned, losses, digest = tuned_once(
+                        journal,
+                        segmenter,
+                        partial(tune_run, episode, title),
+                        partial(cache.fill, queries, config.dataloader),
+                    )
                     evaluation = evaluate(
                         tuned,
                         queries,

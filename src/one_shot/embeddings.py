@@ -16,9 +16,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from src.config.schema import Config
+from src.config.schema import Config, DataloaderConfig
+from src.data.dataset import SegmentationDataset, batches
 from src.disk import free_space
 from src.errors import UserError
+from src.evaluation import processes
 from src.method.segmenter import Segmenter
 from src.paths import resolve
 from src.runtime import local_world_size, world_size
@@ -38,7 +40,7 @@ class EmbeddingCache(AbstractContextManager):
         dtype: in which they are kept. Under autocast the text encoder rounds them to its number format
             anyway, so that keeping them in it changes nothing.
         folder: for ``disk``; the file is removed at the end.
-        device: for ``device``, where images are then never copied to or from.
+        device: where pixels and embeddings are asked for; ``device`` keeps them there, and nothing is ever copied.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -55,6 +57,7 @@ class EmbeddingCache(AbstractContextManager):
         device: torch.device | str = "cpu",
     ) -> None:
         self.encode = encode
+        self.device = torch.device(device)
         self.place = place
         self._rows: dict[Path, int] = {}
         self._file: Any = None
@@ -97,6 +100,19 @@ class EmbeddingCache(AbstractContextManager):
         An :data:`~src.evaluation.evaluate.Encoder`; pixels of an image that is kept already are not looked at.
         """
         return torch.stack([self._of(file, pixels[place : place + 1]) for place, file in enumerate(files)])
+
+    def fill(self, dataset: SegmentationDataset, loader: DataloaderConfig) -> None:
+        """Encode this process's share of ``dataset``, as far as there is room; what cannot be read is passed over here.
+
+        Processes that wait for the first one to tune spend the time so.
+        """
+        if self._kept is None:
+            return
+        images = dataset.only(processes.share_of(dataset.indices)).without_masks()
+        for batch in batches(images, loader, self.device, skip_unreadable=True):
+            self.get([dataset.entries[index].image for index in batch.indices], batch.pixels)
+            if len(self._rows) == len(self._kept):
+                return
 
     def _of(self, file: Path, pixels: Tensor) -> Tensor:
         """Embedding [1 + N, D] of one image; encoded alone, in whatever batch it comes.

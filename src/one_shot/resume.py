@@ -24,7 +24,7 @@ from src.method.blip import digest_of
 from src.method.segmenter import Segmenter
 from src.one_shot.supports import Episode, Episodes
 from src.one_shot.tuned_weights import MadeFor, load_tuned
-from src.runtime import cores, threads, world_size
+from src.runtime import cores, rank, threads, world_size
 from src.screen import note
 
 ORIGIN = "made_by"
@@ -86,8 +86,16 @@ def finished_run(weights: Path, segmenter: Segmenter, journal: Journal, queries:
     return processes.share(read)
 
 
-def tuned_once(journal: Journal, segmenter: Segmenter, tune: Callable[[], Tuned]) -> tuple[Segmenter, list[float], str]:
+def tuned_once(
+    journal: Journal, segmenter: Segmenter, tune: Callable[[], Tuned], meanwhile: Callable[[], None]
+) -> tuple[Segmenter, list[float], str]:
     """Tune in the first process and send the weights to the others; or take what an interrupted run has tuned.
+
+    Args:
+        journal: of the run; keeps the tuned weights until it is finished.
+        segmenter: to be tuned.
+        tune: tunes it.
+        meanwhile: what the other processes do while the first one tunes.
 
     Returns:
         The segmenter with tuned weights, the loss of every step, and the digest of the weights.
@@ -108,6 +116,8 @@ def tuned_once(journal: Journal, segmenter: Segmenter, tune: Callable[[], Tuned]
             note(f"note: {error}; an interrupted run would be tuned again")
         return tensors, losses
 
+    if rank() > 0 and not (journal.folder / TUNED).exists():
+        meanwhile()
     weights, losses = processes.share(make)
     tuned = segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in weights.items()})
     return tuned, losses, digest_of(weights)

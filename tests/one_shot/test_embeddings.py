@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from src.config.reader import load_config
+from src.config.schema import DataloaderConfig
 from src.data.dataset import SegmentationDataset
-from src.data.lists import evaluation_entries
+from src.data.frame import Frame
+from src.data.labels import Labelling
+from src.data.lists import evaluation_entries, read_list
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate
 from src.method.blip import load_blip
@@ -20,6 +23,7 @@ from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot import embeddings as subject
 from src.one_shot.embeddings import EmbeddingCache, choose_place
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 GB = 10**9
@@ -189,3 +193,19 @@ def test_segmentation_is_the_same_wherever_embeddings_are_kept(amp: str, tmp_pat
     assert torch.equal(counts[0], counts[1])
     assert torch.equal(counts[0], counts[2])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_waiting_process_encodes_its_share_of_the_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has encoded is there when the images are scored; a damaged file is told then, not here."""
+    root = tiny.make_data(tmp_path / "data", sizes=((64, 64),) * 5)
+    (root / "images" / "3.jpg").write_bytes(b"")
+    entries = read_list(root / "val.txt", root)
+    dataset = SegmentationDataset(entries, Frame(tiny.SIZE), Labelling(len(tiny.CLASSES)))
+    encoder = CountingEncoder()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with EmbeddingCache(encoder, "memory", 5, (5, 3), torch.float32, tmp_path) as cache:
+        cache.fill(dataset, DataloaderConfig(batch_size=2, num_workers=0))
+        assert encoder.encoded.total() == 2  # the second process's share is images 2, 3 and 4
+        cache.get([entries[4].image], dataset[4].pixels[None])
+        assert encoder.encoded.total() == 2
