@@ -27,6 +27,7 @@ from src.miniature.scenes import Scene, draw_scene
 from src.miniature.words import CLASSES
 from src.output.pictures import PALETTE
 from src.paths import user_path
+from src.screen import say
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
 SCENES_PER_LIST = 200
@@ -80,7 +81,7 @@ def main(arguments: list[str]) -> None:
         for folder in old:
             shutil.rmtree(folder, ignore_errors=True)
     draw_dataset(args.output)
-    print(f"drew {SCENES_PER_LIST} scenes per list in {args.output}")
+    say(f"drew {SCENES_PER_LIST} scenes per list in {args.output}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ from src.miniature.model import GRID, WIDTH, build_model, encode_images, match
 from src.miniature.optimizer import FlatAdamW
 from src.miniature.vocabulary import build_tokenizer, save_tokenizer
 from src.paths import user_path
+from src.screen import say
 
 BATCH = 32  # pictures per process and step
 VISION_ONLY = 0.84  # part of the student's training before matching and attention join
@@ -100,7 +101,7 @@ class Log:
         entry = {"phase": self.phase, "step": step, "seconds": round(time.monotonic() - self.started)}
         self.entries.append({**entry, **{name: round(float(mean), 4) for name, mean in means.items()}})
         if _first_process():
-            print(" ".join(f"{name}={value}" for name, value in self.entries[-1].items()), flush=True)
+            say(" ".join(f"{name}={value}" for name, value in self.entries[-1].items()))
 
 
 class Training:
@@ -253,7 +254,7 @@ def work(rank: int, settings: Settings, scratch: Path) -> None:
 def train(settings: Settings) -> None:
     """Draw what is to be seen, then train in ``settings.processes`` processes."""
     if not (settings.cache / "captions.txt").exists():
-        print(f"drawing {settings.scenes} scenes to {settings.cache}", flush=True)
+        say(f"drawing {settings.scenes} scenes to {settings.cache}")
         write_pairs(settings.cache, settings.scenes, settings.processes)
     # without these, buffers of some megabytes go back to the system and come again at every step
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000", MALLOC_TOP_PAD_="67108864")
@@ -262,7 +263,7 @@ def train(settings: Settings) -> None:
             work(0, settings, Path(scratch))
         else:
             spawn(work, args=(settings, Path(scratch)), nprocs=settings.processes)
-    print(f"wrote {settings.output}")
+    say(f"wrote {settings.output}")
 
 
 def _first_process() -> bool:
