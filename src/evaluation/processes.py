@@ -10,6 +10,7 @@ import atexit
 import datetime
 import functools
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -98,6 +99,8 @@ class Counter:
 def _join() -> Store:
     """Join the processes that torchrun started; returns the store that they share."""
     store, _, _ = next(iter(rendezvous("env://", timeout=LONGEST_WAIT)))
+    # torchrun may keep the store when it starts processes again: the dead ones' addresses and counts must not be found
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     group = PrefixStore("group", store)
     dist.init_process_group("gloo", store=group, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT)
     atexit.register(_leave)

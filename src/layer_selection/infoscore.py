@@ -110,14 +110,14 @@ def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: in
 
 def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
     """:func:`prompt_shares` of L layers' maps, [B, P, N] each: [L, B, P]. A GPU is waited for once, for the clamp."""
-    parts = [_unclamped_shares(maps, image_size) for maps in layers]
-    shares = torch.stack([part.shares for part in parts])
-    may_clamp = torch.stack([part.may_clamp for part in parts]).cpu()
-    for layer, image, prompts in _marked(may_clamp):
-        prompts = prompts.to(shares.device)
-        full_size = upsample(layers[layer][image, prompts][None], image_size)[0]
-        clamped = full_size.div_(parts[layer].total[image]).clamp_(min=CLAMP)
-        with threads(1):  # a sum that threads share is rounded by how many they are
+    with threads(1):  # a sum that threads share is rounded by how many they are
+        parts = [_unclamped_shares(maps, image_size) for maps in layers]
+        shares = torch.stack([part.shares for part in parts])
+        may_clamp = torch.stack([part.may_clamp for part in parts]).cpu()
+        for layer, image, prompts in _marked(may_clamp):
+            prompts = prompts.to(shares.device)
+            full_size = upsample(layers[layer][image, prompts][None], image_size)[0]
+            clamped = full_size.div_(parts[layer].total[image]).clamp_(min=CLAMP)
             shares[layer, image, prompts] = clamped.mean((1, 2))
     return shares
 
