@@ -308,12 +308,12 @@ class Segmenter:
         scores = classes if self.crf is None else self.crf(classes, pixels)
         return scores if self.prompts.background else F.pad(scores, (0, 0, 0, 0, 1, 0), value=NEVER)
 
-    @torch.no_grad()
     def _logits_budget(self) -> int:
         # logits, their softmax and a copy of it in the number format
         least = 3 * modeling_blip_text.LOGITS_BUDGET_BYTES
         return max(1, working_memory(self.device, MAX_WORKING_BYTES, least) // 3)
 
+    @torch.no_grad()
     def _prompt_states(self) -> PromptStates:
         if self._states is None:
             self._states = self.encode_prompts()
