@@ -26,6 +26,31 @@ def batch_that_fits(memory: int, image_size: int) -> int:
     return images
 
 
+def settled_on(name: str, config: Config) -> Config:
+    """``config`` with numbers where it says ``auto``: batch and workers that fit the device that ``--device`` names.
+
+    On CUDA so many images at once, up to 16, as go into the GPU's memory, and up to eight workers, or launching and
+    reading would keep the GPU waiting. A number in the configuration holds. The memory counted is all of the GPU's, not
+    what is free, so that the same command goes on from its journal.
+
+    Raises:
+        UserError: see :func:`src.runtime.choose_device`.
+    """
+    device = choose_device(name)
+    if device.type != "cuda":
+        return config
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    found = {
+        "batch_size": batch_that_fits(total, config.model.image_size),
+        "num_workers": min(MAX_WORKERS, os.cpu_count() or 1),
+    }
+    loader = config.dataloader
+    loader = dataclasses.replace(loader, **{key: found[key] for key in loader.automatic})
+    return dataclasses.replace(config, dataloader=loader)
+
+
 @dataclass(frozen=True)
 class Task:
     """A command line and its configuration, read and checked; needs no torch, so that faults are told at once.
@@ -51,28 +76,8 @@ class Task:
     skip_unreadable: bool
 
     def settled(self) -> Task:
-        """This task with numbers where its configuration says ``auto``: batch and workers that fit the device.
-
-        On CUDA so many images at once, up to 16, as go into the GPU's memory, and up to eight workers, or launching and
-        reading would keep the GPU waiting. A number in the configuration holds. The memory counted is all of the GPU's,
-        not what is free, so that the same command goes on from its journal.
-
-        Raises:
-            UserError: see :func:`src.runtime.choose_device`.
-        """
-        device = choose_device(self.device)
-        if device.type != "cuda":
-            return self
-        import torch
-
-        total = torch.cuda.get_device_properties(device).total_memory
-        found = {
-            "batch_size": batch_that_fits(total, self.config.model.image_size),
-            "num_workers": min(MAX_WORKERS, os.cpu_count() or 1),
-        }
-        loader = self.config.dataloader
-        loader = dataclasses.replace(loader, **{key: found[key] for key in loader.automatic})
-        return dataclasses.replace(self, config=dataclasses.replace(self.config, dataloader=loader))
+        """This task with numbers where its configuration says ``auto``: see :func:`settled_on`."""
+        return dataclasses.replace(self, config=settled_on(self.device, self.config))
 
     @classmethod
     def read(cls, args: argparse.Namespace, config: Config, masks: bool = True) -> Task:

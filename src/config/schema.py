@@ -49,7 +49,7 @@ class DataloaderConfig:
     """How images are read.
 
     ``automatic`` names the keys that are ``auto`` or left out: their numbers are those for a CPU, where neither a batch
-    nor workers gain anything, until :meth:`src.task.Task.settled` knows the device.
+    nor workers gain anything, until :func:`src.task.settled_on` knows the device.
     """
 
     batch_size: int = 1

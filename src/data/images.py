@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,14 +51,37 @@ def read_photo(path: Path | str) -> np.ndarray:
     """
     if not os.path.exists(path):
         raise UserError(f"image {path} does not exist (looked for from {Path.cwd()})")
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # the guard against images from strangers; these are the user's own
-    try:
+    with _of_any_size():
         return _decode(
             "image", Path(path), lambda image: np.asarray(_on_white(_upright(image))), "save it as JPEG or PNG"
         )
+
+
+def photo_pixels(path: Path) -> int:
+    """How many pixels :func:`read_photo` will make of a file, as its header says; 0 where it cannot be read."""
+    try:
+        with _of_any_size(), Image.open(path) as image:
+            return image.width * image.height
+    except Exception:  # what is wrong is said by those who read all of it
+        return 0
+
+
+_lifting = threading.Lock()
+_lifted: list[int | None] = []  # what Pillow's limit was before each of the threads that lifted it
+
+
+@contextmanager
+def _of_any_size() -> Iterator[None]:
+    """While it lasts, in whichever thread, Pillow has no limit: it guards against images from strangers, and these are
+    the user's own."""
+    with _lifting:
+        _lifted.append(Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _lifting:  # the first, which found the limit, is taken from the list by whoever is the last to leave
+            Image.MAX_IMAGE_PIXELS = _lifted.pop()
 
 
 def check_file(what: str, path: Path) -> None:

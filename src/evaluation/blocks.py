@@ -18,12 +18,11 @@ from tqdm import tqdm
 
 from src.config.schema import DataloaderConfig
 from src.data.dataset import Batch, SegmentationDataset, batches
-from src.errors import UserError
 from src.evaluation import processes
 from src.evaluation.journal import Journal, fingerprint
+from src.evaluation.memory import within_memory
 from src.evaluation.records import unpack
-from src.runtime import halve_working_memory
-from src.screen import note_once, progress
+from src.screen import progress
 
 Arrays = Mapping[str, np.ndarray]
 """What a block contributed, by name."""
@@ -119,12 +118,15 @@ def compute_blocks(
     with progress(len(indices), description, initial=before) as bar:
         read = batches(part, loader, device, journal.skip_unreadable)
         for number, batch in zip(mine, read, strict=True):
-            arrays = dict(within_memory(compute, batch, join)) if len(batch) else {}
+            made: dict[str, Tensor] = {}
+            if len(batch):
+                computed, halved = within_memory(compute, batch, Batch.halves, join)
+                made = {**computed, HALVED: torch.ones(1, dtype=torch.uint8)} if halved else dict(computed)
             unchecked += [dataset.entries[index].image for index in batch.indices]
             if batch.unreadable:
-                arrays[SKIPPED] = as_array(json.dumps(batch.unreadable).encode())
+                made[SKIPPED] = as_array(json.dumps(batch.unreadable).encode())
             journal.done = before + counter.add(len(blocks[number]))
-            payloads.update(journal.keep(number, prints[number], arrays))
+            payloads.update(journal.keep(number, prints[number], made))
             bar.update(journal.done - bar.n)
             show(bar)
         payloads.update(journal.flush())
@@ -141,46 +143,6 @@ def compute_blocks(
         for index, reason in json.loads(arrays[SKIPPED].tobytes()).items()
     ]
     return Outcome(results, skipped, len(indices) - before)
-
-
-def within_memory(
-    compute: Callable[[Batch], Mapping[str, Tensor]],
-    batch: Batch,
-    join: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]],
-) -> Mapping[str, Tensor]:
-    """``compute(batch)``; where memory does not suffice, of halves of the batch, and where it does not for one image,
-    with half as many prompts at once from then on. :data:`HALVED` marks such a batch.
-
-    Raises:
-        UserError: memory does not suffice for one image, whatever it is cut into.
-    """
-    try:
-        return compute(batch)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(batch) == 1 and not halve_working_memory():
-            reason = str(error).splitlines()[0] if str(error) else "out of memory"
-            raise UserError(
-                "memory does not suffice for one image: lower model.image_size, ask with fewer prompts, set "
-                f"runtime.amp to bf16, or use another device ({reason})"
-            ) from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if len(batch) == 1:
-        note_once(
-            "note: memory does not suffice for one image with these prompts at once: going on with fewer at a time"
-        )
-        return {**within_memory(compute, batch, join), HALVED: torch.ones(1, dtype=torch.uint8)}
-    note_once(f"note: memory does not suffice for {len(batch)} images at once: going on with halves of batches")
-    halves = (within_memory(compute, half, join) for half in batch.halves())
-    return {**join(*halves), HALVED: torch.ones(1, dtype=torch.uint8)}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` says that memory does not suffice, on a GPU or on the CPU."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 @dataclass(frozen=True)

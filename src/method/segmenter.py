@@ -95,6 +95,37 @@ class ImageAnalysis:
         return self.frame.undo(self.unary[name][None], (height, width))[0].cpu().numpy()
 
 
+@dataclass(frozen=True)
+class FrameAnalysis:
+    """What a segmenter finds in one image of a batch, C classes in the frame; its tensors are parts of the batch's.
+
+    Attributes:
+        class_names: C names; the first is the background's.
+        scores: [C, S, S] class scores, refined by the CRF if there is one.
+        itm: [C] best matching score of the prompts of each class, 0 to 1.
+        unary: [C, S, S] class probabilities, before the CRF.
+        frame: in which the image was segmented.
+        embeds: [1, 1 + N, D] the encoded image.
+    """
+
+    class_names: tuple[str, ...]
+    scores: Tensor
+    itm: list[float]
+    unary: Tensor
+    frame: Frame
+    embeds: Tensor
+
+    def at(self, shape: tuple[int, int]) -> ImageAnalysis:
+        """The same at the image's own ``shape`` (height, width); it keeps nothing of the batch's other images."""
+        labels = self.frame.labels(self.scores, shape).cpu().numpy()
+        return ImageAnalysis(self.class_names, labels, self.itm, _alone(self.unary), self.frame, _alone(self.embeds))
+
+
+def _alone(part: Tensor) -> Tensor:
+    """``part`` without the rest of the batch that it is a view of."""
+    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
+
+
 class Segmenter:
     """A model, a prompt set and the settings that turn images into class scores.
 
@@ -278,7 +309,6 @@ class Segmenter:
         """
         return self.analyse_image(rgb).labels
 
-    @torch.no_grad()
     def analyse_image(self, rgb: np.ndarray, embeds: Tensor | None = None) -> ImageAnalysis:
         """Run the model on one image, once; the answer can then be asked for labels and heat maps at its own size.
 
@@ -289,15 +319,42 @@ class Segmenter:
         Raises:
             UserError: see :meth:`check_numbers`.
         """
-        shape = (rgb.shape[0], rgb.shape[1])
-        pixels = self.frame.image(rgb)[None].to(self.device)
+        (seen,) = self.analyse_batch(self.frame.image(rgb)[None], embeds)
+        return seen.at((rgb.shape[0], rgb.shape[1]))
+
+    def analyse_images(self, images: Sequence[np.ndarray]) -> list[ImageAnalysis]:
+        """:meth:`analyse_image` of B images, each of its own size, as one batch.
+
+        Raises:
+            UserError: see :meth:`check_numbers`.
+        """
+        if not images:
+            return []
+        seen = self.analyse_batch(torch.stack([self.frame.image(rgb) for rgb in images]))
+        return [each.at((rgb.shape[0], rgb.shape[1])) for each, rgb in zip(seen, images, strict=True)]
+
+    @torch.no_grad()
+    def analyse_batch(self, pixels: Tensor, embeds: Tensor | None = None) -> list[FrameAnalysis]:
+        """Run the model on normalised ``pixels`` [B, 3, S, S], on any device; what it sees stays in the frame.
+
+        ``embeds`` [B, 1 + N, D] spares the encoding of images that were encoded before.
+
+        Raises:
+            UserError: see :meth:`check_numbers`.
+        """
+        pixels = pixels.to(self.device)
         embeds = self.encode_images(pixels) if embeds is None else embeds
         attended = self.attend(embeds)
         self.check_numbers()
         unary = self.unary(attended)
-        labels = self.frame.labels(self.refine(unary, pixels)[0], shape).cpu().numpy()
-        itm = [float(scores.max()) for scores in attended.itm[0].split(list(self.prompts.prompts_per_class))]
-        return ImageAnalysis(self.prompts.class_names, labels, itm, unary[0], self.frame, embeds)
+        scores = self.refine(unary, pixels)
+        prompts = self.prompts
+        best = [itm.amax(1) for itm in attended.itm.split(list(prompts.prompts_per_class), 1)]
+        itm = torch.stack(best, 1).tolist()  # all at once: a GPU is waited for at every question
+        return [
+            FrameAnalysis(prompts.class_names, scores[i], itm[i], unary[i], self.frame, embeds[i : i + 1])
+            for i in range(len(pixels))
+        ]
 
     def refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
         """Apply the CRF, if there is one, to ``unary`` [B, C, S, S] of images ``pixels`` [B, 3, S, S].

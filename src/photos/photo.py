@@ -39,11 +39,11 @@ def draw_pictures(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = Fa
     ]
     drawn = {
         "labels": pictures.label_png(analysis.labels),
-        "overlay": pictures.png(pictures.overlay_with_legend(rgb, analysis.labels, legend)),
+        "overlay": pictures.png_without_repeats(pictures.overlay_with_legend(rgb, analysis.labels, legend)),
     }
     for label, name in enumerate(analysis.class_names if heat_maps else ()):
         ending = f"heatmap_{label:02d}_{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')[:40]}"
-        drawn[ending] = pictures.png(pictures.heat_map(rgb, analysis.heat_map(label), name))
+        drawn[ending] = pictures.png_without_repeats(pictures.heat_map(rgb, analysis.heat_map(label), name))
     return drawn
 
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.images import read_photo
+from src.data.images import photo_pixels, read_photo
 from src.errors import UserError
-
-RED, BLUE = (200, 30, 30), (30, 30, 200)
-
-
-def save(path: Path, picture: Image.Image, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
-    return path
-
-
-def left_red_right_blue(mode: str = "RGB") -> Image.Image:
-    picture = Image.new("RGB", (40, 20), RED)
-    picture.paste(BLUE, (20, 0, 40, 20))
-    return picture.convert(mode)
+from tests.pictures import BLUE, RED, left_red_right_blue, save
 
 
 def test_photos_are_turned_as_their_exif_says(tmp_path: Path) -> None:
@@ -112,7 +101,29 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
 def test_photos_of_more_than_a_hundred_megapixels_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_photo(save(tmp_path / "a.png", left_red_right_blue())).shape == (20, 40, 3)
+    assert photo_pixels(tmp_path / "a.png") == 40 * 20
     assert Image.MAX_IMAGE_PIXELS == 100  # data sets keep the guard
+
+
+def test_the_limit_is_lifted_until_the_last_thread_has_read_its_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    paths = [save(tmp_path / name, left_red_right_blue()) for name in ("a.png", "b.png")]
+    open_image, both_began, a_is_read = Image.open, threading.Barrier(2), threading.Event()
+
+    def opened(path: Path) -> Image.Image:
+        both_began.wait(60)
+        assert path.name == "a.png" or a_is_read.wait(60)
+        return open_image(path)
+
+    monkeypatch.setattr(Image, "open", opened)
+    with ThreadPoolExecutor(2) as pool:
+        a, b = (pool.submit(read_photo, path) for path in paths)
+        assert a.result().shape == (20, 40, 3)
+        a_is_read.set()
+        assert b.result().shape == (20, 40, 3)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"])

@@ -298,3 +298,24 @@ def test_less_working_memory_is_fewer_prompts_at_once(fused: Blip, monkeypatch: 
     assert not runtime.halve_working_memory()
     assert numbers == sorted(numbers)
     assert (numbers[0], numbers[-1]) == (1, 5)
+
+
+def test_images_of_a_batch_are_answered_as_one_by_one_and_keep_nothing_of_each_other(
+    fused: Blip, prompts: PromptSet
+) -> None:
+    rng = np.random.default_rng(0)
+    images = [tiny.random_scene(rng, height, width)[0] for height, width in ((90, 131), (64, 40), (200, 77))]
+    segmenter = Segmenter(fused, prompts, LAYERS, Frame(tiny.SIZE), ConvCRF(iterations=2))
+    together = segmenter.analyse_images(images)
+    for rgb, analysis in zip(images, together, strict=True):
+        alone = segmenter.analyse_image(rgb)
+        assert analysis.labels.shape == rgb.shape[:2]
+        assert (analysis.labels == alone.labels).mean() > 0.999
+        assert analysis.itm == pytest.approx(alone.itm, abs=1e-5)
+        torch.testing.assert_close(analysis.unary, alone.unary, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(analysis.embeds, alone.embeds, rtol=1e-4, atol=1e-5)
+        for kept in (analysis.unary, analysis.embeds):
+            assert kept.untyped_storage().nbytes() == kept.nbytes
+        again = segmenter.analyse_image(rgb, analysis.embeds)
+        assert (again.labels == alone.labels).mean() > 0.999
+    assert segmenter.analyse_images([]) == []

@@ -21,21 +21,9 @@ from src.method.segmenter import ImageAnalysis, Segmenter
 from src.paths import REPOSITORY
 from src.photos import command as photos
 from src.photos.photo import summary
+from tests.pictures import BLUE, RED, left_red_right_blue, save
 
 CONFIG = REPOSITORY / "tests/golden_training_free.yaml"
-RED, BLUE = (200, 30, 30), (30, 30, 200)
-
-
-def save(path: Path, picture: Image.Image, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
-    return path
-
-
-def left_red_right_blue(mode: str = "RGB") -> Image.Image:
-    picture = Image.new("RGB", (40, 20), RED)
-    picture.paste(BLUE, (20, 0, 40, 20))
-    return picture.convert(mode)
 
 
 def test_the_summary_names_what_was_found_and_what_was_not() -> None:

@@ -6,20 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from src.errors import UserError
 from src.photos.files import find_photos, name_outputs
-
-
-def save(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4)).save(path)
+from tests.pictures import left_red_right_blue, save
 
 
 def test_folders_and_files_are_found_once(tmp_path: Path) -> None:
     for name in ("a/2.JPG", "a/1.png", "a/deeper/3.png", "b.webp"):
-        save(tmp_path / name)
+        save(tmp_path / name, left_red_right_blue())
     (tmp_path / "a/notes.txt").write_text("no image")
     found = find_photos([tmp_path / "a", tmp_path / "b.webp", tmp_path / "a/1.png"], tmp_path / "out")
     assert [path.name for path in found] == ["1.png", "2.JPG", "b.webp"]
@@ -32,14 +27,14 @@ def test_folders_and_files_are_found_once(tmp_path: Path) -> None:
 
 def test_pictures_of_an_earlier_run_are_no_photos(tmp_path: Path) -> None:
     for name in ("a.png", "a_labels.png", "a_overlay.20260101-120000.png", "a_heatmap_01_cat.png"):
-        save(tmp_path / name)
+        save(tmp_path / name, left_red_right_blue())
     assert [path.name for path in find_photos([tmp_path], tmp_path)] == ["a.png"]
     assert len(find_photos([tmp_path], tmp_path / "out")) == 4
 
 
 def test_hidden_files_are_no_photos(tmp_path: Path) -> None:
     for name in ("a.png", "._a.png", ".b.png"):
-        save(tmp_path / name)
+        save(tmp_path / name, left_red_right_blue())
     assert [path.name for path in find_photos([tmp_path], tmp_path / "out")] == ["a.png"]
 
 
