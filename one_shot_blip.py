@@ -5,8 +5,9 @@
     python one_shot_blip.py --config configs/pascal_blip_one_shot.yaml --set oneshot.shot=5 oneshot.total_runs=1
 
 Each run draws its supports from the whole list, tunes the word embeddings and the chosen layers' cross-attention on
-them, and scores the rest, on COCO the first 10,000 images of it (max_images). Results: output.classwise_csv (IoU per
-class and run), output.summary_csv (mIoU per run, mean, std), a JSON beside it, and every run's tuned weights, which
+them, and scores the rest, on COCO the first 10,000 images of it (max_images). All runs are tuned first; then every
+image is read and encoded once, and segmented with each run's weights. Results: output.classwise_csv (IoU per class and
+run), output.summary_csv (mIoU per run, mean, std), a JSON beside it, and every run's tuned weights, which
 training_free_blip.py --tuned takes.
 """
 
@@ -14,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
-from typing import Any
 
 from src import cli
 from src.files import check_writable
@@ -32,68 +31,27 @@ def main(arguments: list[str]) -> int:
     if oneshot is None:
         raise config.refusal("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
     task = Task.read(args, config)
-    class_names, names = task.prompts.class_names, task.prompts.scored_names
+    names = task.prompts.scored_names
     classwise_csv = task.outputs.path(config.output.classwise_csv)
     summary_csv = task.outputs.path(config.output.summary_csv)
     check_writable(classwise_csv)
     check_writable(summary_csv)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.data.dataset import SegmentationDataset
-    from src.data.labels import Labelling
-    from src.evaluation.evaluate import evaluate
     from src.loading import load_segmenter, open_journal
-    from src.one_shot.embeddings import EmbeddingCache
-    from src.one_shot.resume import Tuned, finished_run, origin_of, run_settings, tuned_once
-    from src.one_shot.summary import OneShotSummary, run_record
-    from src.one_shot.supports import Episode, read_episodes
-    from src.one_shot.tuned_weights import save_tuned
-    from src.one_shot.tuning import read_supports, tune
+    from src.one_shot.runs import complete_runs, settings_of_runs
+    from src.one_shot.summary import OneShotSummary
+    from src.one_shot.supports import read_episodes
     from src.output import charts
     from src.provenance import provenance
 
     task = task.settled()
     config = task.config
-    episodes = read_episodes(config, class_names)
+    episodes = read_episodes(config, task.prompts.class_names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
-
-    def tune_run(episode: Episode, title: str) -> Tuned:
-        labelling = Labelling.from_config(config.dataset)
-        supports = read_supports(episode.supports, episodes.support_list, segmenter, labelling, cache.get)
-        return tune(segmenter, supports, oneshot, config.dataset.ignore_label, f"{title}: tuning")
-
-    runs: list[dict[str, Any]] = []
-    with EmbeddingCache.for_runs(config, segmenter, len(episodes.images)) as cache:
-        for run, episode in enumerate(episodes):
-            title = f"run {run + 1}/{oneshot.total_runs}"
-            weights = summary_csv.with_name(f"{summary_csv.stem}_run{run}.safetensors")
-            queries = SegmentationDataset.from_config(episodes.evaluation_list, config, indices=episode.queries)
-            settings = run_settings(episode, episodes, oneshot, class_names)
-            with open_journal("one-shot", task, weights, segmenter, **settings) as journal:
-                record = finished_run(weights, segmenter, journal, queries)
-                if record is None:
-                    tuned, losses, digest = tuned_once(
-                        journal,
-                        segmenter,
-                        partial(tune_run, episode, title),
-                        partial(cache.fill, queries, config.dataloader),
-                    )
-                    evaluation = evaluate(
-                        tuned,
-                        queries,
-                        config.dataloader,
-                        journal=journal,
-                        encoder=cache.get,
-                        description=f"{title}: queries",
-                        weights=digest,
-                    )
-                    record = run_record(run, evaluation, names, losses, settings["supports"])
-                    save_tuned(weights, tuned, {**record, **origin_of(journal, tuned, queries)})
-                    say(f"{title}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
-                else:
-                    say(f"{title}: finished before, mIoU {100 * record['miou']:.2f}; --fresh computes it again")
-                say(f"  tuned weights: {weights}")
-            runs.append(record)
+    settings = settings_of_runs(task, oneshot, episodes)
+    with open_journal("one-shot", task, summary_csv, segmenter, **settings) as journal:
+        runs = complete_runs(task, oneshot, episodes, segmenter, journal, summary_csv)
 
     summary = OneShotSummary(names, runs)
     say(summary.table())

@@ -9,7 +9,7 @@ It also does less work than a call per image and prompt, with the same result:
 
 * what a prompt is before it first meets an image (embeddings, first self-attention) is computed once per job;
 * keys and values of an image are computed once, and all tokens of all prompts attend to them as one long query
-  sequence: cross-attention never mixes prompts;
+  sequence: cross-attention never mixes prompts; those of layers that several sets of weights share, once for all sets;
 * logits are formed in the chosen layers only, reduced at once by the caller's function, and freed. Prompts go through
   in chunks, so that the logits of one layer never take more than a given number of bytes.
 """
@@ -17,7 +17,7 @@ It also does less work than a call per image and prompt, with the same result:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -51,6 +51,10 @@ _NEEDED = {
 
 LogitsReducer = Callable[[Tensor, Tensor], Tensor]
 """``(logits [B, P, H, T, 1 + patches], attention_mask [P, T]) -> [B, P, ...]``"""
+
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of images in one layer's cross-attention, [B, H, 1 + patches, head_dim] each."""
 
 
 class UnsupportedTransformersError(RuntimeError):
@@ -130,6 +134,10 @@ class CrossAttentionTextEncoder(nn.Module):
         hidden = self.embeddings(input_ids=input_ids, inputs_embeds=words)
         return PromptStates(_self_attention(self.layers[0], hidden, attention_mask), attention_mask)
 
+    def keys_values(self, image_embeds: Tensor, layers: Sequence[int]) -> dict[int, KeysValues]:
+        """What prompts attend to in images ``image_embeds`` [B, 1 + patches, D_vision], for each of ``layers``."""
+        return {layer: _keys_values(self.layers[layer].crossattention.self, image_embeds) for layer in layers}
+
     def forward(
         self,
         prompts: PromptStates,
@@ -137,6 +145,7 @@ class CrossAttentionTextEncoder(nn.Module):
         layers: Sequence[int],
         reduce: LogitsReducer,
         logits_budget: int | None = None,
+        known: Mapping[int, KeysValues] | None = None,
     ) -> TextOutput:
         """Match every image with every prompt.
 
@@ -147,9 +156,11 @@ class CrossAttentionTextEncoder(nn.Module):
             reduce: makes of a layer's logits what is kept of them; called once per layer and chunk of prompts.
             logits_budget: bytes that the logits of one layer may take at once, unless a single prompt takes more
                 (default: :data:`LOGITS_BUDGET_BYTES`). While the context is formed there are twice as many.
+            known: keys and values of these images where they are there already, from :meth:`keys_values`.
         """
-        # [B, H, 1 + patches, head_dim] per layer, shared by all prompts
-        image_keys_values = [_keys_values(layer.crossattention.self, image_embeds) for layer in self.layers]
+        known = known or {}
+        missing = [layer for layer in range(self.num_layers) if layer not in known]
+        image_keys_values = {**known, **self.keys_values(image_embeds, missing)}  # shared by all prompts
         states, reduced = [], {layer: [] for layer in layers}
         for chunk in self._chunks(prompts, image_embeds, logits_budget or LOGITS_BUDGET_BYTES):
             hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
@@ -203,7 +214,7 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
     return projected.unflatten(-1, (heads, -1)).transpose(-2, -3)  # [..., n, D] -> [..., H, n, head_dim]
 
 
-def _keys_values(attention: BlipTextSelfAttention, states: Tensor) -> tuple[Tensor, Tensor]:
+def _keys_values(attention: BlipTextSelfAttention, states: Tensor) -> KeysValues:
     heads = attention.num_attention_heads
     return _heads(attention.key(states), heads), _heads(attention.value(states), heads)
 

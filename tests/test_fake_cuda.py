@@ -144,7 +144,7 @@ def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, place: Place, tmp_path
     shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
     dtype = segmenter.dtype or torch.float32
     files = [Path(f"{number}.jpg") for number in range(BATCH)]
-    with EmbeddingCache(segmenter.encode_images, place, BATCH, shape, dtype, tmp_path, CUDA) as cache:
+    with EmbeddingCache(segmenter.encode_images, place, files[1:], shape, dtype, tmp_path, CUDA) as cache:
         for _ in range(2):
             embeds = cache.get(files, fake.pixels)
             assert (embeds.device, embeds.dtype, embeds.shape) == (CUDA, dtype, (BATCH, *shape))

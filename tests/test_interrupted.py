@@ -147,22 +147,37 @@ def test_killed_and_started_again_gives_the_same_bytes(name: str, number: int, c
 
 
 def test_a_finished_run_of_one_shot_is_not_computed_again(config: Path, tmp_path: Path) -> None:
-    slow = command("one_shot_blip", config, tmp_path / "killed", pause=0.3)
-    first = tmp_path / "killed" / "one_shot_summary_run0.json"
-    second = "unfinished/one_shot_summary_run1_*/*.records"
-    run_until(slow, lambda _: any((tmp_path / "killed").glob(second)), signal.SIGKILL)
+    """Here batches are single images: with more than one, which of them go together depends on the number of runs."""
+    options = ("--set", "dataloader.batch_size=1")
+    assert run(command("one_shot_blip", config, tmp_path / "grown", *options, "oneshot.total_runs=1")).returncode == 0
+    first = tmp_path / "grown" / "one_shot_summary_run0.json"
     kept = first.stat().st_mtime_ns
-    again = run(command("one_shot_blip", config, tmp_path / "killed"))
+    again = run(command("one_shot_blip", config, tmp_path / "grown", *options))
     assert again.returncode == 0, again.stderr
     assert "run 1/2: finished before" in again.stdout
-    assert "run 2/2: tuning" not in again.stderr  # its weights were there too
+    assert "run 1/2: tuning" not in again.stderr
+    assert "run 2/2: tuning" in again.stderr
     assert first.stat().st_mtime_ns == kept
+    assert run(command("one_shot_blip", config, tmp_path / "whole", *options)).returncode == 0
+    grown, whole = contents(tmp_path / "grown"), contents(tmp_path / "whole")
+    assert {name: grown[name] for name in whole} == whole  # beside them the results of one run
+    fresh = run(command("one_shot_blip", config, tmp_path / "grown", *options, "--fresh"))
+    assert "finished before" not in fresh.stdout
+    grown = contents(tmp_path / "grown")
+    assert {name: grown[name] for name in whole} == whole
+
+
+def test_a_run_that_was_tuned_is_not_tuned_again(config: Path, tmp_path: Path) -> None:
+    slow = command("one_shot_blip", config, tmp_path / "killed", pause=0.1)
+    tuned = "unfinished/one_shot_summary_*/tuned_weights_0.safetensors"
+    run_until(slow, lambda _: any((tmp_path / "killed").glob(tuned)), signal.SIGKILL)
+    assert not any((tmp_path / "killed").glob("unfinished/*/*_1.safetensors"))
+    again = run(command("one_shot_blip", config, tmp_path / "killed"))
+    assert again.returncode == 0, again.stderr
+    assert "run 1/2: tuning" not in again.stderr
+    assert "run 2/2: tuning" in again.stderr
     assert run(command("one_shot_blip", config, tmp_path / "whole")).returncode == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    fresh = run(command("one_shot_blip", config, tmp_path / "killed", "--fresh"))
-    assert "finished before" not in fresh.stdout
-    again, whole = contents(tmp_path / "killed"), contents(tmp_path / "whole")
-    assert {name: again[name] for name in whole} == whole  # beside them the earlier JSON, whose command was another
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at what the process has loaded")

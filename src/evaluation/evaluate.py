@@ -21,10 +21,6 @@ from src.evaluation.journal import Journal
 from src.evaluation.metrics import ConfusionMatrix
 from src.method.segmenter import Segmenter, labels_of
 
-Encoder = Callable[[Sequence[Path], Tensor], Tensor]
-"""Makes embeddings [B, 1 + N, D] of B images, given as their files and as their pixels [B, 3, S, S]; lets a cache stand
-in for the vision encoder."""
-
 CHECKED_AT_ONCE = 50  # images on a GPU
 
 COUNTS = "counts"
@@ -94,9 +90,7 @@ class Evaluation:
         }
 
 
-def predict(
-    segmenter: Segmenter, dataset: SegmentationDataset, loader: DataloaderConfig, encoder: Encoder | None = None
-) -> Iterator[Prediction]:
+def predict(segmenter: Segmenter, dataset: SegmentationDataset, loader: DataloaderConfig) -> Iterator[Prediction]:
     """Segment ``dataset`` image by image, in batches inside.
 
     Raises:
@@ -105,19 +99,13 @@ def predict(
     unchecked: list[Path] = []
     for batch in batches(dataset, loader, segmenter.device):
         # no name holds the scores: they go before the next batch's come
-        yield from predictions_of(batch, _scores(segmenter, batch, dataset, encoder), dataset)
+        yield from predictions_of(batch, segmenter.segment(batch.pixels), dataset)
         unchecked += [dataset.entries[index].image for index in batch.indices]
         # asking waits for the device: on a GPU now and then is enough, as nothing is written before the end
         if segmenter.device.type == "cpu" or len(unchecked) >= CHECKED_AT_ONCE:
             segmenter.check_numbers(unchecked)
             unchecked.clear()
     segmenter.check_numbers(unchecked)
-
-
-def _scores(segmenter: Segmenter, batch: Batch, dataset: SegmentationDataset, encoder: Encoder | None) -> Tensor:
-    """Class scores [B, C, S, S] of a batch of ``dataset``."""
-    files = [dataset.entries[index].image for index in batch.indices]
-    return segmenter.segment(batch.pixels, encoder(files, batch.pixels) if encoder else None)
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
@@ -142,9 +130,7 @@ def evaluate(
     observers: Sequence[Observer] = (),
     journal: Journal | None = None,
     lacks: Callable[[int, Arrays], bool] = lambda *_: False,
-    encoder: Encoder | None = None,
     description: str = "segmenting",
-    weights: str = "",
 ) -> Evaluation:
     """Score ``segmenter`` on ``dataset`` with a progress bar that shows the running mIoU.
 
@@ -155,9 +141,7 @@ def evaluate(
         observers: are shown every prediction that is made now.
         journal: an open one, from which the evaluation goes on and in which it is kept; None: it begins and ends here.
         lacks: whether what observers gave back of the image of this index is not there, so that it must be shown again.
-        encoder: stands in for the vision encoder.
         description: of the progress bar.
-        weights: digest of the weights, if they were tuned.
 
     Raises:
         UserError: an image or mask could not be read, no pixel of the masks counts, what the model says is not a
@@ -169,7 +153,7 @@ def evaluate(
     def score(batch: Batch) -> dict[str, Tensor]:
         counted = ConfusionMatrix.of(dataset.labelling, segmenter.device)
         kept: dict[str, Tensor] = {}
-        for prediction in predictions_of(batch, _scores(segmenter, batch, dataset, encoder), dataset):
+        for prediction in predictions_of(batch, segmenter.segment(batch.pixels), dataset):
             counted.update(prediction.labels, prediction.target)
             for observer in observers:
                 kept |= {name: as_array(content) for name, content in (observer(prediction) or {}).items()}
@@ -201,7 +185,6 @@ def evaluate(
         resume=add,
         lacks=lacks,
         show=show,
-        weights=weights,
     )
 
     def together() -> Evaluation:

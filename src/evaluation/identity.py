@@ -25,7 +25,7 @@ CODE = {
     "training-free": ("src.evaluation.evaluate", "src.method.blip"),
     "InfoScore": ("src.layer_selection.ranking",),
     "comparison of layers": ("src.layer_selection.comparison",),
-    "one-shot": ("src.evaluation.evaluate", "src.method.blip", "src.one_shot.tuning", "src.one_shot.embeddings"),
+    "one-shot": ("src.one_shot.evaluation", "src.method.blip", "src.one_shot.tuning", "src.one_shot.embeddings"),
 }
 """The modules that do an experiment; what they import counts too."""
 

@@ -55,11 +55,10 @@ class Journal(AbstractContextManager["Journal"]):
     def __init__(
         self, results: Path, settings: Mapping[str, Any], fresh: bool = False, skip_unreadable: bool = False
     ) -> None:
-        self.settings = json.loads(json.dumps(settings))
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.fresh = fresh
         self.skip_unreadable = skip_unreadable
-        self.digest = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
-        self.folder = results.absolute().parent / FOLDER / f"{results.stem}_{self.digest[:16]}"
+        self.folder = results.absolute().parent / FOLDER / f"{results.stem}_{digest_of_settings(self.settings)[:16]}"
         self._stem = results.stem
         self._file: RecordFile | None = None
         self._waiting: list[tuple[int, bytes, Mapping[str, Tensor]]] = []
@@ -192,6 +191,11 @@ class _Nowhere(Journal):
 
     def _write(self, records: list[Record]) -> None:
         pass
+
+
+def digest_of_settings(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(entries: Iterable[ListEntry], masks: bool, weights: str) -> bytes:

@@ -7,7 +7,7 @@ text encoder's layers see in it (:meth:`Segmenter.attend`) can then be asked for
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from replace_huggingface import modeling_blip_text
-from replace_huggingface.modeling_blip_text import PromptStates
+from replace_huggingface.modeling_blip_text import KeysValues, PromptStates
 from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
@@ -218,7 +218,11 @@ class Segmenter:
             return text_encoder.encode_prompts(self.input_ids, self.attention_mask, words)
 
     def attend(
-        self, image_embeds: Tensor, layers: Sequence[int] | None = None, prompts: PromptStates | None = None
+        self,
+        image_embeds: Tensor,
+        layers: Sequence[int] | None = None,
+        prompts: PromptStates | None = None,
+        known: Mapping[int, KeysValues] | None = None,
     ) -> PatchAttention:
         """Match encoded images with all prompts.
 
@@ -227,6 +231,7 @@ class Segmenter:
             layers: those whose attention is kept (default: the segmenter's).
             prompts: from :meth:`encode_prompts`, where gradients with respect to them are wanted. By default they are
                 computed at the first image and kept: a segmenter's weights do not change.
+            known: from :func:`shared_keys_values`, where several segmenters look at the same images.
         """
         text_encoder, itm_head = self.blip.text_encoder, self.blip.model.itm_head
         parameters = {f"encoder.{name}": value for name, value in self.weights.items() if name != "word_embeddings"}
@@ -236,6 +241,7 @@ class Segmenter:
             self.layers if layers is None else layers,
             attention.sum_over_tokens,
             self._logits_budget(),
+            known,
         )
         with self._autocast():
             output = functional_call(text_encoder, parameters, arguments)
@@ -285,15 +291,17 @@ class Segmenter:
         return attention.class_probabilities(maps, self.frame.size)
 
     @torch.no_grad()
-    def segment(self, pixels: Tensor, image_embeds: Tensor | None = None) -> Tensor:
+    def segment(
+        self, pixels: Tensor, image_embeds: Tensor | None = None, known: Mapping[int, KeysValues] | None = None
+    ) -> Tensor:
         """Class scores [B, C, S, S] of normalised ``pixels`` [B, 3, S, S]; see :func:`labels_of`.
 
         Whether they are numbers is asked apart, after as many batches as one likes: :meth:`check_numbers`.
 
-        ``image_embeds`` spares the encoding of images that were encoded before.
+        ``image_embeds`` spares the encoding of images that were encoded before; ``known`` as in :meth:`attend`.
         """
         embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
-        return self.refine(self.unary(self.attend(embeds)), pixels)
+        return self.refine(self.unary(self.attend(embeds, known=known)), pixels)
 
     def segment_image(self, rgb: np.ndarray) -> np.ndarray:
         """Segment one image at its own size.
@@ -378,6 +386,27 @@ class Segmenter:
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+
+@torch.no_grad()
+def shared_keys_values(segmenters: Sequence[Segmenter], image_embeds: Tensor) -> dict[int, KeysValues]:
+    """Keys and values of images ``image_embeds`` [B, 1 + N, D] in the layers whose weights ``segmenters`` share.
+
+    Segmenters of one model that differ in weights (:meth:`Segmenter.with_weights`) see images with the same eyes in
+    most layers. Of BLIP-large at 512 px they take 6 MB an image and layer, in float32, as long as they are kept.
+    """
+    changed = {name.removeprefix("layer.").split(".")[0] for each in segmenters for name in each.weights}
+    first = segmenters[0]
+    shared = [layer for layer in range(first.blip.num_layers) if str(layer) not in changed]
+    with first._autocast():
+        return first.blip.text_encoder.keys_values(image_embeds, shared)
+
+
+def segment_with_each(segmenters: Sequence[Segmenter], pixels: Tensor, image_embeds: Tensor) -> Iterator[Tensor]:
+    """:meth:`Segmenter.segment` of each of ``segmenters``, all of one model; what they share is computed once."""
+    known = shared_keys_values(segmenters, image_embeds)
+    for segmenter in segmenters:
+        yield segmenter.segment(pixels, image_embeds, known)
 
 
 def labels_of(scores: Tensor) -> Tensor:

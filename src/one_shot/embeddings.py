@@ -1,13 +1,17 @@
-"""Encoded images, kept so that each is encoded once however often it is asked for."""
+"""Encoded images that are asked for more than once, kept so that each is encoded once.
+
+All runs look at a query before the next one is read. What comes again is a support: of several runs, or a query of the
+others.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,17 +20,19 @@ import psutil
 import torch
 from torch import Tensor
 
-from src.config.schema import Config, DataloaderConfig
-from src.data.dataset import SegmentationDataset, batches
+from src.config.schema import Config
 from src.disk import free_space
 from src.errors import UserError
-from src.evaluation import processes
 from src.method.segmenter import Segmenter
+from src.one_shot.supports import Episodes
 from src.paths import resolve
-from src.runtime import local_world_size, world_size
+from src.runtime import local_world_size
 from src.screen import say
 
 Place = Literal["none", "device", "memory", "disk"]
+
+Encoder = Callable[[Sequence[Path], Tensor], Tensor]
+"""Makes embeddings [B, 1 + N, D] of B images, given as their files and as their pixels [B, 3, S, S]."""
 
 
 class EmbeddingCache(AbstractContextManager):
@@ -35,10 +41,10 @@ class EmbeddingCache(AbstractContextManager):
     Args:
         encode: makes embeddings [B, 1 + N, D] of pixels [B, 3, S, S].
         place: where to keep them; ``none`` encodes anew every time.
-        images: for how many images there is room; more than that are encoded whenever they are asked for.
+        images: files of the images to keep; others are encoded whenever they are asked for.
         shape: (1 + N, D) of one image.
-        dtype: in which they are kept. Under autocast the text encoder rounds them to its number format
-            anyway, so that keeping them in it changes nothing.
+        dtype: in which they are kept and given. Under autocast the text encoder rounds them to its number format
+            anyway, so that having them in it changes nothing.
         folder: for ``disk``; the file is removed at the end.
         device: where pixels and embeddings are asked for; ``device`` keeps them there, and nothing is ever copied.
 
@@ -50,7 +56,7 @@ class EmbeddingCache(AbstractContextManager):
         self,
         encode: Callable[[Tensor], Tensor],
         place: Place,
-        images: int,
+        images: Collection[Path],
         shape: tuple[int, int],
         dtype: torch.dtype,
         folder: Path,
@@ -58,12 +64,14 @@ class EmbeddingCache(AbstractContextManager):
     ) -> None:
         self.encode = encode
         self.device = torch.device(device)
+        self.dtype = dtype
         self.place = place
-        self._rows: dict[Path, int] = {}
+        self._rows = {file: row for row, file in enumerate(sorted(images))}
+        self._encoded: set[Path] = set()
         self._file: Any = None
         self._kept: Tensor | None = None
         if place in ("device", "memory"):
-            self._kept = torch.empty(images, *shape, dtype=dtype, device=device if place == "device" else "cpu")
+            self._kept = torch.empty(len(images), *shape, dtype=dtype, device=device if place == "device" else "cpu")
         elif place == "disk":
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -71,62 +79,53 @@ class EmbeddingCache(AbstractContextManager):
                     with contextlib.suppress(OSError):
                         left.unlink()
                 self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (without a name: it goes with its process)
-                room = images * shape[0] * shape[1] * dtype.itemsize
+                room = len(images) * shape[0] * shape[1] * dtype.itemsize
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(self._file.fileno(), 0, room)  # a sparse file on a full disk ends in a bus error
                 self._file.truncate(room)
             except OSError as error:
                 raise UserError(f"cache.dir {folder} cannot be written to: {error.strerror}") from error
             flat = torch.frombuffer(mmap.mmap(self._file.fileno(), room), dtype=dtype)
-            self._kept = flat.view(images, *shape)
+            self._kept = flat.view(len(images), *shape)
 
     @classmethod
-    def for_runs(cls, config: Config, segmenter: Segmenter, images: int) -> EmbeddingCache:
-        """The cache that a configuration asks for, for all the images that runs of one-shot tuning look at."""
-        assert config.oneshot is not None
+    def for_runs(cls, config: Config, segmenter: Segmenter, episodes: Episodes) -> EmbeddingCache:
+        """The cache that a configuration asks for, for the runs ``episodes`` of one-shot tuning."""
         shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
         dtype = segmenter.dtype or torch.float32
-        if world_size() > 1:  # a process meets the same images in every run, but for a few at the ends of its share
-            images = min(images, math.ceil(1.1 * images / world_size()))
-        needed = images * shape[0] * shape[1] * dtype.itemsize * local_world_size()
-        folder = resolve(config.cache.dir)
-        device, passes = segmenter.device, config.oneshot.total_runs
-        place = choose_place(config.cache.image_embeddings, needed, passes, folder, _free_on(device))
+        times = Counter(episodes.supports)
+        times.update({episodes.evaluation_list[index].image for index in episodes.queries})
+        images = {file for file, count in times.items() if count > 1}
+        needed = len(images) * shape[0] * shape[1] * dtype.itemsize * local_world_size()
+        folder, device = resolve(config.cache.dir), segmenter.device
+        place: Place = "none"
+        if images:
+            place = choose_place(config.cache.image_embeddings, needed, folder, _free_on(device))
         return cls(segmenter.encode_images, place, images, shape, dtype, folder, device)
 
     def get(self, files: Sequence[Path], pixels: Tensor) -> Tensor:
         """Embeddings [B, 1 + N, D] of images ``files`` with pixels [B, 3, S, S], on the pixels' device.
 
-        An :data:`~src.evaluation.evaluate.Encoder`; pixels of an image that is kept already are not looked at.
+        An :data:`Encoder`; pixels of an image that is kept already are not looked at. An image that is to be kept is
+        encoded alone, the others together: else numbers would depend on which of them came before, and that on
+        interruptions.
         """
-        return torch.stack([self._of(file, pixels[place : place + 1]) for place, file in enumerate(files)])
-
-    def fill(self, dataset: SegmentationDataset, loader: DataloaderConfig) -> None:
-        """Encode this process's share of ``dataset``, as far as there is room; what cannot be read is passed over here.
-
-        Processes that wait for the first one to tune spend the time so.
-        """
-        if self._kept is None:
-            return
-        images = dataset.only(processes.share_of(dataset.indices)).without_masks()
-        for batch in batches(images, loader, self.device, skip_unreadable=True):
-            self.get([dataset.entries[index].image for index in batch.indices], batch.pixels)
-            if len(self._rows) == len(self._kept):
-                return
+        others = [place for place, file in enumerate(files) if file not in self._rows]
+        encoded = dict(zip(others, self.encode(pixels[others]).to(self.dtype) if others else (), strict=True))
+        for place, file in enumerate(files):
+            if file in self._rows:
+                encoded[place] = self._of(file, pixels[place : place + 1])
+        return torch.stack([encoded[place] for place in range(len(files))])
 
     def _of(self, file: Path, pixels: Tensor) -> Tensor:
-        """Embedding [1 + N, D] of one image; encoded alone, in whatever batch it comes.
-
-        Else numbers would depend on which images of its batch were kept before, and that on interruptions.
-        """
+        """Embedding [1 + N, D] of one of the images that are to be kept."""
         if self._kept is None:
-            return self.encode(pixels)[0]
-        if file not in self._rows:
-            if len(self._rows) == len(self._kept):
-                return self.encode(pixels)[0].to(self._kept.dtype)
-            self._kept[len(self._rows)] = self.encode(pixels)[0].to(self._kept.dtype)
-            self._rows[file] = len(self._rows)
-        return self._kept[self._rows[file]].to(pixels.device)
+            return self.encode(pixels)[0].to(self.dtype)
+        row = self._kept[self._rows[file]]
+        if file not in self._encoded:
+            row.copy_(self.encode(pixels)[0])
+            self._encoded.add(file)
+        return row.to(pixels.device)
 
     def __exit__(self, *_: object) -> None:
         self._kept = None
@@ -139,19 +138,15 @@ def _free_on(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
-def choose_place(
-    wanted: Literal["auto"] | Place, needed: int, passes: int, folder: Path, on_device: int | None = None
-) -> Place:
-    """Where to keep ``needed`` bytes of embeddings that are asked for ``passes`` times; says what it decides.
+def choose_place(wanted: Literal["auto"] | Place, needed: int, folder: Path, on_device: int | None = None) -> Place:
+    """Where to keep ``needed`` bytes of embeddings; says what it decides.
 
-    ``auto``: nowhere if they are asked for once; else the first of device, memory and disk of which they take less than
-    half of what is free, or nowhere. ``on_device`` are the free bytes of a device with a memory of its own.
+    ``auto``: the first of device, memory and disk of which they take less than half of what is free, or nowhere.
+    ``on_device`` are the free bytes of a device with a memory of its own.
     """
     memory, disk = psutil.virtual_memory().available, free_space(folder)
     if wanted != "auto":
         place: Place = wanted
-    elif passes == 1:
-        place = "none"
     else:
         places: list[tuple[Place, int]] = [("device", on_device or 0), ("memory", memory), ("disk", disk)]
         fitting: list[Place] = [name for name, free in places if needed < free / 2]

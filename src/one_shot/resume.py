@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from src.config.schema import OneShotConfig
 from src.data.dataset import SegmentationDataset
 from src.errors import UserError
 from src.evaluation import processes
-from src.evaluation.journal import Journal, fingerprint
+from src.evaluation.journal import Journal, digest_of_settings, fingerprint
 from src.files import write_bytes
 from src.method.blip import digest_of
 from src.method.segmenter import Segmenter
@@ -28,10 +28,8 @@ from src.runtime import cores, rank, threads, world_size
 from src.screen import note
 
 ORIGIN = "made_by"
-TUNED = "tuned_weights.safetensors"
 
-Tuned = tuple[Segmenter, list[float]]
-"""A segmenter with tuned weights, and the loss of every step."""
+Weights = dict[str, Tensor]
 
 
 def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -51,24 +49,29 @@ def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, n
     }
 
 
-def origin_of(journal: Journal, tuned: Segmenter, queries: SegmentationDataset) -> dict[str, Any]:
-    """What the JSON beside a run's weights says so that :func:`finished_run` knows them again."""
+def origin_of(settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset) -> dict[str, Any]:
+    """What the JSON beside a run's weights says so that :func:`finished_run` knows them again.
+
+    ``settings`` are all that the run depends on, :func:`run_settings` among them.
+    """
     return {
         ORIGIN: {
-            "settings": journal.digest,
+            "settings": digest_of_settings(settings),
             "queries": _files(queries),
             "weights": digest_of(tuned.weights),
         }
     }
 
 
-def finished_run(weights: Path, segmenter: Segmenter, journal: Journal, queries: SegmentationDataset) -> dict | None:
+def finished_run(
+    weights: Path, segmenter: Segmenter, settings: Mapping[str, Any], queries: SegmentationDataset
+) -> dict | None:
     """The record of a run that an earlier command finished; None if there is none, or if anything was changed since.
 
     Args:
         weights: where the run's tuned weights belong; the JSON lies beside them.
         segmenter: before tuning.
-        journal: of the run.
+        settings: see :func:`origin_of`.
         queries: of the run.
     """
 
@@ -76,7 +79,7 @@ def finished_run(weights: Path, segmenter: Segmenter, journal: Journal, queries:
         try:
             values = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
             tuned = load_tuned(weights, segmenter)
-            if journal.fresh or values.pop(ORIGIN) != origin_of(journal, tuned, queries)[ORIGIN]:
+            if values.pop(ORIGIN) != origin_of(settings, tuned, queries)[ORIGIN]:
                 return None
         except (OSError, ValueError, KeyError, AttributeError, RecursionError, UserError):
             return None
@@ -87,47 +90,50 @@ def finished_run(weights: Path, segmenter: Segmenter, journal: Journal, queries:
 
 
 def tuned_once(
-    journal: Journal, segmenter: Segmenter, tune: Callable[[], Tuned], meanwhile: Callable[[], None]
-) -> tuple[Segmenter, list[float], str]:
-    """Tune in the first process and send the weights to the others; or take what an interrupted run has tuned.
+    journal: Journal, runs: Sequence[int], tune: Callable[[int], tuple[Segmenter, list[float]]]
+) -> dict[int, tuple[Weights, list[float]]]:
+    """Tune ``runs``, each in one of the processes, and send the weights to all.
+
+    What an interrupted command has tuned is taken as it is.
 
     Args:
-        journal: of the run; keeps the tuned weights until it is finished.
-        segmenter: to be tuned.
-        tune: tunes it.
-        meanwhile: what the other processes do while the first one tunes.
+        journal: keeps the tuned weights until the runs are finished.
+        runs: numbers of runs.
+        tune: tunes the run of a number; returns the segmenter with tuned weights, and the loss of every step.
 
     Returns:
-        The segmenter with tuned weights, the loss of every step, and the digest of the weights.
+        By run the tuned weights, on the CPU, and the loss of every step.
     """
 
-    def make() -> tuple[dict[str, Tensor], list[float]]:
-        kept = None if journal.fresh else _read(journal.folder / TUNED)
+    def make(run: int) -> tuple[Weights, list[float]]:
+        file = journal.folder / f"tuned_weights_{run}.safetensors"
+        kept = None if journal.fresh else _read(file)
         if kept is not None:
             return kept
-        # as many threads as one process alone would have: sums of gradients round by their number
-        with threads(cores()) if world_size() > 1 and segmenter.device.type == "cpu" else contextlib.nullcontext():
-            tuned, losses = tune()
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tuned.weights.items()}
+        segmenter, losses = tune(run)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.weights.items()}
         try:
-            metadata = {"losses": json.dumps(losses), "digest": digest_of(tensors)}
-            write_bytes(journal.folder / TUNED, save(tensors, metadata=metadata))
+            write_bytes(file, save(tensors, metadata={"losses": json.dumps(losses), "digest": digest_of(tensors)}))
         except UserError as error:
             note(f"note: {error}; an interrupted run would be tuned again")
         return tensors, losses
 
-    if rank() > 0 and not (journal.folder / TUNED).exists():
-        meanwhile()
-    weights, losses = processes.share(make)
-    tuned = segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in weights.items()})
-    return tuned, losses, digest_of(weights)
+    # as many threads as one process alone would have: sums of gradients round by their number
+    with threads(cores()) if world_size() > 1 else contextlib.nullcontext():
+        gathered = processes.gather({run: make(run) for run in runs[rank() :: world_size()]})
+
+    def together() -> dict[int, tuple[Weights, list[float]]]:
+        assert gathered is not None
+        return {run: made for part in gathered for run, made in part.items()}
+
+    return processes.share(together)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], list[float]] | None:
+def _read(path: Path) -> tuple[Weights, list[float]] | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            tensors: Weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
         losses = json.loads(metadata["losses"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from src.config.schema import Config, OneShotConfig
 from src.data.images import read_mask
 from src.data.labels import Labelling
 from src.data.lists import ListEntry, evaluation_entries, list_of
 from src.errors import UserError
+from src.screen import progress
 
 SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
 
@@ -61,10 +61,10 @@ def class_areas(entries: Sequence[ListEntry], config: Config, description: str) 
         return counts[:num_classes].copy()  # not a view, which would keep the counts up to the ignored label
 
     found = np.empty((len(entries), num_classes), np.int64)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        masks = tqdm(pool.map(areas, entries), total=len(entries), desc=description, unit="mask", dynamic_ncols=True)
-        for row, counts in zip(found, masks, strict=True):
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(entries), description, "mask") as bar:
+        for row, counts in zip(found, pool.map(areas, entries), strict=True):
             row[:] = counts
+            bar.update()
     return found
 
 
@@ -189,12 +189,14 @@ class Episodes:
         return iter(self.runs)
 
     @property
-    def images(self) -> set[Path]:
-        """The images that are looked at in any run."""
-        queries = {self.evaluation_list[index].image for episode in self.runs for index in episode.queries}
-        return queries | {
-            self.support_list[support.index].image for episode in self.runs for support in episode.supports
-        }
+    def queries(self) -> list[int]:
+        """The images that are a query of any run, in list order."""
+        return sorted({index for episode in self.runs for index in episode.queries})
+
+    @property
+    def supports(self) -> list[Path]:
+        """The images of all runs' supports; one that is drawn twice is there twice."""
+        return [self.support_list[support.index].image for episode in self.runs for support in episode.supports]
 
 
 def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:

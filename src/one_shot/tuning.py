@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from src.config.schema import OneShotConfig
 from src.data.dataset import SegmentationDataset
 from src.data.labels import Labelling
 from src.data.lists import ListEntry
 from src.errors import UserError
-from src.evaluation.evaluate import Encoder
 from src.method.segmenter import Segmenter
+from src.one_shot.embeddings import Encoder
 from src.one_shot.supports import Support
+from src.screen import progress
 
 BACKGROUND_WEIGHT = 0.5
 MIN_PROBABILITY = 1e-12
@@ -64,14 +64,16 @@ def read_supports(
     dataset = SegmentationDataset(entries, segmenter.frame, labelling, indices=indices)
     other_classes = 0 if labelling.background else labelling.ignore_label
     images = []
-    for position, support in enumerate(tqdm(supports, desc="encoding supports", unit="image", dynamic_ncols=True)):
-        sample = dataset[position]
-        assert sample.labels is not None
-        labels = sample.labels.to(segmenter.device)
-        if support.isolated:
-            labels[(labels != support.label) & (labels != labelling.ignore_label)] = other_classes
-        embeds = encoder([entries[support.index].image], sample.pixels[None].to(segmenter.device))[0]
-        images.append(LabelledImage(embeds, labels))
+    with progress(len(supports), "encoding supports") as bar:
+        for position, support in enumerate(supports):
+            sample = dataset[position]
+            assert sample.labels is not None
+            labels = sample.labels.to(segmenter.device)
+            if support.isolated:
+                labels[(labels != support.label) & (labels != labelling.ignore_label)] = other_classes
+            embeds = encoder([entries[support.index].image], sample.pixels[None].to(segmenter.device))[0]
+            images.append(LabelledImage(embeds, labels))
+            bar.update()
     return images
 
 
@@ -114,7 +116,7 @@ def tune(
     steps = [supports[first : first + size] for first in range(0, len(supports), size)]
     losses: list[float] = []
     numbers = segmenter.number_format
-    with tqdm(total=oneshot.num_iterations * len(steps), desc=description, unit="step", dynamic_ncols=True) as bar:
+    with progress(oneshot.num_iterations * len(steps), description, "step") as bar:
         for number in range(oneshot.num_iterations):
             for images in steps:
                 optimizer.zero_grad()

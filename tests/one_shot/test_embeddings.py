@@ -11,19 +11,14 @@ import torch
 from torch import Tensor
 
 from src.config.reader import load_config
-from src.config.schema import DataloaderConfig
-from src.data.dataset import SegmentationDataset
-from src.data.frame import Frame
-from src.data.labels import Labelling
-from src.data.lists import evaluation_entries, read_list
+from src.data.lists import ListEntry
 from src.errors import UserError
-from src.evaluation.evaluate import evaluate
 from src.method.blip import load_blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot import embeddings as subject
 from src.one_shot.embeddings import EmbeddingCache, choose_place
-from tests import tiny
+from src.one_shot.supports import Episode, Episodes, Support
 
 ROOT = Path(__file__).parents[2]
 GB = 10**9
@@ -51,19 +46,31 @@ def pixels_of(indices: list[int]) -> Tensor:
 
 @pytest.mark.parametrize(("place", "times"), [("none", 3), ("memory", 1), ("disk", 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_encodes_each_image_once_and_gives_what_was_encoded(
+def test_encodes_what_is_kept_once_and_gives_what_was_encoded(
     place: subject.Place, times: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     encoder = CountingEncoder()
-    with EmbeddingCache(encoder, place, 3, (5, 3), dtype, tmp_path / "kept") as cache:
+    with EmbeddingCache(encoder, place, files_of([0, 2, 4]), (5, 3), dtype, tmp_path / "kept") as cache:
         for indices in ([4], [0, 4, 2], [2, 0], [4, 2, 0], [0]):  # batches partly known, in any order
             got = cache.get(files_of(indices), pixels_of(indices))
-            expected = CountingEncoder()(pixels_of(indices))
-            if place != "none":
-                expected = expected.to(dtype)
-            assert torch.equal(got, expected)
+            assert torch.equal(got, CountingEncoder()(pixels_of(indices)).to(dtype))
             got.zero_()  # what is given away is not what is kept
     assert encoder.encoded == ({0: 4, 2: 3, 4: 3} if place == "none" else dict.fromkeys((0, 2, 4), times))
+
+
+def test_the_others_of_a_batch_are_encoded_together_and_never_kept(tmp_path: Path) -> None:
+    """Which images an encoder sees together must not depend on what was kept before: that is another rounding."""
+    encoder, together = CountingEncoder(), []
+
+    def encode(pixels: Tensor) -> Tensor:
+        together.append(pixels[:, 0, 0, 0].int().tolist())
+        return encoder(pixels)
+
+    with EmbeddingCache(encode, "memory", files_of([2]), (5, 3), torch.float32, tmp_path) as cache:
+        for _ in range(2):
+            got = cache.get(files_of([0, 2, 4]), pixels_of([0, 2, 4]))
+            assert torch.equal(got, CountingEncoder()(pixels_of([0, 2, 4])))
+    assert together == [[0, 4], [2], [0, 4]]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the open files of the process")
@@ -75,7 +82,7 @@ def test_the_file_on_disk_has_room_and_no_name(tmp_path: Path) -> None:
         links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
         return [path for path in links if os.readlink(path).startswith(str(tmp_path))]
 
-    with EmbeddingCache(CountingEncoder(), "disk", 3, (5, 3), torch.float32, tmp_path) as cache:
+    with EmbeddingCache(CountingEncoder(), "disk", files_of([0, 1, 2]), (5, 3), torch.float32, tmp_path) as cache:
         assert not list(tmp_path.iterdir())
         file = open_files()[0]  # and once more, by the memory map
         assert file.stat().st_size == 3 * 5 * 3 * 4
@@ -84,19 +91,10 @@ def test_the_file_on_disk_has_room_and_no_name(tmp_path: Path) -> None:
     assert not open_files()
 
 
-def test_what_finds_no_room_is_encoded_every_time(tmp_path: Path) -> None:
-    encoder = CountingEncoder()
-    with EmbeddingCache(encoder, "memory", 2, (5, 3), torch.float32, tmp_path) as cache:
-        for _ in range(2):
-            got = cache.get(files_of([0, 2, 4]), pixels_of([0, 2, 4]))
-            assert torch.equal(got, encoder(pixels_of([0, 2, 4])))
-    assert encoder.encoded == {0: 3, 2: 3, 4: 4}
-
-
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cache.dir .*file/in cannot be written to"):
-        EmbeddingCache(CountingEncoder(), "disk", 3, (5, 3), torch.float32, tmp_path / "file" / "in")
+        EmbeddingCache(CountingEncoder(), "disk", files_of([0, 1, 2]), (5, 3), torch.float32, tmp_path / "file" / "in")
 
 
 FreeSpace = Callable[[float, float], None]
@@ -115,29 +113,27 @@ def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "memory", "disk", "passes", "place"),
+    ("wanted", "memory", "disk", "place"),
     [
-        ("auto", 100, 100, 1, "none"),  # asked for once: nothing to gain
-        ("auto", 21, 0, 2, "memory"),
-        ("auto", 19, 21, 2, "disk"),
-        ("auto", 19, 19, 2, "none"),
-        ("none", 100, 100, 5, "none"),
-        ("memory", 11, 0, 1, "memory"),  # a wish is granted as long as it fits at all
-        ("disk", 100, 11, 1, "disk"),
+        ("auto", 21, 0, "memory"),
+        ("auto", 19, 21, "disk"),
+        ("auto", 19, 19, "none"),
+        ("none", 100, 100, "none"),
+        ("memory", 11, 0, "memory"),  # a wish is granted as long as it fits at all
+        ("disk", 100, 11, "disk"),
     ],
 )
 def test_where_10_gb_are_kept(
     wanted: str,
     memory: float,
     disk: float,
-    passes: int,
     place: str,
     free: FreeSpace,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     free(memory, disk)
-    assert choose_place(wanted, 10 * GB, passes, tmp_path / "not" / "there") == place
+    assert choose_place(wanted, 10 * GB, tmp_path / "not" / "there") == place
     said = capsys.readouterr().out
     assert "10.00 GB" in said
     assert f"kept: {place}" in said
@@ -150,10 +146,10 @@ def test_a_gpu_keeps_what_fits_into_half_of_its_memory(
 ) -> None:
     free(100, 100)
     room = None if on_device is None else on_device * GB
-    assert choose_place("auto", 10 * GB, 2, tmp_path, room) == place
+    assert choose_place("auto", 10 * GB, tmp_path, room) == place
     assert ("of the GPU" in capsys.readouterr().out) is (on_device is not None)
     with pytest.raises(UserError, match=r"cache\.image_embeddings: device needs 200\.0 GB there"):
-        choose_place("device", 200 * GB, 2, tmp_path, room)
+        choose_place("device", 200 * GB, tmp_path, room)
 
 
 @pytest.mark.parametrize(("wanted", "memory", "disk"), [("memory", 9, 100), ("disk", 100, 9)])
@@ -162,50 +158,34 @@ def test_a_wish_that_cannot_be_granted_is_refused(
 ) -> None:
     free(memory, disk)
     with pytest.raises(UserError, match=rf"cache.image_embeddings: {wanted} needs 10.0 GB"):
-        choose_place(wanted, 10 * GB, 5, tmp_path)
+        choose_place(wanted, 10 * GB, tmp_path)
+
+
+def episodes_of(*runs: tuple[list[int], list[int]]) -> Episodes:
+    """Runs as pairs of supports and queries, numbers of one list."""
+    entries = [ListEntry(Path(f"{number}.jpg"), None) for number in range(6)]
+    drawn = [Episode([Support(index, 1) for index in supports], queries) for supports, queries in runs]
+    return Episodes(entries, entries, drawn)
 
 
 @pytest.mark.parametrize("amp", ["false", "bf16"])
-def test_segmentation_is_the_same_wherever_embeddings_are_kept(amp: str, tmp_path: Path) -> None:
-    overrides = [
-        f"runtime.amp={amp}",
-        "max_images=5",
-        "crf.iters=1",
-        "dataloader.batch_size=2",
-        f"cache.dir={tmp_path}",
-    ]
-    config = load_config(ROOT / "tests" / "golden_one_shot.yaml", overrides)
+def test_only_images_that_come_again_are_kept(amp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(ROOT / "tests" / "golden_one_shot.yaml", [f"runtime.amp={amp}", f"cache.dir={tmp_path}"])
     blip = load_blip(config.model.name, torch.device("cpu"))
     classes = read_class_file(ROOT / config.class_name_dir, 7)
     segmenter = Segmenter.from_config(config, blip, build_prompts(classes, False), config.model.layers)
-    dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
-    counts = []
-    for place in ("none", "device", "memory", "disk"):
-        placed = load_config(ROOT / "tests" / "golden_one_shot.yaml", [*overrides, f"cache.image_embeddings={place}"])
+    # 0 is a query of the second run, 2 a support of both, 5 a support once; 1, 3 and 4 are looked at with both at once
+    episodes = episodes_of(([0, 2, 5], [1, 3, 4]), ([2], [0, 1, 3, 4]))
+    pixels = torch.rand(6, 3, config.model.image_size, config.model.image_size)
+    files = [entry.image for entry in episodes.evaluation_list]
+    with EmbeddingCache.for_runs(config, segmenter, episodes) as cache:
         encoded = []
-        with EmbeddingCache.for_runs(placed, segmenter, len(dataset)) as cache:
-            encode = cache.encode
-            cache.encode = lambda pixels, encode=encode, encoded=encoded: encoded.append(len(pixels)) or encode(pixels)
-            for _ in range(2):
-                evaluation = evaluate(segmenter, dataset, placed.dataloader, encoder=cache.get)
-        counts.append(evaluation.confusion.counts)
-        assert sum(encoded) == (10 if place == "none" else 5)
-    assert torch.equal(counts[0], counts[1])
-    assert torch.equal(counts[0], counts[2])
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_waiting_process_encodes_its_share_of_the_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it has encoded is there when the images are scored; a damaged file is told then, not here."""
-    root = tiny.make_data(tmp_path / "data", sizes=((64, 64),) * 5)
-    (root / "images" / "3.jpg").write_bytes(b"")
-    entries = read_list(root / "val.txt", root)
-    dataset = SegmentationDataset(entries, Frame(tiny.SIZE), Labelling(len(tiny.CLASSES)))
-    encoder = CountingEncoder()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    with EmbeddingCache(encoder, "memory", 5, (5, 3), torch.float32, tmp_path) as cache:
-        cache.fill(dataset, DataloaderConfig(batch_size=2, num_workers=0))
-        assert encoder.encoded.total() == 2  # the second process's share is images 2, 3 and 4
-        cache.get([entries[4].image], dataset[4].pixels[None])
-        assert encoder.encoded.total() == 2
+        encode = cache.encode
+        cache.encode = lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+        first, again = cache.get(files, pixels), cache.get(files, pixels)
+    assert encoded == [4, 1, 1, 4]
+    assert torch.equal(first, again)
+    assert "kept: memory" in capsys.readouterr().out
+    with EmbeddingCache.for_runs(config, segmenter, episodes_of(([0], [1, 2]))) as cache:
+        assert cache.place == "none"
+    assert not capsys.readouterr().out  # nothing to say

@@ -160,7 +160,9 @@ def test_the_draws_of_a_configuration_are_the_published_ones() -> None:
         assert all(name in read for name in names)  # in that order
         assert len(episode.queries) == run["n_query"]
         assert not {support.index for support in episode.supports} & set(episode.queries)
-    assert len(episodes.images) == 24  # each image is a support or a query in one of the two runs
+    drawn = [{support.index for support in episode.supports} for episode in episodes]
+    assert episodes.queries == sorted(set(range(24)) - (drawn[0] & drawn[1]))
+    assert len(episodes.supports) == 12
 
 
 def test_draws_the_published_supports() -> None:

@@ -1,0 +1,127 @@
+"""The runs of one-shot tuning: tune each, then score all of them on an image before the next one is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.config.schema import OneShotConfig
+from src.data.dataset import SegmentationDataset
+from src.data.labels import Labelling
+from src.evaluation.journal import Journal
+from src.method.blip import digest_of
+from src.method.segmenter import Segmenter
+from src.one_shot.embeddings import EmbeddingCache
+from src.one_shot.evaluation import TunedRun, evaluate_runs
+from src.one_shot.resume import finished_run, origin_of, run_settings, tuned_once
+from src.one_shot.summary import run_record
+from src.one_shot.supports import Episode, Episodes
+from src.one_shot.tuned_weights import save_tuned
+from src.one_shot.tuning import read_supports, tune
+from src.screen import say
+from src.task import Task
+
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the runs.
+
+    Attributes:
+        number: from 0.
+        episode: its supports and queries.
+        settings: all that it depends on, as plain values.
+        weights: where its tuned weights belong.
+        queries: what it is scored on.
+    """
+
+    number: int
+    episode: Episode
+    settings: dict[str, Any]
+    weights: Path
+    queries: SegmentationDataset
+
+
+def settings_of_runs(task: Task, oneshot: OneShotConfig, episodes: Episodes) -> dict[str, Any]:
+    """What all ``episodes`` depend on beside model and images, for the journal of :func:`complete_runs`."""
+    names = task.prompts.class_names
+    return {RUNS: [run_settings(episode, episodes, oneshot, names) for episode in episodes]}
+
+
+def complete_runs(
+    task: Task, oneshot: OneShotConfig, episodes: Episodes, segmenter: Segmenter, journal: Journal, results: Path
+) -> list[dict[str, Any]]:
+    """The records of all runs (:func:`src.one_shot.summary.run_record`); writes what is not there yet.
+
+    Args:
+        task: what is done.
+        oneshot: how runs are tuned.
+        episodes: the runs' supports and queries.
+        segmenter: before tuning.
+        journal: an open one, with :func:`settings_of_runs`.
+        results: the runs' tuned weights are written beside this file, and called after it.
+
+    Raises:
+        UserError: an image or mask cannot be read, a loss is not a number, or a process has ended.
+    """
+    config = task.config
+    shared = {key: value for key, value in journal.settings.items() if key != RUNS}
+    queries = SegmentationDataset.from_config(episodes.evaluation_list, config, indices=episodes.queries)
+    runs = [
+        Run(
+            number,
+            episode,
+            {**shared, **settings},
+            results.with_name(f"{results.stem}_run{number}.safetensors"),
+            queries.only(episode.queries),
+        )
+        for number, (episode, settings) in enumerate(zip(episodes, journal.settings[RUNS], strict=True))
+    ]
+    records: dict[int, dict[str, Any]] = {}
+    for run in [] if journal.fresh else runs:
+        record = finished_run(run.weights, segmenter, run.settings, run.queries)
+        if record is not None:
+            records[run.number] = record
+            title = f"run {run.number + 1}/{len(runs)}"
+            say(f"{title}: finished before, mIoU {100 * record['miou']:.2f}; --fresh computes it again")
+    left = [run for run in runs if run.number not in records]
+    if left:
+        with EmbeddingCache.for_runs(config, segmenter, episodes) as cache:
+            tuned = _tune(left, len(runs), task, oneshot, episodes, segmenter, journal, cache)
+            evaluations = evaluate_runs(tuned, queries, config.dataloader, journal, cache.get)
+        for run, made, evaluation in zip(left, tuned, evaluations, strict=True):
+            supports = run.settings["supports"]
+            record = run_record(run.number, evaluation, task.prompts.scored_names, made.losses, supports)
+            save_tuned(run.weights, made.segmenter, {**record, **origin_of(run.settings, made.segmenter, run.queries)})
+            say(f"run {run.number + 1}/{len(runs)}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
+            say(f"  tuned weights: {run.weights}")
+            records[run.number] = record
+    return [records[run.number] for run in runs]
+
+
+def _tune(
+    runs: list[Run],
+    total: int,
+    task: Task,
+    oneshot: OneShotConfig,
+    episodes: Episodes,
+    segmenter: Segmenter,
+    journal: Journal,
+    cache: EmbeddingCache,
+) -> list[TunedRun]:
+    labelling = Labelling.from_config(task.config.dataset)
+    by_number = {run.number: run for run in runs}
+
+    def tune_run(number: int) -> tuple[Segmenter, list[float]]:
+        drawn = by_number[number].episode.supports
+        supports = read_supports(drawn, episodes.support_list, segmenter, labelling, cache.get)
+        return tune(segmenter, supports, oneshot, labelling.ignore_label, f"run {number + 1}/{total}: tuning")
+
+    tuned = []
+    for number, (weights, losses) in sorted(tuned_once(journal, list(by_number), tune_run).items()):
+        here = segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in weights.items()})
+        queries = frozenset(by_number[number].episode.queries)
+        tuned.append(TunedRun(number, here, losses, digest_of(weights), queries))
+    return tuned
