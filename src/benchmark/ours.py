@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -16,8 +18,8 @@ from src.data.frame import Frame
 from src.layer_selection.infoscore import InfoScore
 from src.method.blip import Blip, prepare
 from src.method.crf import ConvCRF
-from src.method.segmenter import Segmenter, labels_of
-from src.one_shot.tuning import LabelledImage, tune
+from src.method.segmenter import Segmenter, labels_of, shared_keys_values
+from src.one_shot.tuning import LabelledImage, tune, untuned_weights
 
 
 class Ours:
@@ -34,6 +36,8 @@ class Ours:
         crf = ConvCRF(iterations=CrfConfig().iters)
         prompts, layers = workload.vocabulary(options), workload.layers_of(options)
         self.segmenter = Segmenter(blip, prompts, layers, Frame(options.image_size), crf, AMP[options.amp])
+        runs = RUNS if options.what == "runs" else 0
+        self.tuned = [self.segmenter.with_weights(untuned_weights(self.segmenter)) for _ in range(runs)]
         self.device = device
         self.jobs = {
             "segment": self.segment,
@@ -43,17 +47,20 @@ class Ours:
             "nothing": self.nothing,
         }
 
-    def segment(self, watch: Stopwatch, jpegs: list[bytes], embeds: Tensor | None = None) -> None:
-        """One batch from JPEG to counted labels; ``embeds`` spares the encoding."""
-        segmenter = self.segmenter
+    def segment(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
+        """One batch from JPEG to counted labels."""
+        self._segment(watch, jpegs, [self.segmenter])
+
+    @torch.no_grad()
+    def _segment(self, watch: Stopwatch, jpegs: list[bytes], segmenters: Sequence[Segmenter]) -> None:
         pixels = watch("read", self._read, jpegs)
-        with torch.no_grad():
-            if embeds is None:
-                embeds = watch("vision", segmenter.encode_images, pixels)
-            attended = watch("text", segmenter.attend, embeds)
+        embeds = watch("vision", self.segmenter.encode_images, pixels)
+        known = watch("text", shared_keys_values, segmenters, embeds) if len(segmenters) > 1 else None
+        for segmenter in segmenters:
+            attended = watch("text", partial(segmenter.attend, embeds, known=known))
             unary = watch("maps", segmenter.unary, attended)
             scores = watch("CRF", segmenter.refine, unary, pixels)
-            watch("metric", lambda: workload.count(labels_of(scores), scores.shape[1]))
+            watch("metric", lambda scores=scores: workload.count(labels_of(scores), scores.shape[1]))
 
     def infoscore(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """All layers' scores of one batch."""
@@ -74,10 +81,8 @@ class Ours:
         watch("step", tune, self.segmenter, images, one_step, workload.IGNORED, "tuning")
 
     def runs(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
-        """A query image in five runs: encoded once, its embeddings kept."""
-        embeds = watch("vision", self.segmenter.encode_images, self._read(jpegs))
-        for _ in range(RUNS):
-            self.segment(watch, jpegs, embeds)
+        """A query image with the weights of five runs: read and encoded once."""
+        self._segment(watch, jpegs, self.tuned)
 
     def nothing(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """Only what the model itself takes."""

@@ -73,7 +73,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where the encoded images of one-shot tuning are kept between runs."""
+    """Where encoded images are kept that one-shot tuning needs again."""
 
     image_embeddings: Literal["auto", "none", "device", "memory", "disk"] = "auto"
     dir: str = "results/cache"

@@ -104,7 +104,7 @@ def _settings(job: Job, segmenter: Segmenter) -> dict[str, Any]:
 def _seconds(job: Job, segmenter: Segmenter) -> float:
     """About how long ``job`` takes, from the speed of a batch of its images.
 
-    One-shot tuning is counted as its runs over the queries: keeping encoded images saves about what tuning costs.
+    One-shot tuning is counted as its runs over the queries: encoding images once saves about what tuning costs.
     """
     config = job.task.config
     loader = dataclasses.replace(config.dataloader, num_workers=0)

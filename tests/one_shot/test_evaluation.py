@@ -1,0 +1,160 @@
+"""Scoring several runs at once: what comes out is what each of them scores alone, and shared work is done once."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from replace_huggingface import modeling_blip_text
+from src.config.schema import Config, DataloaderConfig
+from src.data.dataset import SegmentationDataset
+from src.data.lists import evaluation_entries
+from src.errors import UserError
+from src.evaluation.evaluate import evaluate
+from src.evaluation.journal import Journal
+from src.method.blip import Blip
+from src.method.prompts import build_prompts, read_class_file
+from src.method.segmenter import Segmenter, segment_with_each
+from src.one_shot.evaluation import TunedRun, evaluate_runs
+from src.one_shot.tuning import untuned_weights
+from tests import tiny
+
+LOADER = DataloaderConfig(batch_size=2, num_workers=0)
+QUERIES = ([0, 1, 2, 3, 4], [1, 2, 4], [0, 3])
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Config], data_root: Path) -> Config:
+    tiny.make_data(data_root, [(40 + 3 * number, 50) for number in range(5)])
+    return make_config(crf={"iters": 2})
+
+
+@pytest.fixture
+def segmenter(config: Config, exact: Blip) -> Segmenter:
+    classes = read_class_file(Path(config.class_name_dir), config.dataset.num_classes)
+    return Segmenter.from_config(config, exact, build_prompts(classes, True), config.model.layers)
+
+
+@pytest.fixture
+def dataset(config: Config) -> SegmentationDataset:
+    return SegmentationDataset.from_config(evaluation_entries(config), config)
+
+
+@pytest.fixture
+def runs(segmenter: Segmenter) -> list[TunedRun]:
+    """Three runs whose weights are far from the model's and from each other's."""
+    made = []
+    for number, queries in enumerate(QUERIES):
+        generator = torch.Generator().manual_seed(number)
+        weights = {
+            name: value + 0.5 * torch.randn(value.shape, generator=generator)
+            for name, value in untuned_weights(segmenter).items()
+        }
+        made.append(TunedRun(number, segmenter.with_weights(weights), [], str(number), frozenset(queries)))
+    return made
+
+
+def encoder_of(segmenter: Segmenter) -> Callable[..., Tensor]:
+    return lambda _, pixels: segmenter.encode_images(pixels)
+
+
+@pytest.mark.parametrize("amp", [False, "bf16"])
+def test_each_segments_as_alone(amp: bool, config: Config, runs: list[TunedRun], dataset: SegmentationDataset) -> None:
+    config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, amp=amp))
+    first = runs[0].segmenter
+    again = [
+        Segmenter.from_config(config, first.blip, first.prompts, first.layers).with_weights(run.segmenter.weights)
+        for run in runs
+    ]
+    pixels = torch.stack([dataset[0].pixels, dataset[1].pixels])
+    every = list(segment_with_each(again, pixels, again[0].encode_images(pixels)))
+    for segmenter, scores in zip(again, every, strict=True):
+        assert torch.equal(scores, segmenter.segment(pixels))
+    assert not torch.allclose(every[0], every[1], atol=1e-3)
+
+
+def test_layers_that_no_run_tuned_see_an_image_once(
+    runs: list[TunedRun], dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four layers two are tuned: 2 + 3 runs x 2 keys and values, where each run alone would have four."""
+    seen: list[Tensor] = []
+    keys_values = modeling_blip_text._keys_values
+    pixels = dataset[0].pixels[None]
+    embeds = runs[0].segmenter.encode_images(pixels)
+    for run in runs:
+        run.segmenter.attend(embeds)  # its prompts are encoded once, and not here
+
+    def counting(attention: torch.nn.Module, states: Tensor) -> modeling_blip_text.KeysValues:
+        if states is embeds:
+            seen.append(states)
+        return keys_values(attention, states)
+
+    monkeypatch.setattr(modeling_blip_text, "_keys_values", counting)
+    list(segment_with_each([run.segmenter for run in runs], pixels, embeds))
+    assert len(seen) == 2 + 3 * 2
+
+
+def test_scores_are_those_of_each_run_alone(
+    runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset
+) -> None:
+    together = evaluate_runs(runs, dataset, LOADER, Journal.nowhere(), encoder_of(segmenter))
+    for run, got in zip(runs, together, strict=True):
+        alone = evaluate(run.segmenter, dataset.only(sorted(run.queries)), dataclasses.replace(LOADER, batch_size=1))
+        # batches of two round otherwise than single images: a pixel may lie on an edge
+        assert (got.confusion.counts - alone.confusion.counts).abs().sum() <= 4
+        assert got.confusion.counts.sum() == alone.confusion.counts.sum()
+        assert got.images == len(run.queries)
+    assert together[1].confusion.counts.sum() < together[0].confusion.counts.sum()
+
+
+def test_an_image_that_cannot_be_read_is_missing_where_it_is_a_query(
+    runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    dataset.entries[3].image.write_bytes(b"")
+    with Journal(tmp_path / "results.csv", {}, skip_unreadable=True) as journal:
+        together = evaluate_runs(runs, dataset, LOADER, journal, encoder_of(segmenter))
+    assert [evaluation.images for evaluation in together] == [4, 3, 1]
+    named = [[Path(entry["image"]).name for entry in evaluation.skipped] for evaluation in together]
+    assert named == [["3.jpg"], [], ["3.jpg"]]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_a_journal_has_of_other_runs_or_other_weights_does_not_count(
+    damaged: bool, runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, tmp_path: Path
+) -> None:
+    if damaged:  # half of the second block
+        dataset.entries[3].image.write_bytes(b"")
+    nowhere = Journal.nowhere()
+    nowhere.skip_unreadable = True
+    whole = evaluate_runs(runs, dataset, LOADER, nowhere, encoder_of(segmenter))
+    tuned_anew = dataclasses.replace(runs[1], segmenter=runs[0].segmenter, digest="other")
+    for these in ([runs[0]], [runs[0], tuned_anew]):
+        journal = Journal(tmp_path / "results.csv", {}, skip_unreadable=True)
+        with contextlib.suppress(Stopped), journal:
+            evaluate_runs(these, dataset, LOADER, journal, encoder_of(segmenter))
+            raise Stopped  # before the results are written
+    with Journal(tmp_path / "results.csv", {}, skip_unreadable=True) as journal:
+        got = evaluate_runs(runs, dataset, LOADER, journal, encoder_of(segmenter))
+    for evaluation, expected in zip(got, whole, strict=True):
+        assert torch.equal(evaluation.confusion.counts, expected.confusion.counts)
+        assert evaluation.skipped == expected.skipped
+
+
+def test_what_is_not_a_number_names_the_image(
+    runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset
+) -> None:
+    """The second run looks at the second and the third block only: its count of images is its own."""
+    lost = {name: torch.full_like(value, torch.nan) for name, value in runs[1].segmenter.weights.items()}
+    later = dataclasses.replace(runs[1], segmenter=segmenter.with_weights(lost), queries=frozenset([2, 4]))
+    with pytest.raises(UserError, match=r"images/2\.jpg is not a number"):
+        evaluate_runs([runs[0], later], dataset, LOADER, Journal.nowhere(), encoder_of(segmenter))
