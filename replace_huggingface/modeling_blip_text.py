@@ -17,7 +17,7 @@ It also does less work than a call per image and prompt, with the same result:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -31,7 +31,6 @@ from transformers.models.blip.modeling_blip_text import (
     BlipTextEncoder,
     BlipTextLayer,
     BlipTextModel,
-    BlipTextSelfAttention,
 )
 
 from replace_huggingface.cached_attention import attend
@@ -134,9 +133,20 @@ class CrossAttentionTextEncoder(nn.Module):
         hidden = self.embeddings(input_ids=input_ids, inputs_embeds=words)
         return PromptStates(_self_attention(self.layers[0], hidden, attention_mask), attention_mask)
 
-    def keys_values(self, image_embeds: Tensor, layers: Sequence[int]) -> dict[int, KeysValues]:
-        """What prompts attend to in images ``image_embeds`` [B, 1 + patches, D_vision], for each of ``layers``."""
-        return {layer: _keys_values(self.layers[layer].crossattention.self, image_embeds) for layer in layers}
+    def keys_values(
+        self, image_embeds: Tensor, layers: Sequence[int], wanted: Collection[int] = ()
+    ) -> dict[int, KeysValues]:
+        """What prompts attend to in images ``image_embeds`` [B, 1 + patches, D_vision], for each of ``layers``.
+
+        ``wanted`` are layers whose logits will be asked for.
+        """
+        found = {}
+        for layer in layers:
+            attention = self.layers[layer].crossattention.self
+            key = unrounded(attention.key, image_embeds) if layer in wanted else attention.key(image_embeds)
+            heads = attention.num_attention_heads
+            found[layer] = _heads(key, heads), _heads(attention.value(image_embeds), heads)
+        return found
 
     def forward(
         self,
@@ -160,16 +170,18 @@ class CrossAttentionTextEncoder(nn.Module):
         """
         known = known or {}
         missing = [layer for layer in range(self.num_layers) if layer not in known]
-        image_keys_values = {**known, **self.keys_values(image_embeds, missing)}  # shared by all prompts
+        image_keys_values = {**known, **self.keys_values(image_embeds, missing, layers)}  # shared by all prompts
         states, reduced = [], {layer: [] for layer in layers}
         for chunk in self._chunks(prompts, image_embeds, logits_budget or LOGITS_BUDGET_BYTES):
             hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
             for index, layer in enumerate(self.layers):
                 if index > 0:
                     hidden = _self_attention(layer, hidden, chunk.attention_mask)
-                form_logits = index in reduced or not self.fused
-                hidden, logits = _cross_attention(layer.crossattention, hidden, *image_keys_values[index], form_logits)
-                if logits is not None and index in reduced:
+                wanted = index in reduced
+                hidden, logits = _cross_attention(
+                    layer.crossattention, hidden, *image_keys_values[index], wanted, wanted or not self.fused
+                )
+                if logits is not None and wanted:
                     reduced[index].append(reduce(logits, chunk.attention_mask))
                 del logits  # the next layer's must not stand beside these
                 hidden = layer.feed_forward_chunk(hidden)
@@ -214,16 +226,26 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
     return projected.unflatten(-1, (heads, -1)).transpose(-2, -3)  # [..., n, D] -> [..., H, n, head_dim]
 
 
-def _keys_values(attention: BlipTextSelfAttention, states: Tensor) -> KeysValues:
-    heads = attention.num_attention_heads
-    return _heads(attention.key(states), heads), _heads(attention.value(states), heads)
+def unrounded(linear: nn.Module, states: Tensor) -> Tensor:
+    """``linear(states)``, in float32 where autocast would round both to the 8 bits of bfloat16.
+
+    For what is summed and exponentiated: cross-attention logits and matching scores. The 11 bits of float16, the
+    published format, do for them.
+    """
+    device = states.device.type
+    if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != torch.bfloat16:
+        return linear(states)
+    with torch.autocast(device, enabled=False):
+        return linear(states.float())
 
 
 def _self_attention(layer: BlipTextLayer, hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """Self-attention block of ``layer`` on ``hidden`` [..., P, T, D]; padding is never attended to."""
     attention = layer.attention.self
-    query = _heads(attention.query(hidden), attention.num_attention_heads)  # [..., P, H, T, head_dim]
-    key, value = _keys_values(attention, hidden)
+    query, key, value = (  # [..., P, H, T, head_dim] each
+        _heads(linear(hidden), attention.num_attention_heads)
+        for linear in (attention.query, attention.key, attention.value)
+    )
     # explicit, because T x T is tiny: the fused kernel would gain nothing and round differently
     logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [..., P, H, T, T]
     padding = attention_mask[:, None, None, :] == 0
@@ -232,15 +254,16 @@ def _self_attention(layer: BlipTextLayer, hidden: Tensor, attention_mask: Tensor
 
 
 def _cross_attention(
-    block: BlipTextAttention, hidden: Tensor, key: Tensor, value: Tensor, form_logits: bool
+    block: BlipTextAttention, hidden: Tensor, key: Tensor, value: Tensor, wanted: bool, form_logits: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Cross-attention block on ``hidden`` [B, P, T, D] with an image's ``key`` and ``value`` [B, H, n, head_dim].
 
-    Returns the new hidden states and, if they are formed, the logits [B, P, H, T, n].
+    Returns the new hidden states and, if they are formed, the logits [B, P, H, T, n]; ``wanted`` ones are precise.
     """
     attention = block.self
     prompts, tokens = hidden.shape[1:3]
-    query = _heads(attention.query(hidden).flatten(1, 2), attention.num_attention_heads)  # [B, H, P * T, head_dim]
+    query = unrounded(attention.query, hidden) if wanted else attention.query(hidden)
+    query = _heads(query.flatten(1, 2), attention.num_attention_heads)  # [B, H, P * T, head_dim]
     logits = None
     if form_logits:
         # float32 also under autocast: the method sums these logits over tokens and exponentiates the sum

@@ -132,10 +132,13 @@ def test_matrix_products_run_in_the_format(model_folder: Path, monkeypatch: pyte
         with monkeypatch.context() as patch:
             for fake in make_fake(amp, True, model_folder, patch):
                 seen: list[torch.dtype] = []
-                head = fake.segmenter.blip.model.itm_head
-                head.register_forward_hook(lambda *call, seen=seen: seen.append(call[2].dtype))
+                # of a layer whose logits are wanted: what they are made of stays in float32 beside bfloat16
+                attention = fake.segmenter.blip.text_encoder.layers[fake.segmenter.layers[0]].crossattention.self
+                for linear in (attention.value, attention.key, attention.query):
+                    linear.register_forward_hook(lambda *call, seen=seen: seen.append(call[2].dtype))
                 fake.segmenter.segment(fake.pixels)
-                assert seen == [dtype]
+                logits = torch.float32 if amp == "bf16" else dtype
+                assert seen == [logits, dtype, logits]
 
 
 @pytest.mark.parametrize("place", ["device", "memory"])

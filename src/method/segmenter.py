@@ -245,7 +245,8 @@ class Segmenter:
         )
         with self._autocast():
             output = functional_call(text_encoder, parameters, arguments)
-            attended = PatchAttention(attention.itm_scores(itm_head(output.last_hidden_state)), output.reduced_logits)
+            itm = attention.itm_scores(modeling_blip_text.unrounded(itm_head, output.last_hidden_state))
+        attended = PatchAttention(itm, output.reduced_logits)
         self._note_lost(attended)
         return attended
 
@@ -399,7 +400,7 @@ def shared_keys_values(segmenters: Sequence[Segmenter], image_embeds: Tensor) ->
     first = segmenters[0]
     shared = [layer for layer in range(first.blip.num_layers) if str(layer) not in changed]
     with first._autocast():
-        return first.blip.text_encoder.keys_values(image_embeds, shared)
+        return first.blip.text_encoder.keys_values(image_embeds, shared, first.layers)
 
 
 def segment_with_each(segmenters: Sequence[Segmenter], pixels: Tensor, image_embeds: Tensor) -> Iterator[Tensor]:

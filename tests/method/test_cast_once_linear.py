@@ -113,7 +113,9 @@ def test_a_model_rounds_each_linear_weight_once(amp: Amp, fused: Blip) -> None:
         first = segmenter.segment(pixels)
         rounded = casts.count
         again = segmenter.segment(pixels)
-    assert rounded >= len(layers) - 2  # the projections of image-text contrast are not used
+    unused = 2  # the projections of image-text contrast
+    apart = 5 if amp == "bf16" else 0  # queries and keys of two layers, and the matching head, stay in float32
+    assert rounded >= len(layers) - unused - apart
     assert casts.count == rounded
     assert torch.equal(first, again)
 

@@ -15,7 +15,7 @@ from src import runtime
 from src.config.schema import Config
 from src.data.frame import Frame
 from src.errors import UserError
-from src.method.attention import class_probabilities
+from src.method.attention import class_probabilities, itm_scores, sum_over_tokens
 from src.method.blip import Blip, load_blip
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, PromptSet, build_prompts
@@ -213,6 +213,29 @@ def test_other_weights_give_what_a_model_with_these_weights_gives(
     assert torch.equal(other.segment(pixels), segmenter_of(changed, prompts).segment(pixels))
     assert torch.equal(segmenter.segment(pixels), before)
     assert (other.segment(pixels) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["fused", "exact"])
+def test_what_is_exponentiated_is_not_rounded_to_bfloat16(
+    kind: str, prompts: PromptSet, pixels: Tensor, request: pytest.FixtureRequest
+) -> None:
+    """From the states that bfloat16 left, logits and matching scores are those of float32's formulas."""
+    blip: Blip = request.getfixturevalue(kind)
+    segmenter = Segmenter(blip, prompts, (0,), Frame(tiny.SIZE), None, "bf16")
+    last: list[Tensor] = []
+    hook = blip.text_encoder.layers[-1].output.register_forward_hook(lambda *call: last.append(call[2]))
+    embeds, states = segmenter.encode_images(pixels), segmenter.encode_prompts()
+    attended = segmenter.attend(embeds)
+    hook.remove()
+    attention = blip.text_encoder.layers[0].crossattention.self
+    heads = attention.num_attention_heads
+    query = attention.query(states.hidden.float()).unflatten(-1, (heads, -1))  # [P, T, H, d]
+    key = attention.key(embeds.float()).unflatten(-1, (heads, -1))  # [B, n, H, d]
+    logits = torch.einsum("pthd,bnhd->bphtn", query, key) / query.shape[-1] ** 0.5
+    expected = sum_over_tokens(logits, states.attention_mask)
+    torch.testing.assert_close(attended.token_logits[0], expected, rtol=1e-5, atol=1e-5)
+    itm = itm_scores(blip.model.itm_head(last[0].float()))
+    torch.testing.assert_close(attended.itm, itm, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from replace_huggingface import modeling_blip_text
+from replace_huggingface.modeling_blip_text import CrossAttentionTextEncoder
 from src.config.schema import Config, DataloaderConfig
 from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
@@ -82,22 +83,19 @@ def test_each_segments_as_alone(amp: bool, config: Config, runs: list[TunedRun],
 def test_layers_that_no_run_tuned_see_an_image_once(
     runs: list[TunedRun], dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of four layers two are tuned: 2 + 3 runs x 2 keys and values, where each run alone would have four."""
-    seen: list[Tensor] = []
-    keys_values = modeling_blip_text._keys_values
+    """Of four layers 0 and 2 are tuned."""
+    asked: list[int] = []
+    keys_values = CrossAttentionTextEncoder.keys_values
     pixels = dataset[0].pixels[None]
     embeds = runs[0].segmenter.encode_images(pixels)
-    for run in runs:
-        run.segmenter.attend(embeds)  # its prompts are encoded once, and not here
 
-    def counting(attention: torch.nn.Module, states: Tensor) -> modeling_blip_text.KeysValues:
-        if states is embeds:
-            seen.append(states)
-        return keys_values(attention, states)
+    def counting(self: CrossAttentionTextEncoder, embeds: Tensor, layers: Sequence[int], *wanted: Any) -> Any:
+        asked.extend(layers)
+        return keys_values(self, embeds, layers, *wanted)
 
-    monkeypatch.setattr(modeling_blip_text, "_keys_values", counting)
+    monkeypatch.setattr(CrossAttentionTextEncoder, "keys_values", counting)
     list(segment_with_each([run.segmenter for run in runs], pixels, embeds))
-    assert len(seen) == 2 + 3 * 2
+    assert sorted(asked) == [0, 0, 0, 1, 2, 2, 2, 3]
 
 
 def test_scores_are_those_of_each_run_alone(
