@@ -115,17 +115,31 @@ def test_a_process_of_its_own_gives_its_measurement(capsys: pytest.CaptureFixtur
 
 def test_the_table_compares_stage_by_stage() -> None:
     gib = 2**30
-    before, now = (
-        Measurement({"read": a, "text": b}, peak) for a, b, peak in ((1.0, 9.0, 4 * gib), (1.0, 1.5, 3 * gib))
+    plain, full, short = (
+        Measurement({"read": a, "text": b}, peak)
+        for a, b, peak in ((1.0, 9.0, 4 * gib), (1.0, 1.5, 3 * gib), (0.5, 0.5, int(2.5 * gib)))
     )
-    lines = comparison.markdown(before, now, {"text": 0.5}, 2 * gib).splitlines()
+    ours, least = {"float32": full, "bfloat16": short}, {"float32": {"text": 0.5}, "bfloat16": {"text": 0.25}}
+    lines = comparison.markdown(plain, ours, least, 2 * gib).splitlines()
+    columns = lines[0].count("|")
+    assert all(line.count("|") == columns for line in lines)
     assert lines[2:] == [
-        "| read | 1.000 | 1.000 | 1.0 x |  |",
-        "| text | 9.000 | 1.500 | 6.0 x | 0.500 |",
-        "| **whole** | 10.00 | 2.50 | **4.0 x** | 0.50 |",
-        "| peak, GiB | 4.00 | 3.00 | 1.3 x | 2.00 (model) |",
-        "| of it above the model, GiB | 2.00 | 1.00 | 2.0 x | |",
+        "| read | 1.000 | 1.000 | 1.0 x |  | 0.500 | 2.0 x |  |",
+        "| text | 9.000 | 1.500 | 6.0 x | 0.500 | 0.500 | 18.0 x | 0.250 |",
+        "| **whole** | 10.00 | 2.50 | **4.0 x** | 0.50 | 1.00 | **10.0 x** | 0.25 |",
+        "| peak, GiB | 4.00 | 3.00 | 1.3 x |  | 2.50 | 1.6 x |  |",
+        "| of it above the model's 2.00 | 2.00 | 1.00 | 2.0 x |  | 0.50 | 4.0 x |  |",
     ]
+
+
+def test_a_format_that_is_another_one_here_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``true`` is float32 where that is faster."""
+
+    def measured(side: str, options: Options) -> Measurement:
+        return Measurement({}, 0, {"false": "float32", "true": "float32", "bf16": "bfloat16"}[options.amp])
+
+    monkeypatch.setattr(comparison, "measure_apart", measured)
+    assert list(comparison.measure_formats(SMALL, ["false", "true", "bf16"])) == ["float32", "bfloat16"]
 
 
 def test_growth_asks_for_one_value_after_the_other(
@@ -135,14 +149,20 @@ def test_growth_asks_for_one_value_after_the_other(
 
     def measured(side: str, options: Options) -> Measurement:
         asked.append(options)
-        return Measurement({"text": options.batch_size / 10}, 2**30)
+        gain = {"false": 1, "true": 4}[options.amp]
+        return Measurement({"text": options.batch_size / 10 / gain}, 2**30, {1: "float32", 4: "bfloat16"}[gain])
 
-    monkeypatch.setattr(growth, "measure_apart", measured)
-    growth.growth(SMALL, tmp_path / "new" / "growth.png")
-    assert asked[0].what == "nothing"
-    assert [options.prompts for options in asked[1:11]] == [*growth.PROMPTS] * 2
-    assert [options.all_classes for options in asked[1:11]] == [False] * 5 + [True] * 5
+    for module in (growth, comparison):
+        monkeypatch.setattr(module, "measure_apart", measured)
+    growth.growth(SMALL, ["false", "true"], tmp_path / "new" / "growth.png")
+    assert asked.pop(0).what == "nothing"
+    assert [options.amp for options in asked] == ["false", "true"] * (len(asked) // 2)
+    asked = asked[::2]
+    assert [options.prompts for options in asked[:10]] == [*growth.PROMPTS] * 2
+    assert [options.all_classes for options in asked[:10]] == [False] * 5 + [True] * 5
     assert [options.batch_size for options in asked[-4:]] == [*growth.BATCHES]
     assert all(dataclasses.replace(SMALL, batch_size=options.batch_size) == options for options in asked[-4:])
-    assert "| batch size 2 | 5.000 | 0.00 |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| | float32: images / s | GiB above the model | bfloat16: images / s | GiB above the model |" in table
+    assert "| batch size 2 | 5.000 | 0.00 | 20.000 | 0.00 |" in table
     assert (tmp_path / "new" / "growth.png").stat().st_size > 1000
