@@ -73,7 +73,8 @@ def note_once(text: str) -> None:
 
 def progress(total: int, description: str, unit: str = "image", **options: Any) -> tqdm:
     """A progress bar over ``total`` units; ``options`` are tqdm's."""
-    return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=rank() != 0, **options)
+    quiet = options.pop("disable", False) if rank() == 0 else True
+    return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=quiet, **options)
 
 
 def table(rows: Sequence[Sequence[str]], indent: int = 2, gap: int = 3) -> str:

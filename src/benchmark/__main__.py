@@ -7,6 +7,7 @@
     python -m src.benchmark --what runs                      # one query image in five runs of one-shot tuning
     python -m src.benchmark --what growth --plot docs/growth.png
     python -m src.benchmark --what precision                 # what bfloat16 and float16 change
+    python -m src.benchmark --what photos --repeats 2        # 200 photos, overlapping against one by one
     python -m src.benchmark --device cuda --batch-size 16
 
 Plain is what the method says, done one thing after the other: HuggingFace's eager attention, float32, every image
@@ -14,7 +15,8 @@ repeated for every prompt, full-size maps, the unfold-everything CRF, one image 
 step and run (tests/oracles). Both sides run a BLIP of blip-itm-large's shape with the same random weights on the same
 synthetic photo, each in a process of its own, so that peak memory is its own; ours in float32 and in the number format
 that runtime.amp: true finds faster here. The floor of a stage is the time of its matrix products at the rate of one
-large product of PyTorch's on this machine, in the same number format.
+large product of PyTorch's on this machine, in the same number format. Photos go through the photo command's own code
+with the shipped miniature model; one by one is the same work without overlapping.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from src.paths import user_path
 from src.runtime import DEVICES
 from src.screen import say
 
-JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision")
+JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos")
 
 
 def main(arguments: list[str]) -> None:
@@ -57,6 +59,10 @@ def main(arguments: list[str]) -> None:
         from src.benchmark.precision import precision
 
         precision(options)
+    elif args.what == "photos":
+        from src.benchmark.photos import photos
+
+        photos(options, args.amp[0])
     else:
         from src.benchmark.comparison import compare
 

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ class ImageAnalysis:
     frame: Frame
     embeds: Tensor
 
-    @property
+    @cached_property
     def shares(self) -> list[float]:
         """[C] share of the image's pixels that each class has."""
         return (np.bincount(self.labels.ravel(), minlength=len(self.itm)) / self.labels.size).tolist()

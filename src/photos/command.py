@@ -13,15 +13,15 @@ import argparse
 
 from src import cli
 from src.config.schema import Config
-from src.data.images import read_photo
 from src.errors import UserError
 from src.paths import resolve, user_path
 from src.photos.files import find_photos, name_outputs
 from src.photos.words import prompts_of_words
-from src.result_files import write_result
-from src.screen import note, say
+from src.screen import progress, say
+from src.task import settled_on
 
 FOLDER = "results/photos"
+MANY = 10  # photos for which a progress bar is shown
 IMAGES_HELP = "image files, or folders of which every image is taken"
 
 
@@ -97,40 +97,21 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.explorer.content import page_content
-    from src.explorer.page import page
-    from src.photos.photo import draw_pictures, summary
+    from src.photos import pipeline
     from src.photos.segmenter import segmenter_of_words
+    from src.photos.stages import PhotoStages
 
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
+    loader = settled_on(str(segmenter.device), config).dataloader
     classes = len(prompts.class_names) - 1
     numbers = segmenter.number_format
     say(f"{segmenter.blip.name} on {segmenter.device} in {numbers.name} ({numbers.why})")
     say(f"{classes} classes, {len(prompts)} prompts, {len(photos)} images")
-    left_out = []
-    for path, name in photos:
-        try:
-            rgb = read_photo(path)
-            analysis = segmenter.analyse_image(rgb)
-            drawn = draw_pictures(rgb, analysis, args.save_heatmaps)
-            explored = None
-            if args.save_explorer:
-                explored = page(page_content(segmenter, rgb, analysis.embeds, analysis.labels, path.name))
-        except Exception as error:  # whatever one photo brings about, the others are not to wait for it
-            left_out.append(path)
-            named = isinstance(error, UserError)
-            note(f"left out: {error}" if named else f"left out: image {path}: {type(error).__name__}: {error}")
-            continue
-        say(f"\n{path}  {rgb.shape[1]} x {rgb.shape[0]}\n{summary(analysis)}")
-        files = [output / f"{name}_{ending}.png" for ending in drawn]
-        for file, content in zip(files, drawn.values(), strict=True):
-            write_result(file, content)
-        labels, overlay, *heat_maps = files
-        say(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
-        if explored:
-            file = output / f"{name}_explorer.html"
-            write_result(file, explored)
-            say(f"  wrote {file}: open it in a browser")
+    shown = len(photos) >= MANY
+    with progress(len(photos), "segmenting", disable=None if shown else True) as bar:  # None: shown in a terminal
+        stages = PhotoStages(segmenter, output, args.save_heatmaps, args.save_explorer, bar)
+        pipeline.run(stages, photos, loader.batch_size)
+    left_out = stages.left_out
     if left_out:
         names = ", ".join(map(str, left_out))
         raise UserError(f"{len(left_out)} of {len(photos)} images could not be segmented: {names}")

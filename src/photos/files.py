@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from src.data.images import IMAGE_ENDINGS, check_file, images_in
 from src.errors import UserError
@@ -15,6 +16,13 @@ PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.
 
 
 MAX_STEM_BYTES = 150  # of the 255 that file systems allow
+
+
+class Photo(NamedTuple):
+    """An image file, and what the names of its pictures begin with."""
+
+    path: Path
+    name: str
 
 
 def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
@@ -41,14 +49,14 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def name_outputs(photos: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Pairs (photo, name that its pictures begin with): its stem, numbered where an earlier photo has the same.
+def name_outputs(photos: Sequence[Path]) -> list[Photo]:
+    """Photos with the names that their pictures begin with: their stems, numbered where an earlier photo has the same.
 
     A long stem is cut, so that the longest ending and a date find room.
     """
     stems = {_cut(path.stem).lower() for path in photos}  # file systems that ignore case must not mix photos up either
     used: set[str] = set()
-    pairs = []
+    named = []
     for path in photos:
         stem, number = _cut(path.stem), 1
         name = stem
@@ -56,8 +64,8 @@ def name_outputs(photos: Sequence[Path]) -> list[tuple[Path, str]]:
             number += 1
             name = f"{stem}-{number}"
         used.add(name.lower())
-        pairs.append((path, name))
-    return pairs
+        named.append(Photo(path, name))
+    return named
 
 
 def _cut(stem: str) -> str:

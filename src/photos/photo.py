@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -24,27 +26,35 @@ def summary(analysis: ImageAnalysis) -> str:
     return "\n".join(lines)
 
 
-def draw_pictures(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = False) -> dict[str, bytes]:
-    """PNG files of a photo, by the ending of their name: ``labels``, ``overlay`` and, if asked for, a heat map a class.
+def pictures_of(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = False) -> dict[str, Callable[[], bytes]]:
+    """What draws the PNG files of a photo, each by itself, by the ending of their names: ``labels``, ``overlay`` and,
+    if asked for, a heat map a class.
 
     Args:
         rgb: the photo, uint8 [height, width, 3].
-        analysis: of the same photo.
+        analysis: of the same photo. Unless there are heat maps, nothing but its labels is kept.
         heat_maps: whether to draw them.
     """
-    shares = analysis.shares
+    shares, names, labels = analysis.shares, analysis.class_names, analysis.labels
     legend = [
-        pictures.LegendEntry(entry.label, f"{entry.text} {_percent(shares[entry.label])}")
-        for entry in pictures.legend_of([analysis.labels], analysis.class_names)
+        pictures.LegendEntry(label, f"{names[label]} {_percent(share)}")
+        for label, share in enumerate(shares)
+        if share and label != pictures.BACKGROUND
     ]
-    drawn = {
-        "labels": pictures.label_png(analysis.labels),
-        "overlay": pictures.png_without_repeats(pictures.overlay_with_legend(rgb, analysis.labels, legend)),
-    }
-    for label, name in enumerate(analysis.class_names if heat_maps else ()):
+    drawn = {"labels": partial(pictures.label_png, labels), "overlay": partial(_overlay, rgb, labels, legend)}
+    for label, name in enumerate(names if heat_maps else ()):
         ending = f"heatmap_{label:02d}_{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')[:40]}"
-        drawn[ending] = pictures.png_without_repeats(pictures.heat_map(rgb, analysis.heat_map(label), name))
+        drawn[ending] = partial(_heat_map, rgb, analysis, label)
     return drawn
+
+
+def _overlay(rgb: np.ndarray, labels: np.ndarray, legend: Sequence[pictures.LegendEntry]) -> bytes:
+    return pictures.png_without_repeats(pictures.overlay_with_legend(rgb, labels, legend))
+
+
+def _heat_map(rgb: np.ndarray, analysis: ImageAnalysis, label: int) -> bytes:
+    drawn = pictures.heat_map(rgb, analysis.heat_map(label), analysis.class_names[label])
+    return pictures.png_without_repeats(drawn)
 
 
 def _percent(share: float) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from src import cli
-from src.benchmark import __main__, comparison, floors, growth, measure, plain, stopwatch, workload
+from src.benchmark import __main__, comparison, floors, growth, measure, photos, plain, stopwatch, workload
 from src.benchmark.measure import Measurement
 from src.benchmark.options import Options
 from src.errors import UserError
@@ -166,3 +166,15 @@ def test_growth_asks_for_one_value_after_the_other(
     assert "| | float32: images / s | GiB above the model | bfloat16: images / s | GiB above the model |" in table
     assert "| batch size 2 | 5.000 | 0.00 | 20.000 | 0.00 |" in table
     assert (tmp_path / "new" / "growth.png").stat().st_size > 1000
+
+
+def test_photos_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ways: list[str] = []
+    for module, name in ((photos.pipeline, "run"), (photos, "one_by_one")):
+        work = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, name=name, work=work: (ways.append(name), work(*given)))
+    photos.photos(dataclasses.replace(SMALL, batch_size=2, repeats=2), "false", count=3, sizes=[(40, 30)])
+    assert ways == ["one_by_one", "run"] * 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 photos, up to 2 at once through the model, float32"
+    assert lines[-1].startswith("| 40 x 30 | ")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,18 @@ from PIL import Image
 
 import training_free_blip
 from src import cli
+from src.benchmark.photos import one_by_one
+from src.config.reader import load_config
 from src.data.frame import Frame
-from src.method.segmenter import ImageAnalysis, Segmenter
+from src.method.segmenter import FrameAnalysis, ImageAnalysis, Segmenter
 from src.paths import REPOSITORY
 from src.photos import command as photos
+from src.photos.files import find_photos, name_outputs
 from src.photos.photo import summary
+from src.photos.segmenter import segmenter_of_words
+from src.photos.stages import PhotoStages
+from src.photos.words import prompts_of_words
+from src.screen import progress
 from tests.pictures import BLUE, RED, left_red_right_blue, save
 
 CONFIG = REPOSITORY / "tests/golden_training_free.yaml"
@@ -101,22 +109,131 @@ def test_an_unreadable_photo_does_not_stop_the_others(tmp_path: Path, capsys: py
     assert str(tmp_path / "a.png") in error
 
 
+def photos_of_three(folder: Path) -> Path:
+    """Three photos, of which b is green and of another shape."""
+    for name in ("a", "b", "c"):
+        save(folder / f"{name}.png", Image.new("RGB", (30, 20), (0, 255, 0)) if name == "b" else left_red_right_blue())
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("where", ["model", "way back"])
 def test_whatever_one_photo_brings_about_the_others_are_done(
+    where: str, batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyse, back = Segmenter.analyse_batch, FrameAnalysis.at
+
+    def analyse_none_green(segmenter: Segmenter, pixels: torch.Tensor) -> list[FrameAnalysis]:
+        red, green = pixels[:, 0, 0, 0], pixels[:, 1, 0, 0]
+        if where == "model" and (green > red).any():
+            raise RuntimeError("no green here")
+        return analyse(segmenter, pixels)
+
+    def back_from_none_green(seen: FrameAnalysis, shape: tuple[int, int]) -> ImageAnalysis:
+        if where == "way back" and shape == (20, 30):
+            raise RuntimeError("no green here")
+        return back(seen, shape)
+
+    monkeypatch.setattr(Segmenter, "analyse_batch", analyse_none_green)
+    monkeypatch.setattr(FrameAnalysis, "at", back_from_none_green)
+    arguments = ("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
+    assert run(*arguments, "--set", f"dataloader.batch_size={batch_size}") == 2
+    assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
+    assert f"left out: image {tmp_path / 'b.png'}: RuntimeError: no green here" in capsys.readouterr().err
+
+
+def test_a_photo_of_which_the_model_says_no_number_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b", "c"):
-        save(tmp_path / f"{name}.png", Image.new("RGB", (30, 20 if name == "b" else 30)))
-    analyse = Segmenter.analyse_image
+    encode = Segmenter.encode_images
 
-    def analyse_squares(segmenter: Segmenter, rgb: np.ndarray) -> ImageAnalysis:
-        if rgb.shape[0] == 20:
-            raise RuntimeError("out of memory")
-        return analyse(segmenter, rgb)
+    def lose_green(segmenter: Segmenter, pixels: torch.Tensor) -> torch.Tensor:
+        lost = pixels[:, 1, 0, 0] > pixels[:, 0, 0, 0]
+        return encode(segmenter, pixels).masked_fill(lost[:, None, None], torch.nan)
 
-    monkeypatch.setattr(Segmenter, "analyse_image", analyse_squares)
-    assert run("--images", tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    monkeypatch.setattr(Segmenter, "encode_images", lose_green)
+    arguments = ("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
+    assert run(*arguments, "--set", "dataloader.batch_size=3") == 2
     assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
-    assert f"left out: image {tmp_path / 'b.png'}: RuntimeError: out of memory" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"left out: image {tmp_path / 'b.png'}: " in error
+    assert "is not a number" in error
+
+
+def test_photos_that_are_too_many_for_the_memory_go_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyse, sizes = Segmenter.analyse_batch, []
+
+    def analyse_two(segmenter: Segmenter, pixels: torch.Tensor) -> list[FrameAnalysis]:
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return analyse(segmenter, pixels)
+
+    monkeypatch.setattr(Segmenter, "analyse_batch", analyse_two)
+    arguments = ("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
+    assert run(*arguments, "--set", "dataloader.batch_size=3") == 0
+    assert sizes == [3, 1, 2]
+    assert len(list((tmp_path / "out").glob("*_labels.png"))) == 3
+
+
+def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Up to rounding: products of several images add in another order. One by one, files are the same to the byte."""
+    folder = REPOSITORY / "tests/golden/pascal/data/JPEGImages"
+    shown = {}
+    for size in (1, 3):
+        output = tmp_path / str(size)
+        arguments = ("--images", folder, "--classes", "bus = coach; boat; cat", "--output-dir", output)
+        assert run(*arguments, "--save-heatmaps", "--set", f"dataloader.batch_size={size}") == 0
+        shown[size] = capsys.readouterr().out.replace(str(output), "")
+    found = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert found == sorted(path.name for path in (tmp_path / "3").iterdir())
+    assert [line for line in shown[1].splitlines() if "wrote" in line] == [
+        line for line in shown[3].splitlines() if "wrote" in line
+    ]
+    for name in found:
+        if name.endswith("_labels.png"):
+            one, three = (np.asarray(Image.open(tmp_path / size / name)) for size in ("1", "3"))
+            assert (one == three).mean() > 0.999
+
+    config = load_config(CONFIG, ["crf.iters=2"])
+    segmenter = segmenter_of_words(config, prompts_of_words(config, "bus = coach; boat; cat"), "cpu")
+    with progress(0, "none", disable=True) as bar:
+        stages = PhotoStages(segmenter, tmp_path / "by hand", True, False, bar)
+        one_by_one(stages, name_outputs(find_photos([folder], tmp_path)))
+    for name in found:
+        assert (tmp_path / "by hand" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+    said = capsys.readouterr().out.replace(str(tmp_path / "by hand"), "")
+    assert shown[1].endswith(said)
+
+
+def test_results_that_cannot_be_written_end_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out/b_overlay.png").mkdir(parents=True)
+    assert run("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    assert "b_overlay.png: it is a folder; choose another name" in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"}
+
+
+def test_ctrl_c_leaves_whole_files_and_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analyse, calls = Segmenter.analyse_batch, []
+
+    def interrupted(segmenter: Segmenter, pixels: torch.Tensor) -> list[FrameAnalysis]:
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return analyse(segmenter, pixels)
+
+    monkeypatch.setattr(Segmenter, "analyse_batch", interrupted)
+    assert run("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+    assert not any(thread.name.startswith("photos") for thread in threading.enumerate())
+    for path in (tmp_path / "out").glob("*"):
+        assert not path.name.startswith((".", "c"))
+        Image.open(path).load()
 
 
 def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> None:

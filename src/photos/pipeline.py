@@ -1,0 +1,204 @@
+"""Photos on their way: the next ones are read and the last ones drawn and written while the model sees those between.
+
+Threads are enough: decoders, PyTorch, OpenCV and zlib let go of Python's lock while they work. The calling thread runs
+the model, a pool of threads reads and draws, and one thread writes and speaks, so that photos come out in their order.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from src.data.images import photo_pixels
+from src.photos.files import Photo
+from src.runtime import cores
+
+MAX_WORKERS = 8
+MAX_PIXELS = 2**27
+"""Of all photos on their way, unless one alone has more. A pixel takes 3 bytes decoded and one of labels, and some 20
+while it is drawn: half a gigabyte where photos wait, and 2.7 if all of them are drawn at once. Without a bound the
+fastest stage would fill the memory in front of the slowest: 200 photos of 33 megapixels are 20 GB."""
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn of a photo.
+
+    Attributes:
+        said: of what was found in it.
+        parts: each makes a file, by itself and in any thread; by the ending of the file's name.
+    """
+
+    said: str
+    parts: Mapping[str, Callable[[], bytes]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The same when it is done: files, by the ending of their names."""
+
+    said: str
+    files: Mapping[str, bytes]
+
+
+class Stages(Protocol[Read]):
+    """What happens to photos. An error of one photo is a value, which takes the photo's place to the end."""
+
+    def read(self, photo: Photo) -> Read:
+        """Read a photo; in any thread."""
+        ...
+
+    def analyse(self, photos: Sequence[Read]) -> Sequence[Drawing | Exception]:
+        """See what is in some photos, as one batch; in the calling thread."""
+        ...
+
+    def finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+        """Write and tell what came of a photo; in one thread, photo by photo. An error ends everything."""
+        ...
+
+
+def run(stages: Stages[Read], photos: Iterable[Photo], batch_size: int) -> None:
+    """Take ``photos`` through ``stages``, up to ``batch_size`` at once through the model.
+
+    Raises:
+        Exception: what ``finish`` raises; nothing is finished after it. Whatever ends this, no thread is left.
+    """
+    pipeline = _Pipeline(stages, batch_size)
+    try:
+        for batch in batches(photos, batch_size):
+            while not pipeline.has_room_for(batch):
+                pipeline.go_on()
+            pipeline.read(batch)
+            if pipeline.batches_read > 1:  # one is read ahead of the one that the model sees
+                pipeline.analyse()
+        while pipeline.photos:
+            pipeline.go_on()
+    finally:
+        pipeline.close()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos that go through the model together, and how many pixels each has."""
+
+    photos: Sequence[Photo]
+    pixels: Sequence[int]
+
+
+def batches(photos: Iterable[Photo], size: int) -> Iterator[Batch]:
+    """Cut ``photos`` into batches of ``size`` neighbours; of large ones fewer, so that several batches find room."""
+    taken: list[Photo] = []
+    pixels: list[int] = []
+    for photo in photos:
+        more = photo_pixels(photo.path)
+        if taken and (len(taken) == size or sum(pixels) + more > MAX_PIXELS // 4):
+            yield Batch(taken, pixels)
+            taken, pixels = [], []
+        taken.append(photo)
+        pixels.append(more)
+    if taken:
+        yield Batch(taken, pixels)
+
+
+class _Pipeline:
+    """Photos between the stages.
+
+    Attributes:
+        photos: how many are on their way.
+        pixels: how many they have in all.
+    """
+
+    def __init__(self, stages: Stages[Read], batch_size: int) -> None:
+        self.photos = self.pixels = 0
+        workers = min(cores(), MAX_WORKERS)
+        # a batch that is read, one that the model sees, and as many photos as can be drawn at once
+        self._max_photos = 2 * batch_size + workers
+        self._stages = stages
+        self._pool = ThreadPoolExecutor(workers, "photos")
+        self._writer = ThreadPoolExecutor(1, "photos-writer")
+        self._read: deque[tuple[Batch, list[Future]]] = deque()
+        self._finished: deque[tuple[int, Future[None]]] = deque()
+        self._ended = threading.Event()
+
+    @property
+    def batches_read(self) -> int:
+        """Batches that are being read, or wait for the model."""
+        return len(self._read)
+
+    def has_room_for(self, batch: Batch) -> bool:
+        """Whether ``batch`` may be read now."""
+        while self._finished and self._finished[0][1].done():
+            self._settle()
+        fits = self.photos + len(batch.photos) <= self._max_photos and self.pixels + sum(batch.pixels) <= MAX_PIXELS
+        return fits or not self.photos
+
+    def go_on(self) -> None:
+        """Take the photos that have come least far one step on; where none waits for the model, see one off."""
+        if self._read:
+            self.analyse()
+        else:
+            self._settle()
+
+    def read(self, batch: Batch) -> None:
+        """Begin to read a batch."""
+        self.photos += len(batch.photos)
+        self.pixels += sum(batch.pixels)
+        self._read.append((batch, [self._pool.submit(self._stages.read, photo) for photo in batch.photos]))
+
+    def analyse(self) -> None:
+        """Run the model on the oldest batch that was read, and begin to draw."""
+        batch, futures = self._read.popleft()
+        read = [_outcome(future) for future in futures]
+        analysed = iter(self._stages.analyse([each for each in read if not isinstance(each, Exception)]))
+        for photo, pixels, each in zip(batch.photos, batch.pixels, read, strict=True):
+            drawing = each if isinstance(each, Exception) else next(analysed)
+            if isinstance(drawing, Exception):
+                finished = self._writer.submit(self._finish, photo, drawing)
+            else:
+                parts = {ending: self._pool.submit(part) for ending, part in drawing.parts.items()}
+                finished = self._writer.submit(self._finish_drawing, photo, drawing.said, parts)
+            self._finished.append((pixels, finished))
+
+    def close(self) -> None:
+        """End all threads, each after the photo that it has in hand; what waits is dropped."""
+        self._ended.set()
+        self._pool.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)
+
+    def _settle(self) -> None:
+        """Wait for the oldest photo to be finished."""
+        pixels, finished = self._finished.popleft()
+        finished.result()
+        self.photos -= 1
+        self.pixels -= pixels
+
+    def _finish_drawing(self, photo: Photo, said: str, parts: Mapping[str, Future[bytes]]) -> None:
+        try:
+            drawn = Drawn(said, {ending: future.result() for ending, future in parts.items()})
+        except CancelledError:
+            return
+        except Exception as error:
+            drawn = error
+        self._finish(photo, drawn)
+
+    def _finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+        if self._ended.is_set():
+            return
+        try:
+            self._stages.finish(photo, drawn)
+        except BaseException:
+            self._ended.set()  # photos after this one must not be written until the calling thread has heard of it
+            raise
+
+
+def _outcome(future: Future[Read]) -> Read | Exception:
+    try:
+        return future.result()
+    except Exception as error:  # whatever one photo brings about, the others are not to wait for it
+        return error

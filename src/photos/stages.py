@@ -1,0 +1,142 @@
+"""What happens to a photo: it is read, seen by the model, drawn, written and told of."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src.data.images import read_photo
+from src.errors import UserError
+from src.evaluation.memory import within_memory
+from src.explorer.content import page_content
+from src.explorer.page import page
+from src.method.segmenter import FrameAnalysis, Segmenter
+from src.photos.files import Photo
+from src.photos.photo import pictures_of, summary
+from src.photos.pipeline import Drawing, Drawn
+from src.result_files import write_result
+from src.screen import note, say
+
+EXPLORER = "explorer.html"
+
+
+@dataclass(frozen=True)
+class ReadPhoto:
+    """A photo in memory.
+
+    Attributes:
+        path: its file.
+        rgb: uint8 [height, width, 3].
+        pixels: float32 [3, S, S], the same in the segmenter's frame.
+    """
+
+    path: Path
+    rgb: np.ndarray
+    pixels: Tensor
+
+
+class PhotoStages:
+    """The stages of the command; see :class:`src.photos.pipeline.Stages`.
+
+    Args:
+        segmenter: with what photos are segmented.
+        output: the folder for results.
+        heat_maps: whether a heat map of each class is drawn.
+        explorer: whether a page of the attention explorer is made of each photo.
+        bar: counts the photos that are finished; lines are said above it.
+
+    Attributes:
+        left_out: photos that could not be read or segmented.
+    """
+
+    def __init__(self, segmenter: Segmenter, output: Path, heat_maps: bool, explorer: bool, bar: tqdm) -> None:
+        self.segmenter = segmenter
+        self.output = output
+        self.heat_maps = heat_maps
+        self.explorer = explorer
+        self.bar = bar
+        self.left_out: list[Path] = []
+
+    def read(self, photo: Photo) -> ReadPhoto:
+        """Decode a photo and put it into the frame.
+
+        Raises:
+            UserError: see :func:`src.data.images.read_photo`.
+        """
+        rgb = read_photo(photo.path)
+        return ReadPhoto(photo.path, rgb, self.segmenter.frame.image(rgb))
+
+    def analyse(self, photos: Sequence[ReadPhoto]) -> list[Drawing | Exception]:
+        """Run the model on some photos; what is to be drawn of each, or why it cannot be segmented."""
+        return [self._drawing(photo, seen) for photo, seen in zip(photos, self._see(photos), strict=True)]
+
+    def finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+        """Write the files of a photo and say what was found, or name it as left out.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        with nullcontext() if self.bar.disable else self.bar.external_write_mode():
+            if isinstance(drawn, Drawn):
+                self._write(photo, drawn)
+            else:
+                self.left_out.append(photo.path)
+                named = isinstance(drawn, UserError)
+                note(
+                    f"left out: {drawn}" if named else f"left out: image {photo.path}: {type(drawn).__name__}: {drawn}"
+                )
+        self.bar.update()
+
+    def _see(self, photos: Sequence[ReadPhoto]) -> list[FrameAnalysis | Exception]:
+        if not photos:
+            return []
+        try:
+            seen, _ = within_memory(self._run_model, photos, _halves, operator.add)
+            return seen
+        except Exception as error:  # whatever one photo brings about, the others are not to wait for it
+            if len(photos) == 1:
+                return [UserError(f"image {photos[0].path}: {error}") if isinstance(error, UserError) else error]
+        return [self._see([photo])[0] for photo in photos]
+
+    def _run_model(self, photos: Sequence[ReadPhoto]) -> list[FrameAnalysis | Exception]:
+        return [*self.segmenter.analyse_batch(torch.stack([photo.pixels for photo in photos]))]
+
+    def _drawing(self, photo: ReadPhoto, seen: FrameAnalysis | Exception) -> Drawing | Exception:
+        if isinstance(seen, Exception):
+            return seen
+        rgb, (height, width) = photo.rgb, photo.rgb.shape[:2]
+        try:
+            analysis = seen.at((height, width))
+            parts = {f"{ending}.png": part for ending, part in pictures_of(rgb, analysis, self.heat_maps).items()}
+            if self.explorer:
+                content = page_content(self.segmenter, rgb, analysis.embeds, analysis.labels, photo.path.name)
+                parts[EXPLORER] = partial(page, content)
+            return Drawing(f"\n{photo.path}  {width} x {height}\n{summary(analysis)}", parts)
+        except Exception as error:
+            return error
+
+    def _write(self, photo: Photo, drawn: Drawn) -> None:
+        say(drawn.said)
+        files = {ending: self.output / f"{photo.name}_{ending}" for ending in drawn.files}
+        page_file = files.pop(EXPLORER, None)
+        for ending, file in files.items():
+            write_result(file, drawn.files[ending])
+        labels, overlay, *heat_maps = files.values()
+        say(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
+        if page_file:
+            write_result(page_file, drawn.files[EXPLORER])
+            say(f"  wrote {page_file}: open it in a browser")
+
+
+def _halves(photos: Sequence[ReadPhoto]) -> tuple[Sequence[ReadPhoto], Sequence[ReadPhoto]]:
+    half = len(photos) // 2
+    return photos[:half], photos[half:]
