@@ -17,6 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 BACKGROUND, IGNORED = 0, 255
 OPACITY = 0.6
 LEAST_HEAT = 0.05
+PHOTO_PNG = (
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
+)
 INK, PAPER, FRAME = (32, 32, 32), (255, 255, 255), (150, 150, 150)
 
 
@@ -57,7 +61,7 @@ def label_png(labels: np.ndarray) -> bytes:
     """A label map as a palette PNG: pixel values are labels, colours are VOC's."""
     picture = Image.fromarray(labels)
     picture.putpalette(PALETTE.tobytes())
-    return png_without_repeats(picture)
+    return _saved(picture, compress_type=zlib.Z_RLE)  # runs are all there is in labels: a third smaller, twice as fast
 
 
 def png(picture: Image.Image) -> bytes:
@@ -65,12 +69,14 @@ def png(picture: Image.Image) -> bytes:
     return _saved(picture)
 
 
-def png_without_repeats(picture: Image.Image) -> bytes:
-    """:func:`png` of a photo or of large areas, in a third of the time: only runs of a value are looked for.
+def photo_png(picture: Image.Image) -> bytes:
+    """:func:`png` of an RGB photo, in a quarter of the time; files are up to an eighth larger.
 
-    No piece of such a picture comes again elsewhere in it. Files are between a third smaller and a tenth larger.
+    No piece of a photo comes again elsewhere in it: runs of a value are all that is looked for, and one filter will do.
     """
-    return _saved(picture, compress_type=zlib.Z_RLE)
+    pixels = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
+    done, content = cv2.imencode(".png", pixels, PHOTO_PNG)
+    return content.tobytes() if done else png(picture)  # libpng takes a million pixels a side, Pillow any number
 
 
 def _saved(picture: Image.Image, **options: int) -> bytes:

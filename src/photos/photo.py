@@ -49,12 +49,12 @@ def pictures_of(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = Fals
 
 
 def _overlay(rgb: np.ndarray, labels: np.ndarray, legend: Sequence[pictures.LegendEntry]) -> bytes:
-    return pictures.png_without_repeats(pictures.overlay_with_legend(rgb, labels, legend))
+    return pictures.photo_png(pictures.overlay_with_legend(rgb, labels, legend))
 
 
 def _heat_map(rgb: np.ndarray, analysis: ImageAnalysis, label: int) -> bytes:
     drawn = pictures.heat_map(rgb, analysis.heat_map(label), analysis.class_names[label])
-    return pictures.png_without_repeats(drawn)
+    return pictures.photo_png(drawn)
 
 
 def _percent(share: float) -> str:

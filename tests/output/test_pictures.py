@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,14 @@ def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Pat
     assert np.array_equal(read_mask(path, Labelling(21)), labels)
     with Image.open(path) as picture:
         assert np.array_equal(np.asarray(picture.convert("RGB")), pictures.PALETTE[labels])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (1, 1_000_001)])
+def test_a_photo_reads_back_as_it_was(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(pictures.photo_png(Image.fromarray(pixels)))) as picture:
+        assert picture.mode == "RGB"
+        assert np.array_equal(np.asarray(picture), pixels)
 
 
 def test_overlay_tints_classes_and_leaves_the_background_alone() -> None:
