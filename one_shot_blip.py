@@ -38,12 +38,13 @@ def main(arguments: list[str]) -> int:
     check_writable(summary_csv)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.loading import load_segmenter, open_journal
-    from src.one_shot.runs import complete_runs, settings_of_runs
-    from src.one_shot.summary import OneShotSummary
-    from src.one_shot.supports import read_episodes
-    from src.output import charts
-    from src.provenance import provenance
+    with cli.quick_imports():
+        from src.loading import load_segmenter, open_journal
+        from src.one_shot.runs import complete_runs, settings_of_runs
+        from src.one_shot.summary import OneShotSummary
+        from src.one_shot.supports import read_episodes
+        from src.output import charts
+        from src.provenance import provenance
 
     task = task.settled()
     config = task.config

@@ -47,14 +47,15 @@ def main(arguments: list[str]) -> int | None:
     check_writable(csv)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.data.dataset import SegmentationDataset
-    from src.evaluation.evaluate import evaluate
-    from src.evaluation.identity import file_digest
-    from src.explorer.evaluation import write_evaluation_pages
-    from src.loading import load_segmenter, open_journal
-    from src.one_shot.tuned_weights import describe_tuned
-    from src.output.evaluation_pictures import EvaluationPictures
-    from src.provenance import provenance
+    with cli.quick_imports():
+        from src.data.dataset import SegmentationDataset
+        from src.evaluation.evaluate import evaluate
+        from src.evaluation.identity import file_digest
+        from src.explorer.evaluation import write_evaluation_pages
+        from src.loading import load_segmenter, open_journal
+        from src.one_shot.tuned_weights import describe_tuned
+        from src.output.evaluation_pictures import EvaluationPictures
+        from src.provenance import provenance
 
     task = task.settled()
     config = task.config

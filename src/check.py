@@ -95,8 +95,9 @@ def _support_list(config: Config) -> list[ListEntry]:
 
 
 def _load(task: Task) -> Segmenter:
-    from src.method.blip import load_configured
-    from src.method.segmenter import Segmenter
+    with cli.quick_imports():
+        from src.method.blip import load_configured
+        from src.method.segmenter import Segmenter
     from src.runtime import choose_device
 
     blip = load_configured(task.config, choose_device(task.device))

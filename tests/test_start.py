@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from src import cli
 from src.paths import REPOSITORY
 
 WATCHED = """
@@ -61,3 +66,40 @@ def test_threads_soon_stop_to_wait_busily_unless_the_user_says_how(own: dict[str
     command = [sys.executable, "-c", look]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, env=others | own)
     assert done.stdout.split() == [expected, "False"]
+
+
+FIRST_IMAGE = """
+import gc, importlib, sys
+from src import cli
+from src.method.segmenter import Segmenter
+
+def first_image(self, *_):
+    print("first image", "matplotlib" in sys.modules, gc.isenabled(), gc.get_freeze_count() > 100_000)
+    sys.exit(0)
+
+Segmenter.encode_images = first_image
+cli.run(importlib.import_module(sys.argv[1]).main, sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("script", ["training_free_blip", "compute_infoscore_blip"])
+def test_the_first_image_waits_for_no_charts_and_no_garbage(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FIRST_IMAGE, script, "--config", "configs/miniature.yaml", "--device", "cpu"]
+    command += ["--output-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "first image False True True"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_garbage_is_collected_again_after_imports(before: bool) -> None:
+    was = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        with suppress(ImportError), cli.quick_imports():
+            during = gc.isenabled()
+            importlib.import_module("src.no_such_module")
+        assert not during
+        assert gc.isenabled() is before
+    finally:
+        (gc.enable if was else gc.disable)()
+        gc.unfreeze()

@@ -39,8 +39,9 @@ def main(arguments: list[str]) -> None:
     listener = bind(args.host, args.port)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.explore.server import serve
-    from src.explore.studio import Studio
+    with cli.quick_imports():
+        from src.explore.server import serve
+        from src.explore.studio import Studio
 
     with listener:
         studio = Studio.load(config, photos, args.device)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from src.files import replacing
 from src.runtime import rank
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
 # blue, vermilion, green, purple, sky, orange, grey: told apart with any colour vision (after Okabe and Ito 2008)
@@ -159,6 +161,10 @@ def _two_colours(axes: Axes, chosen: int) -> None:
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of that many inches with one pair of axes."""
+    # Matplotlib is imported here: who waits for the first image need not wait for the charts at the end.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -97,9 +97,10 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.photos import pipeline
-    from src.photos.segmenter import segmenter_of_words
-    from src.photos.stages import PhotoStages
+    with cli.quick_imports():
+        from src.photos import pipeline
+        from src.photos.segmenter import segmenter_of_words
+        from src.photos.stages import PhotoStages
 
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
     loader = settled_on(str(segmenter.device), config).dataloader

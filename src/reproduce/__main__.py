@@ -46,9 +46,10 @@ def main(arguments: list[str]) -> int:
     jobs = read_jobs(args)
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
-    from src.output import charts
-    from src.reproduce.plan import check_data, duration, make_plan, tell
-    from src.reproduce.state import State
+    with cli.quick_imports():
+        from src.output import charts
+        from src.reproduce.plan import check_data, duration, make_plan, tell
+        from src.reproduce.state import State
 
     state = State.read(args.output_dir)
     steps = make_plan(jobs, state)
