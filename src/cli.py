@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import os
 import signal
 import sys
 import threading
@@ -18,11 +17,6 @@ from src.config.schema import Config
 from src.errors import Terminated, UserError
 from src.paths import user_path
 from src.screen import note, say, steady_console
-
-# How often a thread of GNU OpenMP looks for the others before it sleeps; read when torch is imported. By default they
-# look on for milliseconds, in which none of them works: beside a busy process tuning was then several times slower.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 SKIPPED = 3
 """Exit code of a command that ended well without images that it could not read."""

@@ -62,7 +62,7 @@ def test_wrong_photos_and_words_are_answered_without_torch(arguments: list[str])
 def test_threads_soon_stop_to_wait_busily_unless_the_user_says_how(own: dict[str, str], expected: str) -> None:
     """It is set while it still acts: before torch brings OpenMP along."""
     others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    look = 'import os, sys; import src.cli; print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)'
+    look = 'import os, sys; import src; print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)'
     command = [sys.executable, "-c", look]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, env=others | own)
     assert done.stdout.split() == [expected, "False"]
