@@ -85,11 +85,10 @@ def evaluate_runs(
         if asked:
             embeds = encoder(files, batch.pixels)
             every = segment_with_each([run.segmenter for run in asked], batch.pixels, embeds)
-            for run, scores in zip(asked, every, strict=True):
+            for run in asked:
+                # no name holds the scores: they go before the next run's come
+                _count(counted[run.counts], run, batch, next(every), dataset)
                 unchecked[run.counts] += files
-                for prediction in predictions_of(batch, scores, dataset):
-                    if prediction.index in run.queries:
-                        counted[run.counts].update(prediction.labels, prediction.target)
         for name, confusion in counted.items():
             running[name].counts += confusion.counts
         return {name: confusion.counts for name, confusion in counted.items()}
@@ -138,6 +137,15 @@ def evaluate_runs(
         return [_evaluation(run, outcome, dataset, seconds) for run in runs]
 
     return processes.share(together)
+
+
+def _count(
+    confusion: ConfusionMatrix, run: TunedRun, batch: Batch, scores: Tensor, dataset: SegmentationDataset
+) -> None:
+    """Count what ``scores`` [B, C, S, S] make of those images of a batch that are queries of a run."""
+    for prediction in predictions_of(batch, scores, dataset):
+        if prediction.index in run.queries:
+            confusion.update(prediction.labels, prediction.target)
 
 
 def _evaluation(run: TunedRun, outcome: Outcome, dataset: SegmentationDataset, seconds: float) -> Evaluation:
