@@ -57,14 +57,16 @@ def quick_imports() -> Iterator[None]:
     """While it lasts, modules are imported without garbage collection; what they made is passed over later, too.
 
     PyTorch and transformers make some 350,000 objects that stay; going through all of them again and again took a
-    quarter of the time of importing them.
+    quarter of the time of importing them. Where a command runs others, the first imports nearly all, and only then is
+    anything frozen: what a finished experiment leaves behind must still be collected.
     """
     before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if not gc.get_freeze_count():
+            gc.freeze()
         if before:
             gc.enable()
 

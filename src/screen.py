@@ -73,7 +73,8 @@ def note_once(text: str) -> None:
 
 def progress(total: int, description: str, unit: str = "image", **options: Any) -> tqdm:
     """A progress bar over ``total`` units; ``options`` are tqdm's."""
-    quiet = options.pop("disable", False) if rank() == 0 else True
+    wanted = options.pop("disable", False)
+    quiet = wanted if rank() == 0 else True
     return tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, disable=quiet, **options)
 
 

@@ -155,6 +155,7 @@ def test_a_finished_run_of_one_shot_is_not_computed_again(config: Path, tmp_path
     again = run(command("one_shot_blip", config, tmp_path / "grown", *options))
     assert again.returncode == 0, again.stderr
     assert "run 1/2: finished before" in again.stdout
+    assert again.stdout.count("tuned weights: ") == 2
     assert "run 1/2: tuning" not in again.stderr
     assert "run 2/2: tuning" in again.stderr
     assert first.stat().st_mtime_ns == kept

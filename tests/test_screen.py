@@ -31,6 +31,13 @@ def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], monke
     assert "of 1" not in shown.out + shown.err
 
 
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_any_process_may_ask_for_a_bar_that_is_not_shown(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", number)
+    with progress(1, "bar", disable=True) as bar:
+        assert bar.disable
+
+
 def test_columns_align_whatever_their_length() -> None:
     name = "a very long class name"
     lines = table([["class", "IoU"], [name, "7.5"], ["猫", "100.00"]]).splitlines()

@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,4 +103,23 @@ def test_garbage_is_collected_again_after_imports(before: bool) -> None:
         assert gc.isenabled() is before
     finally:
         (gc.enable if was else gc.disable)()
+        gc.unfreeze()
+
+
+def test_what_a_finished_experiment_leaves_is_still_collected() -> None:
+    """A command that runs others meets quick_imports again and again; what is frozen would stay for ever."""
+
+    class Model:
+        def __init__(self) -> None:
+            self.itself = self
+
+    try:
+        with cli.quick_imports():
+            pass
+        model = weakref.ref(Model())  # nobody holds it but itself
+        with cli.quick_imports():
+            pass
+        gc.collect()
+        assert model() is None
+    finally:
         gc.unfreeze()

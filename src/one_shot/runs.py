@@ -31,6 +31,7 @@ class Run:
 
     Attributes:
         number: from 0.
+        title: as it is called on the screen.
         episode: its supports and queries.
         settings: all that it depends on, as plain values.
         weights: where its tuned weights belong.
@@ -38,6 +39,7 @@ class Run:
     """
 
     number: int
+    title: str
     episode: Episode
     settings: dict[str, Any]
     weights: Path
@@ -72,6 +74,7 @@ def complete_runs(
     runs = [
         Run(
             number,
+            f"run {number + 1}/{len(episodes.runs)}",
             episode,
             {**shared, **settings},
             results.with_name(f"{results.stem}_run{number}.safetensors"),
@@ -84,18 +87,18 @@ def complete_runs(
         record = finished_run(run.weights, segmenter, run.settings, run.queries)
         if record is not None:
             records[run.number] = record
-            title = f"run {run.number + 1}/{len(runs)}"
-            say(f"{title}: finished before, mIoU {100 * record['miou']:.2f}; --fresh computes it again")
+            say(f"{run.title}: finished before, mIoU {100 * record['miou']:.2f}; --fresh computes it again")
+            say(f"  tuned weights: {run.weights}")
     left = [run for run in runs if run.number not in records]
     if left:
         with EmbeddingCache.for_runs(config, segmenter, episodes) as cache:
-            tuned = _tune(left, len(runs), task, oneshot, episodes, segmenter, journal, cache)
+            tuned = _tune(left, task, oneshot, episodes, segmenter, journal, cache)
             evaluations = evaluate_runs(tuned, queries, config.dataloader, journal, cache.get)
         for run, made, evaluation in zip(left, tuned, evaluations, strict=True):
             supports = run.settings["supports"]
             record = run_record(run.number, evaluation, task.prompts.scored_names, made.losses, supports)
             save_tuned(run.weights, made.segmenter, {**record, **origin_of(run.settings, made.segmenter, run.queries)})
-            say(f"run {run.number + 1}/{len(runs)}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
+            say(f"{run.title}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
             say(f"  tuned weights: {run.weights}")
             records[run.number] = record
     return [records[run.number] for run in runs]
@@ -103,7 +106,6 @@ def complete_runs(
 
 def _tune(
     runs: list[Run],
-    total: int,
     task: Task,
     oneshot: OneShotConfig,
     episodes: Episodes,
@@ -115,9 +117,9 @@ def _tune(
     by_number = {run.number: run for run in runs}
 
     def tune_run(number: int) -> tuple[Segmenter, list[float]]:
-        drawn = by_number[number].episode.supports
-        supports = read_supports(drawn, episodes.support_list, segmenter, labelling, cache.get)
-        return tune(segmenter, supports, oneshot, labelling.ignore_label, f"run {number + 1}/{total}: tuning")
+        run = by_number[number]
+        supports = read_supports(run.episode.supports, episodes.support_list, segmenter, labelling, cache.get)
+        return tune(segmenter, supports, oneshot, labelling.ignore_label, f"{run.title}: tuning")
 
     tuned = []
     for number, (weights, losses) in sorted(tuned_once(journal, list(by_number), tune_run).items()):
