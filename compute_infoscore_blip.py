@@ -37,13 +37,13 @@ def main(arguments: list[str]) -> int:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():
+        from src.evaluation.provenance import provenance
         from src.explorer.infoscore import write_infoscore_page
         from src.layer_selection.choice import keep_scores, score_layers
         from src.layer_selection.comparison import compare
         from src.layer_selection.infoscore import COLUMNS
         from src.loading import load_segmenter, open_journal
         from src.output import charts
-        from src.provenance import provenance
 
     task = task.settled()
     config = task.config

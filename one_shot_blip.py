@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> int:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():
+        from src.evaluation.provenance import provenance
         from src.loading import load_segmenter, open_journal
         from src.one_shot.runs import complete_runs, settings_of_runs
         from src.one_shot.summary import OneShotSummary
         from src.one_shot.supports import read_episodes
         from src.output import charts
-        from src.provenance import provenance
 
     task = task.settled()
     config = task.config

@@ -26,8 +26,7 @@ import argparse
 import sys
 
 from src import cli
-from src.files import check_writable
-from src.paths import user_path
+from src.files import check_writable, user_path
 from src.photos import command as photos
 from src.result_files import csv_text, write_json, write_result
 from src.screen import say
@@ -51,11 +50,11 @@ def main(arguments: list[str]) -> int | None:
         from src.data.dataset import SegmentationDataset
         from src.evaluation.evaluate import evaluate
         from src.evaluation.identity import file_digest
+        from src.evaluation.provenance import provenance
         from src.explorer.evaluation import write_evaluation_pages
         from src.loading import load_segmenter, open_journal
         from src.one_shot.tuned_weights import describe_tuned
         from src.output.evaluation_pictures import EvaluationPictures
-        from src.provenance import provenance
 
     task = task.settled()
     config = task.config

@@ -12,11 +12,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from src.config.reader import load_config
-from src.config.schema import Config
-from src.errors import Terminated, UserError
-from src.paths import user_path
-from src.screen import note, say, steady_console
+from .config.reader import load_config
+from .config.schema import Config
+from .errors import Terminated, UserError
+from .files import user_path
+from .screen import note, say, steady_console
 
 SKIPPED = 3
 """Exit code of a command that ended well without images that it could not read."""

@@ -1,18 +1,37 @@
-"""Writing files so that they appear whole or not at all."""
+"""The file system: where this checkout lies, room on a disk, files that appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from src.errors import UserError
+from .errors import UserError
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+GB = 10**9
 MAX_PREFIX = 40  # characters of a temporary file's name: beside a name of full length it must fit, too
+
+
+def resolve(path: str) -> Path:
+    """An absolute path as it is, any other relative to the root of the repository; ``~`` is the home folder."""
+    return REPOSITORY / user_path(path)
+
+
+def user_path(text: str) -> Path:
+    """A path as a person types it, ``~`` being the home folder; the type of every path on a command line.
+
+    The shell expands ``--output-dir ~/x``, but not ``--output-dir=~/x``.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~name without such a user: a file may be called so
+        return Path(text)
 
 
 @contextmanager
@@ -141,3 +160,30 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of ``folder``, which need not exist yet."""
+    folder = folder.resolve()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+def require_space(folder: Path, needed: int, purpose: str, remedy: str) -> None:
+    """Make sure that the disk of ``folder`` (which need not exist yet) has ``needed`` bytes free.
+
+    Raises:
+        UserError: it has not; the message gives ``purpose``, both numbers and ``remedy``.
+    """
+    if needed <= 0:
+        return
+    free = free_space(folder)
+    if free < needed:
+        raise UserError(f"{purpose} needs about {size(needed)} in {folder}, but {size(free)} are free; {remedy}")
+
+
+def size(count: int) -> str:
+    """A number of bytes for people: ``1.5 GB``, ``30.0 MB``, ``64.0 kB``."""
+    for unit, name in ((GB, "GB"), (10**6, "MB")):
+        if count >= unit / 10:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1000:.1f} kB"

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.evaluation.identity import settings_of
-from src.evaluation.journal import Journal
-from src.layer_selection.choice import choose_layers
-from src.method.blip import load_configured
-from src.method.segmenter import Segmenter
-from src.one_shot.tuned_weights import load_tuned
-from src.runtime import choose_device, share_cores
-from src.screen import say
-from src.task import Task
+from .evaluation.identity import settings_of
+from .evaluation.journal import Journal
+from .layer_selection.choice import choose_layers
+from .method.blip import load_configured
+from .method.segmenter import Segmenter
+from .one_shot.tuned_weights import load_tuned
+from .runtime import choose_device, share_cores
+from .screen import say
+from .task import Task
 
 
 def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Path | None = None) -> Segmenter:

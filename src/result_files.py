@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config.schema import Config
-from src.errors import UserError
-from src.files import create_bytes, utf8
-from src.paths import resolve
-from src.runtime import rank
-from src.screen import say
+from .config.schema import Config
+from .errors import UserError
+from .files import create_bytes, resolve, utf8
+from .runtime import rank
+from .screen import say
 
 VOLATILE = ("date", "seconds", "images_per_second")
 """Keys of result files whose values differ from run to run of the same command."""

@@ -1,4 +1,4 @@
-"""Where and how a command computes: which process of how many, on which device, in which number format.
+"""Where a command computes: which process of how many, on which device, with how much memory.
 
 Nothing here imports torch before a device is asked for: a command must be able to say its ``--help``, and what is wrong
 with its configuration, in the time that importing torch alone would take.
@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from src.errors import UserError
+from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-Amp = bool | Literal["bf16", "fp16"]
-"""``runtime.amp``; see :func:`number_format`."""
-
 MAX_WORKING_BYTES = 6 << 30
-MAX_HALVINGS = 10  # after them a step of BLIP-large takes one prompt at a time
 """Bytes beyond which a step on CUDA gains nothing by doing more at once."""
+
+MAX_HALVINGS = 10  # after them a step of BLIP-large takes one prompt at a time
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
@@ -190,66 +187,3 @@ def halve_working_memory() -> bool:
         return False
     _halvings += 1
     return True
-
-
-@dataclass(frozen=True)
-class NumberFormat:
-    """What the matrix products of a job are computed in; sums that need it, the CRF and the scores stay in float32.
-
-    Attributes:
-        name: of the format, as torch calls it.
-        why: what decided so.
-    """
-
-    name: Literal["float32", "bfloat16", "float16"]
-    why: str
-
-    @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """What torch.autocast is to use; None where it is to be off."""
-        import torch
-
-        return None if self.name == "float32" else getattr(torch, self.name)
-
-    @property
-    def remedy(self) -> str:
-        """What to do where a result is not a number."""
-        return {
-            "float16": "it ends at 65,504: set runtime.amp to bf16, which has the range of float32, or to false",
-            "bfloat16": "set runtime.amp to false",
-            "float32": "check the model's weights",
-        }[self.name]
-
-
-def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, int]]) -> NumberFormat:
-    """The number format that ``runtime.amp`` stands for on ``device``.
-
-    ``False`` is float32, ``"bf16"`` and ``"fp16"`` are what they say, anywhere. ``True`` is the fast format of the
-    hardware. On CUDA that is float16, as published: it rounds eight times finer than bfloat16, and is fast from Volta
-    on. Tuning goes through it too, without loss scaling, as published: next to none of the gradients are so small as to
-    vanish in it (README, Differences). What is too large is told: :meth:`src.method.segmenter.Segmenter.check_numbers`.
-    On a CPU it is what the model's ``products`` (inputs and outputs of its linear layers) were timed to be faster in.
-    """
-    import torch
-
-    if amp is False:
-        return NumberFormat("float32", "runtime.amp is false")
-    if amp is not True:
-        return NumberFormat("bfloat16" if amp == "bf16" else "float16", f"runtime.amp is {amp}")
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        if major >= 7:
-            return NumberFormat("float16", "runtime.amp is true: CUDA")
-        return NumberFormat("float32", f"float16 is slow below compute capability 7.0, and this is {major}.{minor}")
-    if device.type == "cpu":
-        return _fast_cpu_format(products)
-    return NumberFormat("float32", f"runtime.amp is true: nothing is gained on {device.type}")
-
-
-def _fast_cpu_format(products: Sequence[tuple[int, int]]) -> NumberFormat:
-    """The format that was clearly faster when it was timed, float32 if neither was."""
-    from src.fast_format import trial_of
-
-    trial = trial_of(tuple(products))
-    timed = f"{trial.gain:.2f} times as fast as float32 when timed on this CPU"
-    return NumberFormat("bfloat16" if trial.bfloat16_wins else "float32", f"runtime.amp is true: bfloat16 was {timed}")

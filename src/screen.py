@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from src.runtime import rank
+from .runtime import rank
 
 
 @contextmanager

@@ -7,12 +7,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from src.config.schema import Config
-from src.data.lists import ListEntry, evaluation_entries
-from src.method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
-from src.paths import resolve
-from src.result_files import Outputs
-from src.runtime import choose_device
+from .config.schema import Config
+from .data.lists import ListEntry, evaluation_entries
+from .files import resolve
+from .method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
+from .result_files import Outputs
+from .runtime import choose_device
 
 MAX_IMAGES, MAX_WORKERS = 16, 8
 MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its short weights; COCO multi-prompt at 512 px

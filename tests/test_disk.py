@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from src.disk import free_space, require_space, size
 from src.errors import UserError
+from src.files import free_space, require_space, size
 
 Usage = namedtuple("Usage", "total used free")
 

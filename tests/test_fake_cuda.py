@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from src.config.schema import Amp
 from src.data.frame import Frame
 from src.evaluation.metrics import ConfusionMatrix
 from src.layer_selection import infoscore as infoscore_module
@@ -27,7 +28,6 @@ from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter, labels_of
 from src.one_shot.embeddings import EmbeddingCache, Place
 from src.one_shot.tuning import summed_loss, untuned_weights
-from src.runtime import Amp
 from tests import tiny
 from tests.fake_cuda import CUDA, LiveBytes, fake_cuda, like, to_fake_cuda
 

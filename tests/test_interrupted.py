@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 from src.result_files import VOLATILE
 from tests import tiny
 

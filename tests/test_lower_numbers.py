@@ -9,7 +9,7 @@ import pytest
 
 import training_free_blip
 from src import cli
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "lower-numbers.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)

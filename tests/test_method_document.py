@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs" / "method.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -53,7 +53,9 @@ def test_every_step_names_its_function() -> None:
     sections = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
     assert not [section.splitlines()[0] for section in sections if not re.search(r"\[`[\w.]+`\]", section)]
     assert len(LINKS) > 30
-    assert not re.findall(r"`(?:src|replace_huggingface)\.[\w.]+`(?!\]\()", TEXT.replace("`python -m src.report`", ""))
+    assert not re.findall(
+        r"`(?:src|replace_huggingface)\.[\w.]+`(?!\]\()", TEXT.replace("`python -m tools.report`", "")
+    )
 
 
 def _file(parts: list[str]) -> Path:

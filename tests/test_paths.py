@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.paths import REPOSITORY, resolve, user_path
+from src.files import REPOSITORY, resolve, user_path
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

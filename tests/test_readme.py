@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from src import cli
-from src.paths import REPOSITORY
-from src.prepare.__main__ import main as prepare
-from src.report import main as report
+from src.files import REPOSITORY
 from tests import tiny
+from tools.prepare.__main__ import main as prepare
+from tools.report import main as report
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
@@ -28,16 +28,18 @@ COMMANDS = [
 ]
 OWN_DATA = [command for command in COMMANDS if "mine" in command]
 SCRIPTS = [command for command in COMMANDS if re.match(r"python \w+_blip\.py ", command) and command not in OWN_DATA]
-MODULES = [command for command in COMMANDS if re.match(r"python -m src\.", command) and command not in OWN_DATA]
+MODULES = [
+    command for command in COMMANDS if re.match(r"python -m (?:src|tools)\.", command) and command not in OWN_DATA
+]
 KNOWN_MODULES = {
-    "src.check",
-    "src.prepare",
-    "src.report",
-    "src.miniature.dataset",
-    "src.miniature.train",
-    "src.benchmark",
-    "src.explore",
-    "src.reproduce",
+    "tools.check",
+    "tools.prepare",
+    "tools.report",
+    "tools.miniature.dataset",
+    "tools.miniature.train",
+    "tools.benchmark",
+    "src.explorer",
+    "tools.reproduce",
 }
 
 
@@ -83,11 +85,11 @@ def test_scripts(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("command", MODULES)
 def test_modules(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module, *arguments = shlex.split(command)[2:]
-    if module == "src.prepare":
+    if module == "tools.prepare":
         arguments = [a for a in arguments if a != "--download"] + ["--root", str(tmp_path)]
         assert cli.run(prepare, arguments) == 2  # nothing lies in that folder
         assert str(tmp_path) in capsys.readouterr().err
-    elif module == "src.report":
+    elif module == "tools.report":
         assert cli.run(report, [str(tmp_path)]) == 2
     else:
         with pytest.raises(SystemExit) as end:  # --help comes last: everything before it must be known

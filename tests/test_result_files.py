@@ -14,8 +14,7 @@ import pytest
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.files import check_writable, replacing, write_text
-from src.paths import REPOSITORY
+from src.files import REPOSITORY, check_writable, replacing, write_text
 from src.result_files import Outputs, csv_text, earlier_result_of, write_json, write_result
 
 

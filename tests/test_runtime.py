@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from src import fast_format, runtime
+from src import runtime
+from src.config.schema import Amp
 from src.errors import UserError
-from src.runtime import Amp, choose_device, number_format
+from src.method import precision
+from src.method.precision import number_format
+from src.runtime import choose_device
 
 CPU = torch.device("cpu")
 PRODUCTS = [(32, 16), (16, 32)]
@@ -148,8 +151,8 @@ def test_true_is_bfloat16_on_cpus_that_clearly_gain_by_it(
     gain: float, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    found = fast_format.Trial(gain, "some CPU", "2.11", ())
-    monkeypatch.setattr(fast_format, "trial_of", lambda products: asked.append(products) or found)
+    found = precision.Trial(gain, "some CPU", "2.11", ())
+    monkeypatch.setattr(precision, "trial_of", lambda products: asked.append(products) or found)
     numbers = number_format(True, CPU, PRODUCTS)
     assert (numbers.name, asked) == (name, [tuple(PRODUCTS)])
     assert (

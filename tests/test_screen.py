@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 from src.screen import display_width, note, progress, say, steady_console, table
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from src import cli
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 
 WATCHED = """
 import runpy, sys

@@ -18,7 +18,7 @@ from PIL import Image
 import training_free_blip
 from src import cli
 from src.errors import UserError
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 from tests import tiny
 
 ConfigFile = Callable[..., Path]

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import yaml
 
-from src.config.schema import COCO_EVALUATION_IMAGES, Config, refusal
-from src.errors import UserError
-from src.paths import REPOSITORY, resolve
+from ..errors import UserError
+from ..files import REPOSITORY, resolve
+from .schema import COCO_EVALUATION_IMAGES, Config, refusal
 
 MAX_CLASSES = 255  # labels are bytes, and one of them stands for ignored pixels
 

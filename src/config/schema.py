@@ -11,8 +11,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from src.errors import UserError
-from src.runtime import Amp
+from ..errors import UserError
+
+Amp = bool | Literal["bf16", "fp16"]
+"""``runtime.amp``; see :func:`src.method.precision.number_format`."""
 
 COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 lines of its list
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from src.config.schema import Config, DataloaderConfig
-from src.data.frame import Frame
-from src.data.images import read_image, read_mask
-from src.data.labels import Labelling
-from src.data.lists import ListEntry
-from src.errors import UserError
-from src.screen import note_once
+from ..config.schema import Config, DataloaderConfig
+from ..errors import UserError
+from ..screen import note_once
+from .frame import Frame
+from .images import read_image, read_mask
+from .labels import Labelling
+from .lists import ListEntry
 
 SHARED_MEMORY = Path("/dev/shm")
 BATCHES_AHEAD = 3  # of each worker: two that wait and one in the making

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.config.schema import Config, DatasetConfig, ModelConfig
+from ..config.schema import Config, DatasetConfig, ModelConfig
 
 CELL = 8  # resized sides are floored to a multiple of this, as published
 CHUNK_PIXELS = 2**24  # of class maps brought back to an image's size at once; a map of more pixels comes alone

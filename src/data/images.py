@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from src.data.labels import Labelling
-from src.errors import UserError
+from ..errors import UserError
+from .labels import Labelling
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 TRUNCATED = "it may be truncated: fetch it again"
@@ -159,7 +159,7 @@ def _missing(what: str, path: Path) -> UserError:
         if (found := next(elsewhere, None)) is not None:
             remedy = (
                 f"there is no folder {path.parent.name}, but {found / path.name} is there: rename {found.name} to "
-                f"{path.parent.name}, or let `python -m src.prepare` write the list anew with --force"
+                f"{path.parent.name}, or let `python -m tools.prepare` write the list anew with --force"
             )
     return UserError(f"{what} {path} does not exist; {remedy}")
 

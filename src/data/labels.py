@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.config.schema import DatasetConfig
+from ..config.schema import DatasetConfig
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.config.schema import Config
-from src.data.images import IMAGE_ENDINGS, images_in
-from src.errors import UserError
-from src.paths import resolve
+from ..config.schema import Config
+from ..errors import UserError
+from ..files import resolve
+from .images import IMAGE_ENDINGS, images_in
 
 MOST_NUMBERS = 20  # of malformed lines in an error
 
@@ -52,7 +52,7 @@ def read_list(
     except OSError as error:
         raise UserError(
             f"image list {path} cannot be read ({error.strerror}); "
-            "`python -m src.prepare --help` says how to make the lists"
+            "`python -m tools.prepare --help` says how to make the lists"
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"image list {path} is no UTF-8 text; save it as such") from None

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.config.schema import DataloaderConfig
-from src.data.dataset import Batch, SegmentationDataset, batches
-from src.evaluation import processes
-from src.evaluation.journal import Journal, fingerprint
-from src.evaluation.memory import within_memory
-from src.evaluation.records import unpack
-from src.screen import progress
+from ..config.schema import DataloaderConfig
+from ..data.dataset import Batch, SegmentationDataset, batches
+from ..screen import progress
+from . import processes
+from .journal import Journal, fingerprint
+from .memory import within_memory
+from .records import unpack
 
 Arrays = Mapping[str, np.ndarray]
 """What a block contributed, by name."""

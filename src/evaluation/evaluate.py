@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.config.schema import DataloaderConfig
-from src.data.dataset import Batch, SegmentationDataset, batches
-from src.data.frame import Frame
-from src.evaluation import processes
-from src.evaluation.blocks import Arrays, as_array, compute_blocks
-from src.evaluation.journal import Journal
-from src.evaluation.metrics import ConfusionMatrix
-from src.method.segmenter import Segmenter, labels_of
+from ..config.schema import DataloaderConfig
+from ..data.dataset import Batch, SegmentationDataset, batches
+from ..data.frame import Frame
+from ..method.segmenter import Segmenter, labels_of
+from . import processes
+from .blocks import Arrays, as_array, compute_blocks
+from .journal import Journal
+from .metrics import ConfusionMatrix
 
 CHECKED_AT_ONCE = 50  # images on a GPU
 

@@ -14,12 +14,12 @@ import PIL
 import torch
 import transformers
 
-from src.config.schema import Config
-from src.data.lists import ListEntry
-from src.method.segmenter import Segmenter
-from src.paths import REPOSITORY
-from src.runtime import device_name
-from src.sources import source_files
+from ..config.schema import Config
+from ..data.lists import ListEntry
+from ..files import REPOSITORY
+from ..method.segmenter import Segmenter
+from ..runtime import device_name
+from .sources import source_files
 
 CODE = {
     "training-free": ("src.evaluation.evaluate", "src.method.blip"),

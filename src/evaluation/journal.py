@@ -24,13 +24,13 @@ from typing import Any
 
 from torch import Tensor
 
-from src.data.lists import ListEntry
-from src.errors import UserError
-from src.evaluation import processes
-from src.evaluation.records import Record, RecordFile, pack, read_records
-from src.files import write_text
-from src.runtime import local_rank, rank
-from src.screen import note, say
+from ..data.lists import ListEntry
+from ..errors import UserError
+from ..files import write_text
+from ..runtime import local_rank, rank
+from ..screen import note, say
+from . import processes
+from .records import Record, RecordFile, pack, read_records
 
 FOLDER = "unfinished"
 SETTINGS = "settings.json"

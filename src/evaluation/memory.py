@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import torch
 
-from src.errors import UserError
-from src.runtime import halve_working_memory
-from src.screen import note_once
+from ..errors import UserError
+from ..runtime import halve_working_memory
+from ..screen import note_once
 
 B = TypeVar("B", bound=Sized)
 R = TypeVar("R")

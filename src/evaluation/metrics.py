@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.labels import Labelling
-from src.errors import UserError
-from src.screen import display_width, table
+from ..data.labels import Labelling
+from ..errors import UserError
+from ..screen import display_width, table
 
 MAX_NAMES = 12
 """How many absent classes the screen names; the JSON names all."""

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from src.errors import UserError
-from src.runtime import local_rank, rank, world_size
+from ..errors import UserError
+from ..runtime import local_rank, rank, world_size
 
 T = TypeVar("T")
 

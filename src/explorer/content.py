@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.layer_selection.infoscore import entropy, prompt_shares
-from src.method.segmenter import PatchAttention, Segmenter
-from src.output import pictures
+from ..layer_selection.infoscore import entropy, prompt_shares
+from ..method.segmenter import PatchAttention, Segmenter
+from ..output import pictures
 
 LONGEST_SIDE = 1024  # of the photo in the page, pixels
 JPEG_QUALITY = 88

@@ -10,20 +10,20 @@ from urllib.parse import quote
 
 import numpy as np
 
-from src.config.schema import DataloaderConfig
-from src.data.dataset import SegmentationDataset, batches
-from src.data.images import read_image, read_mask
-from src.data.labels import Labelling
-from src.evaluation.evaluate import Evaluation, Prediction, predictions_of
-from src.evaluation.metrics import ConfusionMatrix
-from src.explorer.content import Truth, jpeg, page_content
-from src.explorer.page import SEALED, fill, page, style
-from src.files import write_bytes
-from src.method.segmenter import Segmenter
-from src.output import pictures
-from src.output.evaluation_pictures import evenly_spaced, prediction_files
-from src.runtime import rank
-from src.screen import progress
+from ..config.schema import DataloaderConfig
+from ..data.dataset import SegmentationDataset, batches
+from ..data.images import read_image, read_mask
+from ..data.labels import Labelling
+from ..evaluation.evaluate import Evaluation, Prediction, predictions_of
+from ..evaluation.metrics import ConfusionMatrix
+from ..files import write_bytes
+from ..method.segmenter import Segmenter
+from ..output import pictures
+from ..output.evaluation_pictures import evenly_spaced, prediction_files
+from ..runtime import rank
+from ..screen import progress
+from .content import Truth, jpeg, page_content
+from .page import SEALED, fill, page, style
 
 THUMBNAIL_SIDE = 320  # pixels
 

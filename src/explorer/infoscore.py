@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.explorer.page import SEALED, fill, style
-from src.files import write_bytes
-from src.layer_selection.comparison import Comparison
-from src.layer_selection.infoscore import LayerScores
-from src.runtime import rank
+from ..files import write_bytes
+from ..layer_selection.comparison import Comparison
+from ..layer_selection.infoscore import LayerScores
+from ..runtime import rank
+from .page import SEALED, fill, style
 
 WIDTH, HEIGHT, MARGIN = 520, 340, 46  # of the scatter plot
 PARTS = {

@@ -20,7 +20,7 @@ def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
 
     Args:
         content: from :func:`src.explorer.content.page_content`; or of a page that asks its server, see
-            :mod:`src.explore.server`: ``{"name": title, "server": ...}``.
+            :mod:`src.explorer.server`: ``{"name": title, "server": ...}``.
         policy: Content-Security-Policy of the page.
     """
     return fill(

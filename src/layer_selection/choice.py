@@ -16,20 +16,20 @@ import PIL
 import torch
 import transformers
 
-from src.config.schema import Config
-from src.data.lists import ListEntry
-from src.evaluation import processes
-from src.evaluation.identity import settings_of
-from src.evaluation.journal import Journal
-from src.files import check_writable, write_text
-from src.layer_selection import ranking
-from src.layer_selection.infoscore import LayerScores
-from src.layer_selection.ranking import rank_layers, ranking_segmenter
-from src.method.blip import Blip
-from src.method.prompts import ClassEntry
-from src.method.segmenter import Segmenter
-from src.screen import note, say
-from src.sources import source_files
+from ..config.schema import Config
+from ..data.lists import ListEntry
+from ..evaluation import processes
+from ..evaluation.identity import settings_of
+from ..evaluation.journal import Journal
+from ..evaluation.sources import source_files
+from ..files import check_writable, write_text
+from ..method.blip import Blip
+from ..method.prompts import ClassEntry
+from ..method.segmenter import Segmenter
+from ..screen import note, say
+from . import ranking
+from .infoscore import LayerScores
+from .ranking import rank_layers, ranking_segmenter
 
 PARTS = ("mean_image_entropy", "dataset_entropy", "cov")
 

@@ -11,19 +11,19 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from src.config.schema import Config
-from src.data.dataset import Batch, SegmentationDataset
-from src.data.lists import ListEntry
-from src.evaluation import processes
-from src.evaluation.blocks import Outcome, compute_blocks
-from src.evaluation.evaluate import COUNTS, predictions_of
-from src.evaluation.journal import Journal
-from src.evaluation.metrics import ConfusionMatrix, absence_note
-from src.layer_selection.infoscore import InfoScore, LayerScores, layer_shares
-from src.layer_selection.ranking import SHARES, add_shares, check_images, join_shares, layer_scores
-from src.method import attention
-from src.method.segmenter import Segmenter
-from src.screen import table
+from ..config.schema import Config
+from ..data.dataset import Batch, SegmentationDataset
+from ..data.lists import ListEntry
+from ..evaluation import processes
+from ..evaluation.blocks import Outcome, compute_blocks
+from ..evaluation.evaluate import COUNTS, predictions_of
+from ..evaluation.journal import Journal
+from ..evaluation.metrics import ConfusionMatrix, absence_note
+from ..method import attention
+from ..method.segmenter import Segmenter
+from ..screen import table
+from .infoscore import InfoScore, LayerScores, layer_shares
+from .ranking import SHARES, add_shares, check_images, join_shares, layer_scores
 
 BET = "bet"
 

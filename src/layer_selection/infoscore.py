@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.errors import UserError
-from src.method.attention import upsample
-from src.method.segmenter import PatchAttention
-from src.runtime import threads
-from src.screen import table
+from ..errors import UserError
+from ..method.attention import upsample
+from ..method.segmenter import PatchAttention
+from ..runtime import threads
+from ..screen import table
 
 CLAMP = 1e-6
 

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from src.config.schema import Config
-from src.data.dataset import Batch, SegmentationDataset
-from src.data.lists import ListEntry
-from src.errors import UserError
-from src.evaluation import processes
-from src.evaluation.blocks import Arrays, Outcome, compute_blocks
-from src.evaluation.journal import Journal
-from src.layer_selection.infoscore import InfoScore, LayerScores, layer_shares
-from src.method.blip import Blip
-from src.method.prompts import ClassEntry, build_prompts
-from src.method.segmenter import Segmenter
+from ..config.schema import Config
+from ..data.dataset import Batch, SegmentationDataset
+from ..data.lists import ListEntry
+from ..errors import UserError
+from ..evaluation import processes
+from ..evaluation.blocks import Arrays, Outcome, compute_blocks
+from ..evaluation.journal import Journal
+from ..method.blip import Blip
+from ..method.prompts import ClassEntry, build_prompts
+from ..method.segmenter import Segmenter
+from .infoscore import InfoScore, LayerScores, layer_shares
 
 SHARES = "shares"
 

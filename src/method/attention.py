@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.runtime import threads
+from ..runtime import threads
 
 
 def sum_over_tokens(logits: Tensor, attention_mask: Tensor) -> Tensor:

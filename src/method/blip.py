@@ -30,9 +30,10 @@ from replace_huggingface.modeling_blip_text import (
     expose_cross_attention,
 )
 from replace_huggingface.modeling_blip_vision import fuse_vision_attention
-from src.config.schema import Config
-from src.errors import UserError
-from src.paths import resolve
+
+from ..config.schema import Config
+from ..errors import UserError
+from ..files import resolve
 
 USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that anything is asked of
 

@@ -29,9 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.errors import UserError
-from src.runtime import MAX_WORKING_BYTES, working_memory
-from src.screen import note
+from ..errors import UserError
+from ..runtime import MAX_WORKING_BYTES, working_memory
+from ..screen import note
 
 Run = Callable[..., list]
 
@@ -214,7 +214,7 @@ def load_triton(device: torch.device, classes: int, pooling: int) -> tuple[Modul
     """
     try:
         # Imported here: it takes a second, and the CPU has no use for it.
-        module = importlib.import_module("src.method.crf_triton")
+        module = importlib.import_module(".crf_triton", __package__)
         module.probe(device, classes, pooling)
     except torch.OutOfMemoryError:
         raise  # says nothing of the kernel

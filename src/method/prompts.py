@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
+from ..errors import UserError
 
 TEMPLATE = "Image of {word}."
 MAX_WORD_LENGTH = 200  # longer ones fit into no table and no legend

@@ -21,14 +21,16 @@ from torch.func import functional_call
 
 from replace_huggingface import modeling_blip_text
 from replace_huggingface.modeling_blip_text import KeysValues, PromptStates
-from src.config.schema import Config
-from src.data.frame import Frame
-from src.errors import UserError
-from src.method import attention
-from src.method.blip import Blip
-from src.method.crf import ConvCRF
-from src.method.prompts import PromptSet
-from src.runtime import MAX_WORKING_BYTES, Amp, number_format, working_memory
+
+from ..config.schema import Amp, Config
+from ..data.frame import Frame
+from ..errors import UserError
+from ..runtime import MAX_WORKING_BYTES, working_memory
+from . import attention
+from .blip import Blip
+from .crf import ConvCRF
+from .precision import number_format
+from .prompts import PromptSet
 
 NONE_LOST = torch.iinfo(torch.int64).max
 

@@ -20,14 +20,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from src.config.schema import Config
-from src.disk import free_space
-from src.errors import UserError
-from src.method.segmenter import Segmenter
-from src.one_shot.supports import Episodes
-from src.paths import resolve
-from src.runtime import local_world_size
-from src.screen import say
+from ..config.schema import Config
+from ..errors import UserError
+from ..files import free_space, resolve
+from ..method.segmenter import Segmenter
+from ..runtime import local_world_size
+from ..screen import say
+from .supports import Episodes
 
 Place = Literal["none", "device", "memory", "disk"]
 

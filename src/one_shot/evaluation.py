@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.config.schema import DataloaderConfig
-from src.data.dataset import Batch, SegmentationDataset
-from src.evaluation import processes
-from src.evaluation.blocks import SKIPPED, Arrays, Outcome, compute_blocks
-from src.evaluation.evaluate import COUNTS, Evaluation, predictions_of
-from src.evaluation.journal import Journal
-from src.evaluation.metrics import ConfusionMatrix
-from src.method.segmenter import Segmenter, segment_with_each
-from src.one_shot.embeddings import Encoder
+from ..config.schema import DataloaderConfig
+from ..data.dataset import Batch, SegmentationDataset
+from ..evaluation import processes
+from ..evaluation.blocks import SKIPPED, Arrays, Outcome, compute_blocks
+from ..evaluation.evaluate import COUNTS, Evaluation, predictions_of
+from ..evaluation.journal import Journal
+from ..evaluation.metrics import ConfusionMatrix
+from ..method.segmenter import Segmenter, segment_with_each
+from .embeddings import Encoder
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from src.config.schema import OneShotConfig
-from src.data.dataset import SegmentationDataset
-from src.errors import UserError
-from src.evaluation import processes
-from src.evaluation.journal import Journal, digest_of_settings, fingerprint
-from src.files import write_bytes
-from src.method.blip import digest_of
-from src.method.segmenter import Segmenter
-from src.one_shot.supports import Episode, Episodes
-from src.one_shot.tuned_weights import MadeFor, load_tuned
-from src.runtime import cores, rank, threads, world_size
-from src.screen import note
+from ..config.schema import OneShotConfig
+from ..data.dataset import SegmentationDataset
+from ..errors import UserError
+from ..evaluation import processes
+from ..evaluation.journal import Journal, digest_of_settings, fingerprint
+from ..files import write_bytes
+from ..method.blip import digest_of
+from ..method.segmenter import Segmenter
+from ..runtime import cores, rank, threads, world_size
+from ..screen import note
+from .supports import Episode, Episodes
+from .tuned_weights import MadeFor, load_tuned
 
 ORIGIN = "made_by"
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config.schema import OneShotConfig
-from src.data.dataset import SegmentationDataset
-from src.data.labels import Labelling
-from src.evaluation.journal import Journal
-from src.method.blip import digest_of
-from src.method.segmenter import Segmenter
-from src.one_shot.embeddings import EmbeddingCache
-from src.one_shot.evaluation import TunedRun, evaluate_runs
-from src.one_shot.resume import finished_run, origin_of, run_settings, tuned_once
-from src.one_shot.summary import run_record
-from src.one_shot.supports import Episode, Episodes
-from src.one_shot.tuned_weights import save_tuned
-from src.one_shot.tuning import read_supports, tune
-from src.screen import say
-from src.task import Task
+from ..config.schema import OneShotConfig
+from ..data.dataset import SegmentationDataset
+from ..data.labels import Labelling
+from ..evaluation.journal import Journal
+from ..method.blip import digest_of
+from ..method.segmenter import Segmenter
+from ..screen import say
+from ..task import Task
+from .embeddings import EmbeddingCache
+from .evaluation import TunedRun, evaluate_runs
+from .resume import finished_run, origin_of, run_settings, tuned_once
+from .summary import run_record
+from .supports import Episode, Episodes
+from .tuned_weights import save_tuned
+from .tuning import read_supports, tune
 
 RUNS = "runs"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from src.evaluation.evaluate import Evaluation
-from src.evaluation.metrics import absence_note, score_table
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.metrics import absence_note, score_table
 
 
 def run_record(

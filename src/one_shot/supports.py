@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from src.config.schema import Config, OneShotConfig
-from src.data.images import read_mask
-from src.data.labels import Labelling
-from src.data.lists import ListEntry, evaluation_entries, list_of
-from src.errors import UserError
-from src.screen import progress
+from ..config.schema import Config, OneShotConfig
+from ..data.images import read_mask
+from ..data.labels import Labelling
+from ..data.lists import ListEntry, evaluation_entries, list_of
+from ..errors import UserError
+from ..screen import progress
 
 SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
 

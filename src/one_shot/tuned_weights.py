@@ -12,11 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from src.errors import UserError
-from src.method.blip import digest_of, first_not_finite
-from src.method.segmenter import Segmenter
-from src.one_shot.tuning import untuned_weights
-from src.result_files import write_json, write_result
+from ..errors import UserError
+from ..method.blip import digest_of, first_not_finite
+from ..method.segmenter import Segmenter
+from ..result_files import write_json, write_result
+from .tuning import untuned_weights
 
 
 def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None:

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.config.schema import OneShotConfig
-from src.data.dataset import SegmentationDataset
-from src.data.labels import Labelling
-from src.data.lists import ListEntry
-from src.errors import UserError
-from src.method.segmenter import Segmenter
-from src.one_shot.embeddings import Encoder
-from src.one_shot.supports import Support
-from src.screen import progress
+from ..config.schema import OneShotConfig
+from ..data.dataset import SegmentationDataset
+from ..data.labels import Labelling
+from ..data.lists import ListEntry
+from ..errors import UserError
+from ..method.segmenter import Segmenter
+from ..screen import progress
+from .embeddings import Encoder
+from .supports import Support
 
 BACKGROUND_WEIGHT = 0.5
 MIN_PROBABILITY = 1e-12

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.files import replacing
-from src.runtime import rank
+from ..files import replacing
+from ..runtime import rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from src.data.dataset import SegmentationDataset
-from src.data.images import read_image, read_mask
-from src.data.lists import ListEntry
-from src.errors import UserError
-from src.evaluation.evaluate import Evaluation, Observer, Prediction
-from src.files import write_bytes
-from src.output import charts, pictures
-from src.runtime import rank
-from src.screen import note
+from ..data.dataset import SegmentationDataset
+from ..data.images import read_image, read_mask
+from ..data.lists import ListEntry
+from ..errors import UserError
+from ..evaluation.evaluate import Evaluation, Observer, Prediction
+from ..files import write_bytes
+from ..runtime import rank
+from ..screen import note
+from . import charts, pictures
 
 
 class EvaluationPictures:

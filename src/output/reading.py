@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError
-from src.result_files import earlier_result_of
+from ..errors import UserError
+from ..result_files import earlier_result_of
 
 EXPERIMENTS = ("training-free", "one-shot", "infoscore")
 

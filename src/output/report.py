@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.output.reading import Found, Result
+from .reading import Found, Result
 
 NOTHING = "–"
 # settings that a column tells if they are not the same in all columns

@@ -2,8 +2,8 @@
 
 import sys
 
-from src import cli
-from src.photos.command import main
+from .. import cli
+from .command import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-from src import cli
-from src.config.schema import Config
-from src.errors import UserError
-from src.paths import resolve, user_path
-from src.photos.files import find_photos, name_outputs
-from src.photos.words import prompts_of_words
-from src.screen import progress, say
-from src.task import settled_on
+from .. import cli
+from ..config.schema import Config
+from ..errors import UserError
+from ..files import resolve, user_path
+from ..screen import progress, say
+from ..task import settled_on
+from .files import find_photos, name_outputs
+from .words import prompts_of_words
 
 FOLDER = "results/photos"
 MANY = 10  # photos for which a progress bar is shown
@@ -98,9 +98,9 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():
-        from src.photos import pipeline
-        from src.photos.segmenter import segmenter_of_words
-        from src.photos.stages import PhotoStages
+        from . import pipeline
+        from .segmenter import segmenter_of_words
+        from .stages import PhotoStages
 
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
     loader = settled_on(str(segmenter.device), config).dataloader

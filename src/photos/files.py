@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.data.images import IMAGE_ENDINGS, check_file, images_in
-from src.errors import UserError
+from ..data.images import IMAGE_ENDINGS, check_file, images_in
+from ..errors import UserError
 
 PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
 """Names of the pictures that an earlier run wrote, dated ones too."""

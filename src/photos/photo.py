@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from src.method.segmenter import ImageAnalysis
-from src.output import pictures
-from src.screen import table
+from ..method.segmenter import ImageAnalysis
+from ..output import pictures
+from ..screen import table
 
 MAX_MISSING = 10  # so many classes without pixels are still worth a word each
 

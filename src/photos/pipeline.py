@@ -13,9 +13,9 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from src.data.images import photo_pixels
-from src.photos.files import Photo
-from src.runtime import cores
+from ..data.images import photo_pixels
+from ..runtime import cores
+from .files import Photo
 
 MAX_WORKERS = 8
 MAX_PIXELS = 2**27

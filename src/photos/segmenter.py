@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.config.reader import load_config
-from src.config.schema import Config
-from src.method.blip import load_configured
-from src.method.prompts import PromptSet
-from src.method.segmenter import Segmenter
-from src.one_shot.tuned_weights import load_tuned
-from src.paths import user_path
-from src.photos.words import prompts_of_words
-from src.runtime import choose_device
-from src.screen import note
+from ..config.reader import load_config
+from ..config.schema import Config
+from ..files import user_path
+from ..method.blip import load_configured
+from ..method.prompts import PromptSet
+from ..method.segmenter import Segmenter
+from ..one_shot.tuned_weights import load_tuned
+from ..runtime import choose_device
+from ..screen import note
+from .words import prompts_of_words
 
 
 def load_segmenter(

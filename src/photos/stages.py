@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.data.images import read_photo
-from src.errors import UserError
-from src.evaluation.memory import within_memory
-from src.explorer.content import page_content
-from src.explorer.page import page
-from src.method.segmenter import FrameAnalysis, Segmenter
-from src.photos.files import Photo
-from src.photos.photo import pictures_of, summary
-from src.photos.pipeline import Drawing, Drawn
-from src.result_files import write_result
-from src.screen import note, say
+from ..data.images import read_photo
+from ..errors import UserError
+from ..evaluation.memory import within_memory
+from ..explorer.content import page_content
+from ..explorer.page import page
+from ..method.segmenter import FrameAnalysis, Segmenter
+from ..result_files import write_result
+from ..screen import note, say
+from .files import Photo
+from .photo import pictures_of, summary
+from .pipeline import Drawing, Drawn
 
 EXPLORER = "explorer.html"
 

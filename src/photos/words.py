@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 
-from src.config.schema import Config
-from src.errors import UserError
-from src.method.prompts import ClassEntry, PromptSet, build_prompts, fault_of_word, read_class_file
-from src.paths import resolve
-from src.screen import say
+from ..config.schema import Config
+from ..errors import UserError
+from ..files import resolve
+from ..method.prompts import ClassEntry, PromptSet, build_prompts, fault_of_word, read_class_file
+from ..screen import say
 
 MAX_CLASSES = 254  # labels are bytes; 0 is the background, 255 stands for ignored pixels
 

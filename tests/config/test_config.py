@@ -15,8 +15,8 @@ import yaml
 from src.config.reader import load_config
 from src.config.schema import Config
 from src.errors import UserError
+from src.files import REPOSITORY, resolve
 from src.method.prompts import read_class_file
-from src.paths import REPOSITORY, resolve
 
 SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot", "voc20_blip")
 HINTS = typing.get_type_hints(Config)

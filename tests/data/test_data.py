@@ -78,7 +78,7 @@ def test_malformed_lists_are_refused(tmp_path: Path, content: str | bytes, reaso
 
 
 def test_missing_lists_and_roots_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"image list .*val\.txt cannot be read .*src\.prepare"):
+    with pytest.raises(UserError, match=r"image list .*val\.txt cannot be read .*tools\.prepare"):
         read_list(tmp_path / "val.txt", tmp_path)
     with pytest.raises(UserError, match=r"data_root .*nowhere does not exist"):
         read_list(tmp_path / "val.txt", tmp_path / "nowhere")

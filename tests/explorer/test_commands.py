@@ -19,7 +19,7 @@ import compute_infoscore_blip
 import training_free_blip
 from src import cli
 from src.evaluation.metrics import ConfusionMatrix
-from src.paths import REPOSITORY
+from src.files import REPOSITORY
 from tests import tiny
 
 if TYPE_CHECKING:

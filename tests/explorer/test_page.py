@@ -18,6 +18,7 @@ from src.config.reader import load_config
 from src.data.frame import Frame
 from src.explorer.content import Truth, page_content
 from src.explorer.page import page
+from src.files import REPOSITORY
 from src.layer_selection.infoscore import entropy, prompt_shares
 from src.method.attention import normalise, upsample
 from src.method.blip import Blip, load_configured
@@ -25,7 +26,6 @@ from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import PatchAttention, Segmenter, labels_of
 from src.output.pictures import PALETTE
-from src.paths import REPOSITORY
 from tests import tiny
 from tests.explorer.conftest import missing
 

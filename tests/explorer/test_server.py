@@ -26,13 +26,13 @@ from starlette.datastructures import Headers
 import training_free_blip
 from src import cli
 from src.errors import UserError
-from src.explore import server as server_module
-from src.explore import studio as studio_module
-from src.explore.command import address_of, bind, main
-from src.explore.server import Guard, make_app
-from src.explore.studio import Studio
+from src.explorer import server as server_module
+from src.explorer import studio as studio_module
+from src.explorer.command import address_of, bind, main
+from src.explorer.server import Guard, make_app
+from src.explorer.studio import Studio
+from src.files import REPOSITORY
 from src.method.segmenter import Segmenter
-from src.paths import REPOSITORY
 from tests.explorer.test_commands import content_of
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def test_the_address_can_be_typed_into_a_browser(host: str, named: str) -> None:
 
 
 def test_wrong_words_are_told_before_torch_is_imported() -> None:
-    code = "import sys; from src import cli; from src.explore.command import main; "
+    code = "import sys; from src import cli; from src.explorer.command import main; "
     code += "print(cli.run(main), 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -328,7 +328,7 @@ def test_wrong_words_are_told_before_torch_is_imported() -> None:
 
 def test_control_c_ends_it_cleanly(config_file: Callable[..., Path]) -> None:
     config = config_file(val_list="nowhere.txt")
-    command = [sys.executable, "-m", "src.explore", "--config", str(config), "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "src.explorer", "--config", str(config), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     try:

@@ -25,6 +25,7 @@ from src.config.reader import load_config
 from src.config.schema import Config
 from src.data.lists import evaluation_entries
 from src.errors import UserError
+from src.files import REPOSITORY
 from src.layer_selection import choice
 from src.layer_selection.choice import choose_layers
 from src.layer_selection.comparison import compare
@@ -33,7 +34,6 @@ from src.layer_selection.ranking import rank_layers, ranking_segmenter
 from src.method.blip import load_blip
 from src.method.prompts import read_class_file
 from src.method.segmenter import Segmenter
-from src.paths import REPOSITORY
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pascal"
@@ -211,7 +211,7 @@ def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
         from src.layer_selection.ranking import rank_layers, ranking_segmenter
         from src.method.blip import load_configured
         from src.method.prompts import read_class_file
-        from src.paths import resolve
+        from src.files import resolve
         config = load_config(Path(sys.argv[1]), ["max_images=2"])
         classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
         segmenter = ranking_segmenter(config, load_configured(config, torch.device("cpu")), classes)

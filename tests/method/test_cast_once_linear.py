@@ -9,11 +9,11 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from replace_huggingface.cast_once_linear import CastOnceLinear, cast_once
+from src.config.schema import Amp
 from src.data.frame import Frame
 from src.method.blip import Blip
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
-from src.runtime import Amp
 from tests import tiny
 
 SHORT: tuple[Amp, ...] = ("bf16", "fp16")

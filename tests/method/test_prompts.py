@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
+from src.files import REPOSITORY
 from src.method.prompts import ClassEntry, build_prompts, read_class_file
-from src.paths import REPOSITORY
 
 CLASSES = [
     ClassEntry("sky", ("wall", "tree")),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from replace_huggingface import modeling_blip_text
 from src import runtime
-from src.config.schema import Config
+from src.config.schema import Amp, Config
 from src.data.frame import Frame
 from src.errors import UserError
 from src.method.attention import class_probabilities, itm_scores, sum_over_tokens
@@ -20,7 +20,6 @@ from src.method.blip import Blip, load_blip
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, PromptSet, build_prompts
 from src.method.segmenter import NEVER, Segmenter, labels_of
-from src.runtime import Amp
 from tests import tiny
 from tests.oracles.crf import plain_crf
 from tests.oracles.method import plain_forward, plain_itm, plain_token_logits, plain_unary

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import one_shot_blip
 import training_free_blip
-from src import cli, report
+from src import cli
 from src.config.reader import load_config
 from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
@@ -25,6 +25,7 @@ from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned, save_tuned
 from src.one_shot.tuning import untuned_weights
 from src.result_files import Outputs
+from tools import report
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pascal"

@@ -18,10 +18,9 @@ from src.data.images import read_mask
 from src.data.labels import Labelling
 from src.data.lists import ListEntry
 from src.errors import UserError
-from src.files import write_bytes
+from src.files import REPOSITORY, write_bytes
 from src.output import charts, pictures
 from src.output.evaluation_pictures import evenly_spaced, prediction_files
-from src.paths import REPOSITORY
 
 CONFIG = str(REPOSITORY / "tests/golden_training_free.yaml")
 

@@ -22,10 +22,10 @@ from src.data.dataset import Batch, SegmentationDataset
 from src.data.lists import evaluation_entries
 from src.evaluation.evaluate import predict
 from src.evaluation.metrics import ConfusionMatrix
+from src.files import REPOSITORY, resolve
 from src.method.blip import load_blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import PatchAttention, Segmenter
-from src.paths import REPOSITORY, resolve
 from tests.rounding import rounding, roundings_of_blip
 
 CONFIG = REPOSITORY / "tests" / "golden_training_free.yaml"

@@ -17,11 +17,10 @@ from PIL import Image
 
 import training_free_blip
 from src import cli
-from src.benchmark.photos import one_by_one
 from src.config.reader import load_config
 from src.data.frame import Frame
+from src.files import REPOSITORY
 from src.method.segmenter import FrameAnalysis, ImageAnalysis, Segmenter
-from src.paths import REPOSITORY
 from src.photos import command as photos
 from src.photos.files import find_photos, name_outputs
 from src.photos.photo import summary
@@ -30,6 +29,7 @@ from src.photos.stages import PhotoStages
 from src.photos.words import prompts_of_words
 from src.screen import progress
 from tests.pictures import BLUE, RED, left_red_right_blue, save
+from tools.benchmark.photos import one_by_one
 
 CONFIG = REPOSITORY / "tests/golden_training_free.yaml"
 

@@ -6,8 +6,8 @@ import pytest
 
 from src.config.reader import load_config
 from src.errors import UserError
+from src.files import REPOSITORY
 from src.method.prompts import ClassEntry, PromptSet
-from src.paths import REPOSITORY
 from src.photos.words import parse_classes, prompts_of_words
 
 CONFIG = REPOSITORY / "tests/golden_training_free.yaml"

@@ -1,0 +1,9 @@
+"""``python -m src.explorer``: see :mod:`src.explorer.command`."""
+
+import sys
+
+from .. import cli
+from .command import main
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,132 @@
+"""The attention explorer with a model behind it: a page in the browser that answers new words and new photos.
+
+    python -m src.explorer --config configs/miniature.yaml
+    python -m src.explorer --config configs/pascal_blip.yaml --images photos/ --classes "cat; dog = puppy, hound"
+
+Open the address that it prints. Drop a photo into the page, type what to look for, press Enter. A photo is encoded
+once; new words take the text encoder only. Without --images the page begins with the configuration's image list.
+
+It listens on this machine only; --host 0.0.0.0 lets others in, without a password. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import ipaddress
+import socket
+from pathlib import Path
+
+from .. import cli
+from ..config.schema import Config
+from ..data.lists import evaluation_entries
+from ..errors import UserError
+from ..files import user_path
+from ..photos.files import find_photos
+from ..photos.words import prompts_of_words
+from ..screen import note, say
+
+PORT = 8321
+SHOWN = 60  # images of a list or folder, unless --limit says otherwise
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the explorer until Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    config = cli.load(args)
+    photos = _photos(args, config)
+    prompts_of_words(config, args.classes, args.background)  # refused here, before the model is loaded
+    listener = bind(args.host, args.port)
+
+    # torch is imported here: what was wrong with the command has been said without waiting for it
+    with cli.quick_imports():
+        from .server import serve
+        from .studio import Studio
+
+    with listener:
+        studio = Studio.load(config, photos, args.device)
+        say(f"the explorer is at {address_of(listener)}  (Ctrl-C ends it)")
+        serve(listener, studio, args.host, args.classes, args.background)
+    say("the explorer has ended")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens at ``host`` and ``port`` (0: any free one).
+
+    Raises:
+        UserError: the port is in use or not allowed, or ``host`` is no address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host {host}: no address of that name ({error}); expected such as 127.0.0.1") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if hasattr(socket, "SO_REUSEPORT"):  # elsewhere (Windows) SO_REUSEADDR would share a port that is in use
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()  # from here on the port is taken; a browser that is quick waits for the model
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is in use; choose another with --port, such as --port {port + 1}") from None
+        if error.errno == errno.EACCES:
+            raise UserError(f"port {port} is not open to you; choose one above 1023 with --port") from None
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """What to type into a browser; where any address will do, this machine's name."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _photos(args: argparse.Namespace, config: Config) -> list[Path]:
+    """The images to begin with: those of ``--images``, else of the configuration's list, if it is there."""
+    most = args.limit or SHOWN
+    if args.images:
+        return find_photos(args.images, Path())[:most]
+    try:
+        return [entry.image for entry in evaluation_entries(config, masks=False)][:most]
+    except UserError as error:
+        note(f"note: no images to begin with ({error}); drop photos into the page, or give --images")
+        return []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m src.explorer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.model_arguments(parser, limit=f"show only the first N images (default: {SHOWN})")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=user_path,
+        metavar="PATH",
+        help="image files, or folders of which every image is taken (default: the configuration's list)",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="WORDS",
+        help='what to look for at first, such as "cat; dog = puppy, hound; my red mug" (default: the class file)',
+    )
+    parser.add_argument(
+        "--background",
+        metavar="WORDS",
+        help='what else may be there, such as "table, wall" (default: the background words of the class file)',
+    )
+    parser.add_argument("--port", type=_port, default=PORT, help=f"to listen on; 0: any free one (default: {PORT})")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {text}")
+    return number

@@ -1,0 +1,143 @@
+"""Photos and a model that answers words about them: every photo is encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..config.schema import Config
+from ..data.images import read_photo
+from ..errors import UserError
+from ..method.blip import Blip, load_configured
+from ..method.segmenter import Segmenter
+from ..photos.words import prompts_of_words
+from ..runtime import choose_device
+from .content import page_content
+
+MAX_PROMPTS = 300
+MAX_PIXELS = 100_000_000  # of a photo that was sent; the user's own files have no limit
+MAX_ENCODED = 16  # photos whose embeddings are kept: the one asked about last, and those before it
+MAX_SENT = 100  # photos that were sent and are kept on disk while the server runs
+THUMBNAIL = (174, 132)  # pixels: three times what the page shows, for fine screens
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo that can be asked about; ``sent`` if it came through the page."""
+
+    name: str
+    path: Path
+    sent: bool = False
+
+
+class Studio:
+    """A model and photos, each with a key.
+
+    Not for several threads at once, but for :meth:`thumbnail` and :meth:`add`.
+
+    Args:
+        config: names the class file, whose words stand in for those that are not given, the layers and the CRF.
+        blip: the model.
+        photos: image files to begin with.
+    """
+
+    def __init__(self, config: Config, blip: Blip, photos: list[Path]) -> None:
+        self.config = config
+        self.blip = blip
+        self.photos = {str(number): Photo(path.name, path) for number, path in enumerate(photos)}
+        self._folder = tempfile.TemporaryDirectory(prefix="explorer-")
+        self._encoded: OrderedDict[str, Tensor] = OrderedDict()
+
+    @classmethod
+    def load(cls, config: Config, photos: list[Path], device: str) -> Studio:
+        """Load the model of ``config``.
+
+        Raises:
+            UserError: no such device, a model that cannot be loaded, or layers that are to be ranked first.
+        """
+        if config.model.layers == "auto":
+            expected = "layer numbers for the explorer; compute_infoscore_blip.py ranks them"
+            raise config.refusal("model.layers", "auto", expected)
+        return cls(config, load_configured(config, choose_device(device)), photos)
+
+    def add(self, name: str, contents: bytes) -> str:
+        """Keep a photo that was sent; returns its key.
+
+        Raises:
+            UserError: it is no image, or too large.
+        """
+        key = hashlib.sha256(contents).hexdigest()[:16]
+        path = Path(self._folder.name) / key
+        try:
+            with Image.open(io.BytesIO(contents)) as image:
+                pixels = image.width * image.height
+        except Image.DecompressionBombError:
+            pixels = MAX_PIXELS + 1
+        except Exception:  # Pillow raises whatever its parsers stumble over
+            raise UserError(f"{name} is no image known here; save it as JPEG or PNG") from None
+        if pixels > MAX_PIXELS:
+            raise UserError(f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are taken here")
+        path.write_bytes(contents)
+        self.photos[key] = Photo(name, path, sent=True)
+        sent = [other for other, photo in self.photos.items() if photo.sent]
+        for oldest in sent[:-MAX_SENT]:
+            self.photos.pop(oldest).path.unlink(missing_ok=True)
+        return key
+
+    def explore(self, key: str, classes: str | None, background: str | None) -> dict[str, Any]:
+        """What the page shows of a photo for these words (None: the class file's).
+
+        Raises:
+            UserError: there is no such photo, or it cannot be read; or words are refused.
+        """
+        photo = self._photo(key)
+        prompts = prompts_of_words(self.config, classes, background)
+        if len(prompts) > MAX_PROMPTS:
+            raise UserError(f"--classes: {len(prompts)} words in all; at most {MAX_PROMPTS} are taken here")
+        rgb = self._read(photo)
+        assert self.config.model.layers != "auto"
+        segmenter = Segmenter.from_config(self.config, self.blip, prompts, self.config.model.layers)
+        analysis = segmenter.analyse_image(rgb, self._encoded.get(key))
+        self._encoded[key] = analysis.embeds
+        self._encoded.move_to_end(key)
+        while len(self._encoded) > MAX_ENCODED:
+            self._encoded.popitem(last=False)
+        content = page_content(segmenter, rgb, analysis.embeds, analysis.labels, photo.name)
+        unknown = self.blip.unknown_words(list(prompts.words))
+        return {**content, "unknown": unknown}
+
+    def thumbnail(self, key: str) -> bytes:
+        """A small JPEG of a photo.
+
+        Raises:
+            UserError: there is no such photo, or it cannot be read.
+        """
+        picture = Image.fromarray(self._read(self._photo(key)))
+        picture.thumbnail(THUMBNAIL)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=80)
+        return buffer.getvalue()
+
+    def close(self) -> None:
+        """Remove what was sent."""
+        self._folder.cleanup()
+
+    def _photo(self, key: str) -> Photo:
+        if key not in self.photos:
+            raise UserError("this photo is no longer here; open it again")
+        return self.photos[key]
+
+    def _read(self, photo: Photo) -> np.ndarray:
+        try:
+            return read_photo(photo.path)
+        except UserError as error:
+            raise UserError(str(error).replace(str(photo.path), photo.name)) from None

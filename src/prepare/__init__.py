@@ -1,4 +1,0 @@
-"""Data preparation: from the official archives of PASCAL VOC, SBD and COCO to the layout the experiments read.
-
-``python -m src.prepare --help`` is the manual.
-"""

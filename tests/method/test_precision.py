@@ -1,0 +1,122 @@
+"""The number format of a CPU is timed once, and stays what it was found to be; no keeping of it can fail a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.method import precision
+from src.method.blip import Blip
+from src.method.precision import Trial, trial_of
+
+PRODUCTS = ((16, 32), (32, 16))
+
+
+@pytest.fixture
+def gains(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the next timings find, last first."""
+    waiting = [1.5, 0.5, 4.0]
+    monkeypatch.setattr(precision, "_gain", lambda _: waiting.pop())
+    return waiting
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where trials are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "segmentation-from-attention"
+
+
+def again(products: tuple[tuple[int, int], ...] = PRODUCTS) -> Trial:
+    """The trial as a new process asks for it."""
+    trial_of.cache_clear()
+    return trial_of(products)
+
+
+def test_a_second_run_comes_out_as_the_first(gains: list[float], folder: Path) -> None:
+    first = again()
+    assert first.gain == 4.0
+    assert first.bfloat16_wins
+    assert again() == first
+    (kept,) = folder.iterdir()
+    assert json.loads(kept.read_text())["products"] == [list(product) for product in PRODUCTS]
+
+
+@pytest.mark.parametrize("change", ["products", "processor", "torch"])
+def test_what_decides_is_timed_anew(
+    change: str, gains: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again()
+    if change == "processor":
+        monkeypatch.setattr(precision, "_processor", lambda: "another")
+    if change == "torch":
+        monkeypatch.setattr(torch, "__version__", "9.9")
+    assert again(((8, 8),) if change == "products" else PRODUCTS).gain == 0.5
+    monkeypatch.undo()
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"gain": "much"}', '{"gain": 3.0}', "\x00"])
+def test_a_damaged_file_is_made_again(content: str, gains: list[float], folder: Path) -> None:
+    again()
+    (kept,) = folder.iterdir()
+    kept.write_text(content)
+    assert again().gain == 0.5
+    assert again().gain == 0.5
+
+
+def test_a_folder_in_its_place_is_passed_over(gains: list[float], folder: Path) -> None:
+    again()
+    (kept,) = folder.iterdir()
+    kept.unlink()
+    kept.mkdir()
+    assert again().gain == 0.5
+
+
+def test_without_a_place_to_keep_it_each_process_decides_once(gains: list[float], folder: Path) -> None:
+    folder.parent.joinpath(folder.name).write_text("no folder")
+    assert again().gain == 4.0
+    assert trial_of(PRODUCTS).gain == 4.0
+    assert again().gain == 0.5
+
+
+def test_the_first_of_two_processes_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(_: object) -> float:
+        monkeypatch.setattr(precision, "_gain", lambda _: 0.5)
+        assert again().gain == 0.5
+        return 4.0
+
+    monkeypatch.setattr(precision, "_gain", meanwhile)
+    assert again().gain == 0.5
+
+
+def test_it_is_kept_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        if os.name == "posix":
+            assert precision._folder() == tmp_path / ".cache/segmentation-from-attention"
+
+
+def test_timing_leaves_the_threads_as_they_were() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert precision._gain(PRODUCTS) > 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("gain", "wins"), [(2.0, True), (1.2, False), (1.0, False), (0.5, False)])
+def test_only_a_clear_gain_counts(gain: float, wins: bool) -> None:
+    assert Trial(gain, "", "", ()).bfloat16_wins == wins
+
+
+def test_the_products_are_those_of_the_model(fused: Blip) -> None:
+    """Vision 32 wide with 64 between, text 24 wide with 48 between, and keys and values of an image."""
+    assert fused.products == [(24, 24), (24, 48), (32, 24), (32, 32), (32, 64), (32, 96), (48, 24), (64, 32)]

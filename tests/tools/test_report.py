@@ -1,0 +1,297 @@
+"""The report: results side by side, each number where it belongs, and no other file taken for a result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from src import cli
+from src.errors import UserError
+from src.output import charts
+from src.output.reading import Found, find_results, read_named
+from src.output.report import column_titles, markdown
+from tools import report
+
+NAMES = ("background", "cat", "dog")
+
+
+def write(path: Path, values: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def classes(*iou: float) -> list[dict]:
+    return [{"name": name, "iou": value} for name, value in zip(NAMES, iou, strict=True)]
+
+
+def training_free(miou: float, multi_prompt: bool = False) -> dict:
+    return {
+        "experiment": "training-free",
+        "multi_prompt": multi_prompt,
+        "miou": miou,
+        "classes": classes(0.75, 0.5, 0.25),
+        "images": 12,
+        "layers": [0, 3],
+    }
+
+
+def one_shot() -> dict:
+    return {
+        "experiment": "one-shot",
+        "multi_prompt": False,
+        "miou_mean": 0.6,
+        "miou_std": 0.05,
+        "classes": classes(0.8, 0.6, 0.4),
+        "runs": [
+            {"miou": 0.55, "images": 11, "classes": classes(0.8, 0.5, 0.35)},
+            {"miou": 0.65, "images": 10, "classes": classes(0.8, 0.7, 0.45)},
+        ],
+        "layers": [0, 3],
+    }
+
+
+def infoscore() -> dict:
+    rows = [{"layer": 0, "infoscore": 1.5, "rank": 2}, {"layer": 1, "infoscore": 2.5, "rank": 1}]
+    return {"experiment": "infoscore", "images": 12, "layers": [1], "table": rows}
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """Rows of a Markdown table by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_tuned_weights_are_named(tmp_path: Path) -> None:
+    own = write(tmp_path / "x.json", {**training_free(0.5), "tuned": None})
+    sha256 = "0123456789abcdef" * 4
+    tuned = write(
+        tmp_path / "x_tuned.json", {**training_free(0.5), "tuned": {"file": "results/run0.st", "sha256": sha256}}
+    )
+    other = write(tmp_path / "y_tuned.json", {**training_free(0.5), "tuned": {"file": "a/run0.st", "sha256": "f" * 64}})
+    rows = cells(markdown(find_results([own, tuned, other])))
+    assert rows["tuned"] == ["–", "run0.st (01234567)", "run0.st (ffffffff)"]
+    assert not read_named(own).says_the_same_as(read_named(tuned))
+    assert "tuned" not in cells(markdown(find_results([own])))
+
+
+@pytest.mark.parametrize("tuned", ["run0.st", {"file": "run0.st"}, {"file": 3, "sha256": "f" * 64}])
+def test_odd_names_of_tuned_weights_are_no_result(tuned: object, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.json is no result"):
+        read_named(write(tmp_path / "x.json", {**training_free(0.5), "tuned": tuned}))
+
+
+def test_report_sets_results_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single = write(tmp_path / "single.json", training_free(0.5))
+    multi = write(tmp_path / "single_multi.json", training_free(0.525, multi_prompt=True))
+    tuned = write(tmp_path / "tuned.json", one_shot())
+    output = tmp_path / "out" / "report.md"
+    arguments = [str(single), str(multi), str(tuned), "--output", str(output)]
+    assert cli.run(report.main, arguments) == 0, capsys.readouterr().err
+    rows = cells(output.read_text(encoding="utf-8"))
+    assert rows["IoU in percent"] == ["single", "single_multi", "tuned"]
+    assert rows["prompts"] == ["single", "multi", "single"]
+    assert rows["images"] == ["12", "12", "10 to 11"]
+    assert rows["runs"] == ["–", "–", "2"]
+    assert rows["**mIoU**"] == ["50.00", "52.50", "60.00 ± 5.00"]
+    assert rows["cat"] == ["50.00", "50.00", "60.00 ± 10.00"]
+    assert rows["background"][2] == "80.00 ± 0.00"
+    with Image.open(output.with_suffix(".png")) as chart:
+        assert chart.width > 500
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    other = training_free(0.5)
+    other["classes"] = [{"name": "dog", "iou": 0.1}, {"name": "cow", "iou": 0.2}]
+    found = find_results([write(tmp_path / "a.json", training_free(0.5)), write(tmp_path / "b.json", other)])
+    rows = cells(markdown(found))
+    assert rows["dog"] == ["25.00", "10.00"]
+    assert rows["cow"] == ["–", "20.00"]
+    assert rows["cat"] == ["50.00", "–"]
+
+
+def test_infoscore_has_a_table_of_its_own_and_no_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranking = write(tmp_path / "ranking.json", infoscore())
+    output = tmp_path / "report.md"
+    assert cli.run(report.main, [str(ranking), "--output", str(output)]) == 0, capsys.readouterr().err
+    rows = cells(output.read_text(encoding="utf-8"))
+    assert rows["0"] == ["1.500 (2)"]
+    assert rows["1"] == ["2.500 (1)"]
+    assert not output.with_suffix(".png").exists()
+
+
+def names_of(found: Found) -> list[str]:
+    return [result.path.name for result in found.results]
+
+
+def test_earlier_results_are_columns_unless_they_say_the_same(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", training_free(0.5))
+    write(tmp_path / "a.20260101-120000.json", training_free(0.4))
+    write(tmp_path / "a.20260102-120000.json", {**training_free(0.5), "command": "another"})
+    write(tmp_path / "a.20260103-120000-2.json", training_free(0.4))
+    write(tmp_path / "b.20260101-120000.json", training_free(0.5))  # a name of the user's own
+    found = find_results([tmp_path])
+    assert names_of(found) == ["a.20260101-120000.json", "a.json", "b.20260101-120000.json"]
+    assert [(path.name, reason) for path, reason in found.left_out] == [
+        ("a.20260102-120000.json", "says the same as a.json"),
+        ("a.20260103-120000-2.json", "says the same as a.20260101-120000.json"),
+    ]
+    earlier = tmp_path / "a.20260102-120000.json"
+    named = find_results([tmp_path, earlier, tmp_path / "a.json"])
+    assert names_of(named) == [*names_of(found), earlier.name]
+    assert len(named.left_out) == 1
+
+
+def test_what_a_folder_holds_beside_results_is_named_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.json", training_free(0.5))
+    write(tmp_path / "one_shot_run0.json", {"run": 0, "miou": 0.5})
+    write(tmp_path / "one_shot_run1.json", {"run": 1, "miou": 0.5})
+    write(tmp_path / "percent.json", training_free(50.0))
+    write(tmp_path / ".a.json", {})
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "folder.json").mkdir()
+    assert cli.run(report.main, [str(tmp_path)]) == 0
+    written = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for line in (
+        "- one_shot_run0.json, one_shot_run1.json: it names no experiment",
+        "- percent.json: miou is 50.0, expected a fraction of 1",
+        "- binary.json: no UTF-8 text",
+        "- folder.json: cannot be read (Is a directory)",
+    ):
+        assert line in written.splitlines()
+    assert "broken.json" in written
+    assert "deep.json" in written
+    assert ".a.json" not in written
+    assert written in capsys.readouterr().out
+
+
+def test_the_report_lies_beside_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = write(tmp_path / "mine" / "a.json", training_free(0.5))
+    other = write(tmp_path / "other" / "b.json", training_free(0.5))
+    for arguments in ([result, other], [result.parent, other]):
+        assert cli.run(report.main, list(map(str, arguments))) == 0
+        for name in ("report.md", "report.png"):
+            (tmp_path / "mine" / name).unlink()
+    assert [path.name for path in other.parent.iterdir()] == ["b.json"]
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(training_free(0.5)), encoding="utf-8-sig")
+    assert read_named(path).miou is not None
+
+
+def test_settings_are_told_where_they_differ(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{n}.json", {**training_free(0.5), "config": {"crf": {"iters": n}, "data_set": "pascal"}})
+        for n in (0, 20)
+    ]
+    old = write(tmp_path / "old.json", training_free(0.4))
+    rows = cells(markdown(find_results([*paths, old])))
+    assert rows["crf.iters"] == ["0", "20", "–"]
+    assert "data_set" in rows
+    assert "data_set" not in cells(markdown(find_results(paths)))
+
+
+def test_absent_classes_give_a_row_of_their_own(tmp_path: Path) -> None:
+    lacking = {"absent_classes": ["dog"], "miou_present": 0.625}
+    lacking_runs = {"absent_classes": ["dog"], "miou_present_mean": 0.7, "miou_present_std": 0.1}
+    paths = [
+        write(tmp_path / "whole.json", training_free(0.5)),
+        write(tmp_path / "lacking.json", {**training_free(0.5), **lacking}),
+        write(tmp_path / "runs.json", {**one_shot(), **lacking_runs}),
+    ]
+    rows = cells(markdown(find_results(paths)))
+    assert rows["mIoU of the classes present"] == ["50.00", "62.50", "70.00 ± 10.00"]
+    assert "mIoU of the classes present" not in cells(markdown(find_results(paths[:1])))
+
+
+def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("mIoU", "a|b", "$\\frac$", "two\nlines", "_under", "\x1b[31mred", "half \ud83d")
+    values = training_free(0.5)
+    values["classes"] = [{"name": name, "iou": 0.25} for name in names]
+    path = write(tmp_path / "_$x$.json", values)
+    assert cli.run(report.main, [str(path)]) == 0, capsys.readouterr().err
+    table = (tmp_path / "report.md").read_text(encoding="utf-8")
+    rows = cells(table.replace("\\|", "/"))
+    assert rows["**mIoU**"] == ["50.00"]
+    shown = ("mIoU", "a/b", "$\\frac$", "two lines", "_under", "\ufffd[31mred", "half \ufffd")
+    assert [rows[name] for name in shown] == [["25.00"]] * len(shown)
+    assert (tmp_path / "report.png").is_file()
+
+
+def test_charts_take_names_as_they_are(tmp_path: Path) -> None:
+    names = ["$\\frac$", "$"]
+    charts.iou_bars(tmp_path / "iou.png", names, [0.5, 0.25], title="$\\sum")
+    charts.confusion_matrix(tmp_path / "confusion.png", names, [[1, 0], [0, 1]], title="$\\sum$")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "cooking"}', '"infoscore"'])
+def test_a_file_that_is_no_result_is_refused_by_name(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    assert cli.run(report.main, [str(path), "--output", str(tmp_path / "report.md")]) == 2
+    assert f"{path} is no result" in capsys.readouterr().err
+    assert not (tmp_path / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "reason"),
+    [
+        (training_free, lambda v: v.pop("classes"), "classes is missing"),
+        (training_free, lambda v: v.pop("miou"), "miou is missing"),
+        (training_free, lambda v: v.pop("layers"), "layers is missing"),
+        (training_free, lambda v: v.pop("images"), "images is missing"),
+        (training_free, lambda v: v.update(miou=None), "miou is null, expected a number"),
+        (training_free, lambda v: v.update(miou=float("nan")), "miou is NaN, expected a number"),
+        (training_free, lambda v: v.update(miou=10**400), "miou is 1000"),
+        (training_free, lambda v: v.update(miou=57.3), r"miou is 57\.3, expected a fraction of 1"),
+        (training_free, lambda v: v.update(images="12"), 'images is "12", expected a whole number'),
+        (training_free, lambda v: v.update(layers="03"), 'layers is "03", expected a list'),
+        (training_free, lambda v: v.update(classes=[1]), "name is looked for in 1"),
+        (training_free, lambda v: v["classes"].append(v["classes"][1]), 'class "cat" is there twice'),
+        (training_free, lambda v: v["classes"][1].update(iou="high"), 'iou of class "cat" is "high"'),
+        (training_free, lambda v: v.update(experiment=["cooking"]), r'its experiment is \["cooking"\]'),
+        (one_shot, lambda v: v.update(runs=[]), "it has no runs"),
+        (one_shot, lambda v: v["runs"][1].pop("images"), "images is missing"),
+        (one_shot, lambda v: v["runs"][1]["classes"].pop(), 'a run has no class "dog"'),
+        (infoscore, lambda v: v.update(table=[]), "its table is empty"),
+        (infoscore, lambda v: v["table"][1].update(infoscore=None), "infoscore of layer 1 is null"),
+        (infoscore, lambda v: v["table"][1].update(layer=0), "layer 0 is there twice"),
+    ],
+)
+def test_an_odd_result_is_refused_with_its_name_and_the_reason(
+    tmp_path: Path, make: Callable[..., dict], change: Callable[[dict], object], reason: str
+) -> None:
+    values = make(0.5) if make is training_free else make()
+    change(values)
+    with pytest.raises(UserError, match=rf"other\.json is no result: {reason}"):
+        find_results([write(tmp_path / "other.json", values)])
+
+
+@pytest.mark.parametrize("name", ["nowhere.json", ""])
+def test_a_path_without_results_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"does not exist|holds no result"):
+        find_results([tmp_path / name])
+
+
+def test_equal_names_are_told_apart_by_their_folders() -> None:
+    assert column_titles([Path("/r/x/a.json"), Path("/r/y/a.json")]) == ["x/a", "y/a"]
+    assert column_titles([Path("/r/x/a.json"), Path("/r/x/b.json")]) == ["a", "b"]
+
+
+def test_the_chart_does_not_overwrite_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = write(tmp_path / "a.json", training_free(0.5))
+    assert cli.run(report.main, [str(result), "--output", str(tmp_path / "report.png")]) == 2
+    assert "report.md" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""How much faster, in how much less memory: this project against the plain formulas of the method, in one run.
+
+    python -m tools.benchmark                                  # PASCAL single-prompt, stage by stage
+    python -m tools.benchmark --vocabulary coco --multi_prompt
+    python -m tools.benchmark --what infoscore
+    python -m tools.benchmark --what tuning                    # one step of two images
+    python -m tools.benchmark --what runs                      # one query image in five runs of one-shot tuning
+    python -m tools.benchmark --what growth --plot docs/growth.png
+    python -m tools.benchmark --what precision                 # what bfloat16 and float16 change
+    python -m tools.benchmark --what photos --repeats 2        # 200 photos, overlapping against one by one
+    python -m tools.benchmark --device cuda --batch-size 16
+
+Plain is what the method says, done one thing after the other: HuggingFace's eager attention, float32, every image
+repeated for every prompt, full-size maps, the unfold-everything CRF, one image at a time, images encoded again at every
+step and run (tests/oracles). Both sides run a BLIP of blip-itm-large's shape with the same random weights on the same
+synthetic photo, each in a process of its own, so that peak memory is its own; ours in float32 and in the number format
+that runtime.amp: true finds faster here. The floor of a stage is the time of its matrix products at the rate of one
+large product of PyTorch's on this machine, in the same number format. Photos go through the photo command's own code
+with the shipped miniature model; one by one is the same work without overlapping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from src import cli
+from src.files import user_path
+from src.runtime import DEVICES
+from src.screen import say
+from tools.benchmark.options import AMP, CLASSES, Options
+
+JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos")
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and run what it asks for."""
+    args = _parser().parse_args(arguments)
+    if args.side:
+        from tools.benchmark.measure import measure
+
+        print(json.dumps(dataclasses.asdict(measure(args.side, Options(**json.loads(args.options))))))
+        return
+    import torch
+
+    from src.runtime import choose_device
+
+    device = choose_device(args.device)
+    say(f"torch {torch.__version__}, {torch.get_num_threads()} threads, device {device}")
+    names = {field.name for field in dataclasses.fields(Options)} - {"what", "amp"}
+    options = Options(**{name: value for name, value in vars(args).items() if name in names})
+    if args.what == "growth":
+        from tools.benchmark.growth import growth
+
+        growth(options, args.amp, args.plot)
+    elif args.what == "precision":
+        from tools.benchmark.precision import precision
+
+        precision(options)
+    elif args.what == "photos":
+        from tools.benchmark.photos import photos
+
+        photos(options, args.amp[0])
+    else:
+        from tools.benchmark.comparison import compare
+
+        compare(dataclasses.replace(options, what=args.what), args.amp)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    usual = Options()
+    positive = cli.positive_int
+    parser.add_argument("--what", choices=JOBS, default=usual.what, help="what to time (default: segment)")
+    parser.add_argument("--vocabulary", choices=tuple(CLASSES), default=usual.vocabulary)
+    parser.add_argument("--multi_prompt", action="store_true", help="ask with related words too")
+    parser.add_argument("--prompts", type=positive, metavar="N", help="so many prompts, by repeating words")
+    parser.add_argument("--all-classes", action="store_true", help="every prompt is a class of its own")
+    parser.add_argument("--image-size", type=positive, default=usual.image_size, metavar="S", help="default: 512")
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=usual.batch_size,
+        metavar="N",
+        help="images per batch of ours; plain takes one by one (default: 1)",
+    )
+    parser.add_argument("--device", default=usual.device, help=f"{DEVICES} (default: auto)")
+    parser.add_argument(
+        "--amp",
+        nargs="+",
+        choices=tuple(AMP),
+        default=["false", "true"],
+        help="ours, with each of these values of runtime.amp (default: false true)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=positive,
+        default=usual.repeats,
+        metavar="N",
+        help="timed repetitions of ours, of which the fastest counts (default: 3)",
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=usual.warm_up, metavar="N", help="repetitions before (default: 1)"
+    )
+    parser.add_argument("--plot", type=user_path, metavar="FILE", help="where to draw the plot of --what growth")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
+    parser.add_argument("--side", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--options", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

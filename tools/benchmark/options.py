@@ -1,0 +1,53 @@
+"""What is asked of the benchmark. Nothing here imports torch, so that ``--help`` need not wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from src.config.schema import Amp
+
+What = Literal["segment", "infoscore", "tuning", "runs", "nothing"]
+Side = Literal["ours", "plain"]
+
+CLASSES = {"pascal": 21, "coco": 81}
+AMP: dict[str, Amp] = {"false": False, "true": True, "bf16": "bf16", "fp16": "fp16"}
+RUNS = 5  # of one-shot tuning, as published
+STEP_IMAGES = 2  # images of an optimiser step, as published
+
+
+@dataclass(frozen=True)
+class Options:
+    """A measurement; plain values only, so that it can be handed to a process of its own as JSON.
+
+    Attributes:
+        what: the job: an image segmented, its InfoScore, a step of tuning, a query image in five runs, or nothing but
+            the model.
+        vocabulary: ``pascal`` or ``coco``.
+        multi_prompt: related words too.
+        prompts: so many prompts, by repeating words; None leaves the vocabulary as it is.
+        all_classes: every prompt is a class of its own.
+        image_size: S, pixels.
+        batch_size: images per batch of ours; plain takes one by one.
+        device: as ``--device`` of the experiments.
+        amp: as ``runtime.amp``, see :data:`AMP`.
+        repeats: timed repetitions of ours, of which the fastest counts.
+        warm_up: repetitions before those.
+    """
+
+    what: What = "segment"
+    vocabulary: str = "pascal"
+    multi_prompt: bool = False
+    prompts: int | None = None
+    all_classes: bool = False
+    image_size: int = 512
+    batch_size: int = 1
+    device: str = "auto"
+    amp: str = "false"
+    repeats: int = 3
+    warm_up: int = 1
+
+    @property
+    def images(self) -> int:
+        """How many images the job works on."""
+        return STEP_IMAGES if self.what == "tuning" else self.batch_size

@@ -1,0 +1,112 @@
+"""What both sides work on: a random model of blip-itm-large's shape, prompts, synthetic photos and labels."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import BlipConfig, BlipForImageTextRetrieval
+
+from src.data.frame import Frame
+from src.errors import UserError
+from src.evaluation.metrics import ConfusionMatrix
+from src.files import REPOSITORY
+from src.method.prompts import PromptSet, build_prompts, read_class_file
+from tools.benchmark.options import CLASSES, Options
+
+LAYERS = (0, 3)
+ALL_LAYERS = range(12)
+IGNORED = 255
+
+
+class Words:
+    """A stand-in for BERT's tokenizer, which cannot be had offline: a token per word, as most of the words are."""
+
+    unk_token_id = 100
+
+    def __call__(self, prompts: list[str], **_: Any) -> Any:
+        # "Image of x." -> [CLS] image of x . [SEP]
+        words = [prompt.removesuffix(".").split() for prompt in prompts]
+        rows = [[101, *(1000 + sum(map(ord, word)) % 20000 for word in some), 1012, 102] for some in words]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        return SimpleNamespace(input_ids=ids, attention_mask=(ids != 0).long())
+
+
+def blip_large() -> BlipForImageTextRetrieval:
+    """blip-itm-large's architecture with random weights (HuggingFace's own vision range would be 1e-10)."""
+    torch.manual_seed(0)
+    text = {"hidden_size": 768, "encoder_hidden_size": 1024, "num_attention_heads": 12, "num_hidden_layers": 12}
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config = BlipConfig(
+        text_config={**text, "intermediate_size": 3072, "vocab_size": 30524, "initializer_range": 0.04},
+        vision_config={**vision, "image_size": 384, "patch_size": 16, "initializer_range": 0.04},
+        image_text_hidden_size=256,
+    )
+    return BlipForImageTextRetrieval(config).eval()
+
+
+def model_on(device: torch.device) -> BlipForImageTextRetrieval:
+    """:func:`blip_large` on a device."""
+    model = blip_large()
+    nn.Module.to(model, device)  # in place; transformers' own ``to`` hides from type checkers what it takes
+    return model
+
+
+def layers_of(options: Options) -> tuple[int, ...]:
+    """The text layers that the job looks at: InfoScore ranks all."""
+    return tuple(ALL_LAYERS) if options.what == "infoscore" else LAYERS
+
+
+def vocabulary(options: Options) -> PromptSet:
+    """The prompts of the benchmark; ``options.prompts`` repeats words of the vocabulary until there are so many.
+
+    Raises:
+        UserError: the vocabulary alone has more.
+    """
+    path = REPOSITORY / f"configs/classes/{options.vocabulary}.json"
+    prompts = build_prompts(read_class_file(path, CLASSES[options.vocabulary]), options.multi_prompt)
+    extra = (options.prompts or len(prompts)) - len(prompts)
+    if extra < 0:
+        raise UserError(f"--prompts {options.prompts}: {options.vocabulary} alone has {len(prompts)}; ask for as many")
+    words = prompts.words + tuple(prompts.words[n % len(prompts)] for n in range(extra))
+    if options.all_classes:
+        return PromptSet(words, words, (1,) * len(words))
+    # the last class takes the rest: classes decide the size of the maps, prompts that of the text encoder's work
+    counts = (*prompts.prompts_per_class[:-1], prompts.prompts_per_class[-1] + extra)
+    return PromptSet(prompts.class_names, words, counts)
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of a VOC photo's size with smooth structure and noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC))
+    pixels = np.clip(smooth + rng.normal(0, 8, (375, 500, 3)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def read(jpeg: bytes, size: int) -> Tensor:
+    """Decode, letterbox and normalise: [3, S, S]."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    return Frame(size).image(pixels)
+
+
+def random_labels(size: int, images: int) -> list[Tensor]:
+    """Label maps [S, S] with a few classes."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randint(0, 5, (images, 8, 8), generator=generator, dtype=torch.uint8)
+    return list(coarse.repeat_interleave(size // 8, 1).repeat_interleave(size // 8, 2))
+
+
+def count(labels: Tensor, num_classes: int) -> None:
+    """Count labels [B, S, S] against some truth: the work of the metric."""
+    ConfusionMatrix(num_classes, IGNORED, labels.device).update(labels, labels)

@@ -1,0 +1,133 @@
+"""Look at everything that an experiment needs before it starts, and name all that is wrong at once.
+
+    python -m tools.check --config configs/pascal_blip.yaml
+    python -m tools.check --config configs/coco_blip_one_shot.yaml --multi_prompt
+
+The model is loaded and every word must be spelt by its vocabulary; every image is decoded and every mask must have the
+right labels and the image's size; results must be writable; and one batch is segmented, which shows whether memory
+suffices. Every fault is a line, with the line of the image list where there is one; exit code 2 if there are any.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from src import cli
+from src.config.schema import Config, DataloaderConfig
+from src.data.lists import ListEntry, read_list
+from src.errors import UserError
+from src.files import check_writable, resolve
+from src.runtime import cores
+from src.screen import note, progress, say
+from src.task import Task
+
+if TYPE_CHECKING:
+    from src.method.segmenter import Segmenter
+
+T = TypeVar("T")
+BATCH = 16  # images that a process reads at once
+MOST_PROCESSES = 16
+
+
+def main(arguments: list[str]) -> int:
+    """Check what ``arguments`` describe; 0, or 2 if there are faults."""
+    args = cli.experiment_parser("python -m tools.check", __doc__).parse_args(arguments)
+    config = cli.load(args)
+    faults: list[str] = []
+
+    def attempt(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except UserError as error:
+            faults.append(str(error))
+            return None
+
+    task = attempt(lambda: Task.read(args, config))
+    for configured in (config.output.csv, config.output.summary_csv, config.output.classwise_csv):
+        if task:
+            attempt(partial(check_writable, task.outputs.path(configured)))
+    segmenter = attempt(lambda: _load(task)) if task else None
+    if segmenter:
+        unknown = segmenter.blip.unknown_words(list(segmenter.prompts.words))
+        faults += [
+            f'the vocabulary of {segmenter.blip.name} cannot spell "{word}"; change the word' for word in unknown
+        ]
+    if task:
+        supports = attempt(lambda: _support_list(config)) or []
+        for title, entries in (("images and masks", task.entries), ("train images and masks", supports)):
+            faults += list(unreadable(entries, config, title))
+    if task and segmenter and not faults:
+        attempt(lambda: _one_batch(segmenter, task))
+
+    for fault in faults:
+        note(f"fault: {fault}")
+    say(f"{len(faults)} faults" if faults else "no fault: the experiment can start")
+    return 2 if faults else 0
+
+
+def unreadable(entries: list[ListEntry], config: Config, title: str) -> Iterator[str]:
+    """Why images of ``entries`` or their masks cannot be used, one text each, in list order; reads all of them."""
+    if not entries:
+        return
+    import torch
+
+    from src.data.dataset import SegmentationDataset, batches
+
+    dataset = SegmentationDataset.from_config(entries, config)
+    reading = DataloaderConfig(batch_size=BATCH, num_workers=min(cores(), MOST_PROCESSES))
+    with progress(len(entries), f"reading {title}") as bar:
+        for batch in batches(dataset, reading, torch.device("cpu"), skip_unreadable=True):
+            yield from batch.unreadable.values()
+            bar.update(len(batch) + len(batch.unreadable))
+
+
+def _support_list(config: Config) -> list[ListEntry]:
+    """Images that supports come from, if that is another list than the evaluation's."""
+    oneshot = config.oneshot
+    if oneshot is None or not oneshot.use_training_images_for_supports or oneshot.train_list is None:
+        return []
+    return read_list(resolve(oneshot.train_list), resolve(config.data_root))
+
+
+def _load(task: Task) -> Segmenter:
+    with cli.quick_imports():
+        from src.method.blip import load_configured
+        from src.method.segmenter import Segmenter
+    from src.runtime import choose_device
+
+    blip = load_configured(task.config, choose_device(task.device))
+    layers = range(blip.num_layers) if task.config.model.layers == "auto" else task.config.model.layers
+    return Segmenter.from_config(task.config, blip, task.prompts, layers)
+
+
+def _one_batch(segmenter: Segmenter, task: Task) -> None:
+    """Segment the first batch as the experiment would; says how long all images may take.
+
+    Raises:
+        UserError: memory does not suffice.
+    """
+    from src.data.dataset import SegmentationDataset
+    from src.evaluation.evaluate import evaluate
+
+    loader = task.config.dataloader
+    dataset = SegmentationDataset.from_config(task.entries[: loader.batch_size], task.config)
+    start = time.perf_counter()
+    try:
+        evaluate(segmenter, dataset, loader, description="one batch")
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        raise UserError(
+            f"memory does not suffice for a batch of {len(dataset)} images: lower dataloader.batch_size or "
+            f"model.image_size ({str(error).splitlines()[0]})"
+        ) from error
+    seconds = (time.perf_counter() - start) / len(dataset) * len(task.entries)
+    say(f"at the pace of the first batch, warming up included, {len(task.entries)} images take {seconds / 60:.0f} min")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

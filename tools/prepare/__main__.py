@@ -1,0 +1,212 @@
+"""``python -m tools.prepare pascal|coco``: lay out a data set and write its image lists."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from src.cli import run
+from src.errors import UserError
+from src.files import REPOSITORY, user_path
+
+OVERVIEW = """\
+Lay out a data set and write its image lists.
+
+  python -m tools.prepare pascal --help    PASCAL VOC 2012 with the masks of SBD
+  python -m tools.prepare coco --help      COCO 2014
+  python -m tools.prepare own --help       a data set of your own: a folder of images, a folder of masks
+
+A list holds one line per image, "image mask", both relative to the data root:
+  src/lists/pascal/{train,val}.txt    JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png
+  src/lists/coco/{train,val}.txt      val2014/COCO_val2014_000000000042.jpg val/COCO_val2014_000000000042.png
+"""
+
+ENDING = """
+Start it again after an interruption: it goes on where it stopped. Every file appears whole or not at all, and files
+that are there are kept. A list that differs from the one made is kept too, and it is said how it differs (other images,
+another order, masks in another folder); --force replaces it. Images and masks that cannot be read or are not of one
+size are reported.
+"""
+
+PASCAL = (
+    """\
+PASCAL VOC 2012 (Everingham et al.) with the masks of SBD (Hariharan et al.).
+
+Put one of each below --root, or name it, or let --download fetch it (about 8 GB with all that is unpacked):
+  VOC 2012   VOCtrainval_11-May-2012.tar      the archive (host.robots.ox.ac.uk/pascal/VOC/voc2012)
+             VOCdevkit/VOC2012/               or unpacked: ImageSets, JPEGImages, SegmentationClass
+  SBD        benchmark.tgz                    the archive
+             benchmark_RELEASE/dataset/cls/   or unpacked: a .mat file per image
+             SegmentationClassAug/            or, instead of SBD, ready masks in the layout below, beside JPEGImages/,
+                                              as the archive of DIaM has them: only lists are made, from ImageSets/
+
+What is made:
+  data/pascal/
+    JPEGImages/             images that have a mask; hard links to the devkit's, copies where these are impossible
+    SegmentationClassAug/   grey PNGs: 0 background, 1..20 classes, 255 void; VOC's own mask where it exists,
+                            SBD's (which have no void) elsewhere; 12,031 in all
+  src/lists/pascal/
+    val.txt     ImageSets/Segmentation/val in its order: 1,449 images
+    train.txt   5,953 images, in the published order: those of ImageSets/Main/train that SBD has (5,623), then the
+                others of ImageSets/Segmentation/train (330); none of val
+  Both are the published lists, byte for byte, and it is said whether they are.
+"""
+    + ENDING
+)
+
+COCO = (
+    """\
+COCO 2014 (Lin et al.): one mask per image from the instance annotations.
+
+Put this below --root, or let --download fetch what is missing (about 44 GB with all that is unpacked; --splits val
+alone: 16 GB). Archives in --root are unpacked there:
+  annotations/instances_{train,val}2014.json   or annotations_trainval2014.zip
+  train2014/, val2014/                         or train2014.zip, val2014.zip
+Without annotations, but with ready masks in train/ and val/, as the archive of DIaM has them, only lists are made, of
+the images that have a mask.
+
+What is made:
+  data/coco/
+    train/, val/    grey PNGs: 0 background, 1..80 the categories in the order of their ids. All parts of an object
+                    are drawn; larger objects first, so that smaller ones stay visible on top of them
+  src/lists/coco/
+    train.txt   images with at least one annotation, by file name (which is the order of image ids): 82,081
+    val.txt     likewise: 40,137; evaluation takes the first 10,000
+"""
+    + ENDING
+)
+
+
+OWN = """\
+A data set of your own: a folder of images and a folder of masks with the same names (cat_01.jpg, cat_01.png).
+
+Masks are grey or palette PNGs whose values are labels; 255 is ignored. With 0 among the labels, 0 is the background
+and the classes begin at 1. --no-background says otherwise: every pixel is one of the classes, and 0 is the first of
+them, or with --first-label 1 what is ignored. Masks in colours are converted with --from-colours FILE, a line for each
+colour, the name if you like:
+
+  220 20 60 1 person
+  0 0 142   2 car
+  0 0 0     255
+
+What is made in data/NAME:
+  list.txt             a line per image: image, mask
+  classes.json         a class for each label found; the names are for you to fill in, as you would say them
+  training_free.yaml   configuration of training_free_blip.py and compute_infoscore_blip.py
+  one_shot.yaml        configuration of one_shot_blip.py
+  masks/               with --from-colours: the converted masks
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line; its help is the manual of data preparation."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="python -m tools.prepare", description=OVERVIEW, formatter_class=raw)
+    commands = top.add_subparsers(dest="dataset", required=True, metavar="pascal|coco|own")
+    pascal = commands.add_parser("pascal", help="PASCAL VOC 2012 with SBD", description=PASCAL, formatter_class=raw)
+    coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
+    for name, command in (("pascal", pascal), ("coco", coco)):
+        command.add_argument(
+            "--root", type=user_path, default=REPOSITORY / "data" / name, help=f"data root (default: data/{name})"
+        )
+        command.add_argument(
+            "--lists",
+            type=user_path,
+            default=REPOSITORY / "src" / "lists" / name,
+            help=f"folder the lists are written to (default: src/lists/{name})",
+        )
+        command.add_argument("--download", action="store_true", help="fetch official archives that are not found")
+    pascal.add_argument("--force", action="store_true", help="replace lists that differ")
+    pascal.add_argument("--voc", type=user_path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
+    pascal.add_argument(
+        "--sbd", type=user_path, metavar="PATH", help="SBD archive or folder benchmark_RELEASE elsewhere"
+    )
+    coco.add_argument(
+        "--force",
+        action="store_true",
+        help="replace lists that differ; draw masks anew that were drawn here with other annotations or --crowd",
+    )
+    coco.add_argument(
+        "--splits", nargs="+", choices=("train", "val"), default=("train", "val"), help="default: train val"
+    )
+    coco.add_argument(
+        "--crowd",
+        choices=("include", "exclude"),
+        default="include",
+        help="crowd regions (many objects of a class under one outline): include (default) draws them as their class, "
+        "since their pixels do show it and the counts above are of images with any annotation; "
+        "exclude leaves them background",
+    )
+    own = commands.add_parser("own", help="a folder of images with masks", description=OWN, formatter_class=raw)
+    own.add_argument("--images", type=user_path, required=True, metavar="DIR", help="folder of images")
+    own.add_argument("--masks", type=user_path, required=True, metavar="DIR", help="folder of their masks")
+    own.add_argument("--name", default="own", help="of the data set (default: own)")
+    own.add_argument("--root", type=user_path, metavar="DIR", help="where the files go (default: data/NAME)")
+    own.add_argument(
+        "--background",
+        action=argparse.BooleanOptionalAction,
+        help="whether a mask's 0 is the background (default: yes, if 0 occurs)",
+    )
+    own.add_argument(
+        "--first-label",
+        type=int,
+        metavar="N",
+        help="value of the first class in the masks (default: 1, without a background the smallest that occurs)",
+    )
+    own.add_argument("--from-colours", type=user_path, metavar="FILE", help="convert masks of colours to labels")
+    own.add_argument("--force", action="store_true", help="replace files that are there and differ")
+    for command in (pascal, coco, own):
+        command.add_argument(
+            "--workers",
+            type=int,
+            default=min(8, os.cpu_count() or 1),
+            help="processes that read or write masks (default: one per core, up to 8)",
+        )
+        command.add_argument("--debug", action="store_true", help="show where an error came from")
+    return top
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command line.
+
+    Raises:
+        UserError: see :func:`tools.prepare.pascal.prepare_pascal` and :func:`tools.prepare.coco.prepare_coco`.
+    """
+    options = vars(parser().parse_args(arguments))
+    dataset = options.pop("dataset")
+    del options["debug"]
+    if options["workers"] < 1:
+        raise UserError(f"--workers {options['workers']}: expected 1 or more")
+    try:
+        _prepare(dataset, options)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # a folder nobody may look into, a name that is too long, a disk that is gone
+        raise UserError(
+            f"{error.filename} cannot be used: {error.strerror}; see to it and start again, it goes on where it stopped"
+        ) from error
+
+
+def _prepare(dataset: str, options: dict[str, Any]) -> None:
+    # imported where it is used, so that each data set needs only its own packages and --help none
+    if dataset == "pascal":
+        from tools.prepare.pascal import prepare_pascal
+
+        prepare_pascal(**options)
+    elif dataset == "own":
+        from tools.prepare.own import prepare_own
+
+        options["root"] = options["root"] or REPOSITORY / "data" / options["name"]
+        prepare_own(**options)
+    else:
+        from tools.prepare.coco import prepare_coco
+
+        options["splits"] = tuple(dict.fromkeys(options["splits"]))
+        prepare_coco(**options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,150 @@
+"""Unpacking tar and zip archives file by file, so that an interrupted unpacking goes on where it stopped."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from src.errors import UserError
+from src.files import replacing, require_space
+from src.screen import progress, say
+from tools.prepare.sources import DIAM, ELSEWHERE
+
+MAKE_ROOM = "make room or choose another --root"
+
+# what the readers of archives raise on a file that is damaged, cut short or locked
+_DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: its path there, its size in bytes, and how to read it."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool], expected: str) -> int:
+    """Unpack the ``wanted`` files of a .tar, .tgz or .zip archive below ``folder``; return how many were written.
+
+    A file that is there with the size it has in the archive is kept; one of another size is replaced, and that is
+    said. Every file appears whole or not at all.
+
+    Args:
+        archive: the archive.
+        folder: where its paths begin.
+        wanted: whether a path of the archive is to be unpacked.
+        expected: what ``wanted`` looks for, in words.
+
+    Raises:
+        UserError: the archive is damaged, is a web page, holds nothing that is wanted or a path that leads out of
+            ``folder``, or the disk has no room.
+    """
+    elsewhere = ELSEWHERE.get(archive.name, f"its official source, or take {DIAM}")
+    try:
+        _refuse_web_page(archive, elsewhere)
+        with _members(archive) as members:
+            found, missing, first = 0, [], None
+            for member in members:
+                path = PurePosixPath(member.name)
+                first = first or member.name
+                if not wanted(path):
+                    continue
+                if path.is_absolute() or ".." in path.parts:
+                    raise UserError(
+                        f"{archive} holds the path {member.name!r}, which leads out of {folder}; "
+                        f"delete the archive and fetch it from {elsewhere}"
+                    )
+                found += 1
+                target = folder / path
+                if not (target.is_file() and target.stat().st_size == member.size):
+                    missing.append((member, target))
+            if not found:
+                raise UserError(
+                    f"archive {archive} holds no {expected} (its first file is {first!r}); unpack it by hand so that "
+                    f"{folder} has them, or fetch it from {elsewhere}"
+                )
+            cut_short = sum(target.is_file() for _, target in missing)
+            needed = sum(member.size for member, _ in missing)
+            require_space(folder, needed, f"unpacking {archive.name}", MAKE_ROOM)
+            if missing:
+                with progress(len(missing), f"unpacking {archive.name}", unit="file") as bar:
+                    for member, target in missing:
+                        with replacing(target) as temporary, member.open() as source, temporary.open("wb") as sink:
+                            shutil.copyfileobj(source, sink, 1 << 20)
+                        bar.update()
+            if cut_short:
+                say(f"{folder}: {cut_short:,} files had another size than in {archive.name} and were unpacked again")
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"archive {archive} is damaged or not whole ({reason}); delete it and fetch it again from {elsewhere}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot unpack {archive}: {error}; see to it and start again") from error
+    return len(missing)
+
+
+def _refuse_web_page(archive: Path, elsewhere: str) -> None:
+    with archive.open("rb") as file:
+        start = file.read(512)
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
+        raise UserError(
+            f"{archive} is a web page, not an archive: the server answered with a log-in, a notice or an error; delete "
+            f"it and fetch it again from {elsewhere}"
+        )
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[Member]]:
+    if zipfile.is_zipfile(archive) or archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as zipped:
+            yield _zip_members(zipped)
+    else:
+        with tarfile.open(archive) as tar:
+            yield _tar_members(tar)
+
+
+def _zip_members(zipped: zipfile.ZipFile) -> Iterator[Member]:
+    for info in zipped.infolist():
+        if not info.is_dir():
+            yield Member(info.filename, info.file_size, lambda info=info: zipped.open(info))
+
+
+def _tar_members(tar: tarfile.TarFile) -> Iterator[Member]:
+    def reader(info: tarfile.TarInfo) -> Callable[[], IO[bytes]]:
+        def read() -> IO[bytes]:
+            file = tar.extractfile(info)
+            assert file is not None  # of a regular file it never is
+            return file
+
+        return read
+
+    for info in tar:
+        if info.isfile():
+            yield Member(info.name, info.size, reader(info))
+    # tarfile takes a file that is cut, or damaged, between two members for an archive that ends there
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    end = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if len(end) < tarfile.BLOCKSIZE or any(end):
+        raise tarfile.ReadError(f"it breaks off after {tar.offset:,} bytes")

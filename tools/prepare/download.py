@@ -1,0 +1,86 @@
+"""Fetching the official archives, through torchvision."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from src.errors import UserError
+from tools.prepare.sources import COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
+
+# what goes wrong on the way: no network, a broken connection (both kinds of OSError or HTTPException), and a file
+# whose checksum differs (torchvision's RuntimeError)
+_FAILURES = (OSError, http.client.HTTPException, RuntimeError)
+
+_OF_THE_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
+
+
+def download_voc(root: Path) -> None:
+    """Fetch VOC 2012 trainval to ``root``: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012.
+
+    Raises:
+        UserError: the download failed.
+    """
+    # here and below: torchvision takes seconds to import, and only downloads need it
+    from torchvision.datasets import VOCSegmentation
+
+    remedy = f"fetch {VOC_ARCHIVE} from {ELSEWHERE[VOC_ARCHIVE]} and put it in {root} or name it with --voc"
+    with _downloading(f"VOC 2012 to {root}", remedy):
+        root.mkdir(parents=True, exist_ok=True)
+        VOCSegmentation(str(root), year="2012", image_set="train", download=True)
+
+
+def download_sbd(folder: Path) -> None:
+    """Fetch SBD to ``folder``: cls/, img/ and inst/.
+
+    Raises:
+        UserError: the download failed.
+    """
+    from torchvision.datasets import SBDataset
+
+    remedy = f"fetch {SBD_ARCHIVE} from {ELSEWHERE[SBD_ARCHIVE]} and put it in {folder.parent} or name it with --sbd"
+    with _downloading(f"SBD to {folder}", remedy):
+        folder.mkdir(parents=True, exist_ok=True)
+        SBDataset(str(folder), image_set="train", mode="segmentation", download=True)
+
+
+def download_coco(name: str, root: Path) -> None:
+    """Fetch one of the archives of :data:`tools.prepare.sources.COCO_URLS` to ``root``.
+
+    The archive gets its name only when it is whole: torchvision takes any file of that name for the archive.
+
+    Raises:
+        UserError: the download failed.
+    """
+    from torchvision.datasets.utils import download_url
+
+    unfinished = root / ".download" / name
+    with _downloading(COCO_URLS[name], f"fetch it from {ELSEWHERE[name]} and put it in {root}"):
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        download_url(COCO_URLS[name], str(unfinished.parent), name)
+        if not zipfile.is_zipfile(unfinished):
+            raise RuntimeError("the connection ended early")
+        os.replace(unfinished, root / name)
+        with suppress(OSError):  # another archive's beginning may lie there
+            unfinished.parent.rmdir()
+
+
+@contextmanager
+def _downloading(what: str, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong while downloading into a :class:`UserError` with a remedy."""
+    try:
+        yield
+    except _FAILURES as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise UserError(
+                f"cannot write {error.filename or what} while downloading: {error.strerror}; "
+                "make room, or choose another --root"
+            ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"downloading {what} failed ({reason}); start again, or {remedy}") from error

@@ -1,0 +1,38 @@
+"""Images and their masks, held against each other: a mask is worth nothing if its size is not its image's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from src.screen import say
+from tools.prepare.parallel import for_each
+
+
+def check_pairs(root: Path, lines: list[str], workers: int, label: str) -> None:
+    """Read the sizes of all images and masks of a list (its lines, relative to ``root``); say which do not agree."""
+    pairs = [(root / image, root / mask) for image, mask in (line.split() for line in lines)]
+    faults = [fault for fault in for_each(_fault, pairs, len(pairs), workers, f"sizes of {label}") if fault]
+    for readable, what, remedy in (
+        (True, "masks have another size than their image", "one of the two is of another data set: fetch it anew"),
+        (False, "pairs have a file that cannot be read", "delete it and start again, or fetch its source anew"),
+    ):
+        texts = [text for was_read, text in faults if was_read == readable]
+        if texts:
+            say(f"{label}: {len(texts):,} of {len(pairs):,} {what}, e.g. {texts[0]}; {remedy}")
+
+
+def _fault(pair: tuple[Path, Path]) -> tuple[bool, str] | None:
+    """What is wrong with an image and its mask, and whether both could be read; None if nothing is."""
+    sizes = []
+    for path in pair:
+        try:
+            with Image.open(path) as picture:  # the header alone
+                sizes.append(f"{picture.width} x {picture.height}")
+        except Exception as error:  # a damaged file lets Pillow's plugins raise nearly anything
+            return False, f"{path} ({' '.join(str(error).split())})"
+    if sizes[0] == sizes[1]:
+        return None
+    image, mask = pair
+    return True, f"{mask} is {sizes[1]} pixels, {image} is {sizes[0]}"

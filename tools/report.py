@@ -1,0 +1,70 @@
+"""Results side by side: a Markdown table and a bar chart.
+
+    python -m tools.report results/pascal_training_free.json results/pascal_training_free_multi.json
+    python -m tools.report results/ --output results/report.md
+
+Takes the JSON files that the three experiments write, or a folder of them. One column per result: mIoU and IoU per
+class, for one-shot tuning the mean over its runs and their standard deviation. InfoScore rankings get a table of their
+own, a column per ranking and a row per layer. Earlier results, kept under a name with their date, have columns too if
+they say something else. A JSON file of a folder that is no result is named under the table, with the reason.
+
+The table goes to report.md beside the first of the results, and the chart beside the table, with the ending .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from src import cli
+from src.errors import UserError
+from src.files import user_path
+from src.result_files import write_result
+from src.screen import say
+
+
+def main(arguments: list[str]) -> None:
+    """Write and print the report that ``arguments`` ask for."""
+    args = _parser().parse_args(arguments)
+    first: Path = args.results[0]
+    output: Path = args.output or (first if first.is_dir() else first.parent) / "report.md"
+    if output.suffix == ".png":
+        raise UserError(f"--output {output}: expected a name for the table, such as report.md; the chart gets .png")
+
+    from src.output import charts
+    from src.output.reading import find_results
+    from src.output.report import bars, markdown
+
+    found = find_results(args.results)
+    table = markdown(found)
+    write_result(output, table)
+    written = [output]
+    rows, series = bars(found)
+    if series:
+        chart = output.with_suffix(".png")
+        charts.grouped_bars(chart, rows, series)
+        written.append(chart)
+    say(table)
+    say(" ".join(map(str, ("wrote", *written))))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "results", nargs="+", type=user_path, metavar="PATH", help="result JSON files, or folders of them"
+    )
+    parser.add_argument(
+        "--output",
+        type=user_path,
+        metavar="FILE",
+        help="where the table goes, the chart beside it (default: report.md beside the first of the results)",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,164 @@
+"""What has to be computed and how long it will take, told from the model, the images and what is finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from src.data.dataset import SegmentationDataset
+from src.errors import UserError
+from src.evaluation import processes
+from src.evaluation.evaluate import predict
+from src.evaluation.identity import file_digest, settings_of
+from src.evaluation.journal import fingerprint
+from src.layer_selection.comparison import compare
+from src.method.blip import Blip, load_configured
+from src.method.segmenter import Segmenter
+from src.runtime import choose_device, share_cores, world_size
+from src.screen import note, say
+from tools.check import unreadable
+from tools.reproduce.jobs import Job
+from tools.reproduce.state import State
+
+CODE = {"infoscore": "comparison of layers", "training_free": "training-free", "one_shot": "one-shot"}
+"""Names of :data:`src.evaluation.identity.CODE` by experiment."""
+
+LEAST_TIMED = 50
+"""Jobs of fewer images are over before an estimate of them would help."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job with what is known of it before it runs.
+
+    Attributes:
+        job: the job.
+        settings: all that its result depends on.
+        why: why it has to be computed, None if it is finished.
+        seconds: about how long it will take, from the speed of its first images; None if that was not timed.
+    """
+
+    job: Job
+    settings: dict[str, Any]
+    why: str | None
+    seconds: float | None
+
+
+def make_plan(jobs: Sequence[Job], state: State) -> list[Step]:
+    """Load the models of ``jobs``, tell what is finished, and time the first images of the rest.
+
+    Raises:
+        UserError: a model cannot be loaded or does not fit its configuration, an image cannot be read.
+    """
+    models: dict[object, Blip] = {}
+    steps = []
+    device = choose_device(jobs[0].task.device)
+    share_cores()
+    for job in jobs:
+        job = dataclasses.replace(job, task=job.task.settled())
+        config = job.task.config
+        key = (config.model, config.runtime.attention)
+        if key not in models:
+            models[key] = load_configured(config, device)
+        blip = models[key]
+        chosen = range(blip.num_layers) if job.experiment == "infoscore" else config.model.layers
+        if chosen == "auto":
+            raise config.refusal("model.layers", "auto", "a list of layers: InfoScore is an experiment of its own here")
+        segmenter = Segmenter.from_config(config, blip, job.task.prompts, chosen)
+        settings = _settings(job, segmenter)
+        why = processes.share(partial(_why, job, settings, state))
+        seconds = _seconds(job, segmenter) if why and job.images >= LEAST_TIMED else None
+        steps.append(Step(job, settings, why, seconds))
+    return steps
+
+
+def _why(job: Job, settings: dict[str, Any], state: State) -> str | None:
+    """See :class:`Step`."""
+    return "to compute anew (--fresh)" if job.task.fresh else state.why_not_finished(job.name, settings, job.result)
+
+
+def _settings(job: Job, segmenter: Segmenter) -> dict[str, Any]:
+    config = job.task.config
+    settings = settings_of(
+        CODE[job.experiment],
+        config,
+        segmenter,
+        job.entries,
+        class_names=job.task.prompts.class_names,
+        multi_prompt=job.prompts == "multi",
+        max_images=config.max_images,
+        top_k=config.model.top_k,
+        oneshot=dataclasses.asdict(config.oneshot) if job.experiment == "one_shot" and config.oneshot else None,
+        files=hashlib.sha256(fingerprint(job.entries, True, "")).hexdigest(),
+        script=file_digest(job.script),
+    )
+    return json.loads(json.dumps(settings))
+
+
+def _seconds(job: Job, segmenter: Segmenter) -> float:
+    """About how long ``job`` takes, from the speed of a batch of its images.
+
+    One-shot tuning is counted as its runs over the queries: encoding images once saves about what tuning costs.
+    """
+    config = job.task.config
+    loader = dataclasses.replace(config.dataloader, num_workers=0)
+    together = job.experiment == "infoscore"  # in which all processes take part
+    entries = job.task.entries[: max(2, loader.batch_size) * (world_size() if together else 1)]
+    for _ in range(2 if segmenter.device.type == "cuda" else 1):  # kernels are compiled at the first time
+        begin = time.perf_counter()
+        if together:
+            compare(segmenter, entries, dataclasses.replace(config, dataloader=loader), config.model.top_k)
+        else:
+            for prediction in predict(segmenter, SegmentationDataset.from_config(entries, config), loader):
+                prediction.labels.cpu()
+        elapsed = time.perf_counter() - begin
+    return elapsed / len(entries) * job.images / (1 if together else world_size())
+
+
+def check_data(steps: Sequence[Step]) -> None:
+    """Decode every image and mask that is to be computed with; names all that cannot be used, not the first alone.
+
+    Raises:
+        UserError: there are such.
+    """
+    faults = processes.share(partial(_faults, steps))
+    for fault in faults:
+        note(f"fault: {fault}")
+    if faults:
+        raise UserError(f"{len(faults)} images or masks cannot be used; mend them and start the command again")
+
+
+def _faults(steps: Sequence[Step]) -> list[str]:
+    faults: list[str] = []
+    jobs = [step.job for step in steps if step.why is not None]
+    for data in dict.fromkeys(job.data for job in jobs):
+        ours = [job for job in jobs if job.data == data]
+        entries = {entry.image: entry for job in ours for entry in job.entries}
+        faults += unreadable([*entries.values()], ours[0].task.config, f"{data}: images and masks")
+    return faults
+
+
+def tell(steps: Sequence[Step]) -> None:
+    """Say what is there, what will be computed, and how long it will take."""
+    for step in steps:
+        what = step.why or f"finished: {step.job.result.name}"
+        long = f", about {duration(step.seconds)}" if step.seconds is not None else ""
+        say(f"{step.job.name}: {step.job.images:,} images, {what}{long}")
+    known = [step.seconds for step in steps if step.seconds is not None]
+    to_do = sum(step.why is not None for step in steps)
+    say(f"{to_do} of {len(steps)} to compute" + (f", about {duration(sum(known))}" if known else ""))
+
+
+def duration(seconds: float) -> str:
+    """For people: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
