@@ -88,10 +88,11 @@ class LayerScores:
 def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
     """Share of the image that each prompt holds.
 
-    By definition: upsample the prompts' maps to S x S, divide each pixel by its sum over prompts, clamp at 1e-6, take
-    the mean over all pixels, padding included. The full-size maps need not be formed: with the upsampling matrix W and
-    s = W sum_p map_p, the mean of W map_p / s over pixels is <map_p, W^T (1 / s)> / S^2. Only prompts that may fall
-    below the clamp somewhere, by a bound from their smallest patch, go through the definition.
+    By definition: upsample the prompts' maps to S x S, divide each pixel by its sum over prompts (clamped at 1e-6),
+    clamp the quotient at 1e-6 too, and take the mean over all pixels, padding included. The full-size maps need not be
+    formed: with the upsampling matrix W and s = max(W sum_p map_p, 1e-6), the mean of W map_p / s over pixels is
+    <map_p, W^T (1 / s)> / S^2. Only prompts whose quotient may fall below the clamp somewhere, by a bound from their
+    smallest patch, go through the definition.
 
     Args:
         maps: [B, P, N], prompt maps of one layer (softmax over prompts, times itm).
@@ -124,7 +125,7 @@ def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Unclamped:
-    """Shares [B, P] without the clamp, which of them it may change, and the sum over prompts [B, S, S]."""
+    """Shares [B, P] without the clamp, which of them it may change, and the clamped sum over prompts [B, S, S]."""
 
     shares: Tensor
     may_clamp: Tensor
@@ -133,7 +134,7 @@ class _Unclamped:
 
 def _unclamped_shares(maps: Tensor, image_size: int) -> _Unclamped:
     grid = round(maps.shape[-1] ** 0.5)
-    total = upsample(maps.sum(1, keepdim=True), image_size)[:, 0]  # [B, S, S]
+    total = upsample(maps.sum(1, keepdim=True), image_size)[:, 0].clamp_(min=CLAMP)  # [B, S, S]
     axis = _upsampling_matrix(grid, image_size, maps)  # [S, g]; W is this along both axes
     weight = axis.T @ (1 / total) @ axis  # [B, g, g]
     shares = (maps @ weight.flatten(1)[..., None])[..., 0] / image_size**2

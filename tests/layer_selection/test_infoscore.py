@@ -77,6 +77,23 @@ def test_a_prompt_that_falls_below_the_clamp_only_where_the_others_are_strong() 
     torch.testing.assert_close(prompt_shares(maps, 48).double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
 
 
+@pytest.mark.parametrize("bias", [-12.0, -16.0, -20.0])
+def test_the_sum_over_prompts_is_clamped_where_all_matching_scores_are_near_zero(bias: float) -> None:
+    """As published. The matching head's bias takes sums to about 6e-6, 1e-7 and 2e-9."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 7, 25, generator=generator)
+    itm = (torch.randn(3, 7, generator=generator) + bias).sigmoid()
+    maps = logits.softmax(1) * itm[..., None]
+    shares = prompt_shares(maps, 40)
+    torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 40), rtol=2e-5, atol=0)
+    by_hand = maps.double().sum(1).mean() / 1e-6  # where the clamp holds everywhere, nothing else divides
+    if bias < -12:
+        assert float(shares.sum(1).mean()) == pytest.approx(float(by_hand), rel=0.5)
+        assert (shares.sum(1) < 0.9).all()
+    else:
+        torch.testing.assert_close(shares.sum(1), torch.ones(3))
+
+
 def test_only_prompts_that_may_fall_below_the_clamp_are_upsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     upsampled = []
 

@@ -6,11 +6,14 @@ from torch import Tensor
 
 
 def plain_prompt_shares(maps: Tensor, size: int, clamp: float = 1e-6) -> Tensor:
-    """Mean over pixels of each prompt's share of the pixel: maps [B, P, g * g] -> [B, P] float64."""
+    """Mean over pixels of each prompt's share of the pixel: maps [B, P, g * g] -> [B, P] float64.
+
+    The sum over prompts is clamped at 1e-6 before the division, the quotient at ``clamp``.
+    """
     grid = int(maps.shape[-1] ** 0.5)
     square = maps.double().reshape(*maps.shape[:2], grid, grid)
     full = F.interpolate(square, size=(size, size), mode="bilinear", align_corners=True)
-    share = full / full.sum(dim=1, keepdim=True)
+    share = full / full.sum(dim=1, keepdim=True).clamp(min=1e-6)
     return share.clamp(min=clamp).mean(dim=(2, 3))
 
 
