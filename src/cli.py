@@ -153,7 +153,7 @@ def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None
         "--config",
         type=user_path,
         required=True,
-        help="YAML file; the shipped ones are in configs/, with every key explained",
+        help="YAML file, such as those in configs/; configs/reference.yaml explains every key",
     )
     settings_arguments(parser)
     parser.add_argument("--limit", type=positive_int, metavar="N", help=limit)

@@ -1,8 +1,8 @@
 """Configuration files as typed dataclasses: every key, its type, its default and what it refuses.
 
-A configuration is a YAML file with the keys below; the files in ``configs/`` comment each of them. Paths are relative
-to the root of the repository. Anything that cannot mean what its author meant (an unknown key, a wrong type, a value
-out of range) is refused with the file, the key, the value and what was expected.
+A configuration is a YAML file with the keys below; ``configs/reference.yaml`` explains each of them. Paths are
+relative to the root of the repository. An unknown key, a wrong type or a value out of range is refused: the error names
+the file, the key, the value and what was expected.
 """
 
 from __future__ import annotations

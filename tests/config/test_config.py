@@ -146,7 +146,7 @@ def test_a_number_of_classes_left_out_is_the_length_of_the_class_file(
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_files_load_and_name_every_key_that_counts(name: str) -> None:
+def test_shipped_files_load_and_name_what_defines_their_experiment(name: str) -> None:
     path = REPOSITORY / "configs" / f"{name}.yaml"
     config = load_config(path)
     assert config.dataset.num_classes == (81 if name.startswith("coco") else 21)
@@ -155,14 +155,33 @@ def test_shipped_files_load_and_name_every_key_that_counts(name: str) -> None:
     assert resolve(config.class_name_dir).is_file()
     written = yaml.safe_load(path.read_text())
     one_shot = "one_shot" in name
-    for section, cls in (*SECTIONS.items(), *([("oneshot", ONE_SHOT)] if one_shot else [])):
-        if section not in ("output", "cache"):
-            assert written[section].keys() == {
-                f.name for f in dataclasses.fields(cls) if f.metadata.get("yaml", True)
-            }, section
-    outputs = {"classwise_csv", "summary_csv"} if one_shot else {"csv", "infoscore_csv"}
-    assert written["output"].keys() == outputs
-    assert ("cache" in written) is one_shot
+    assert {"mean", "std", "num_classes"} <= written["dataset"].keys()
+    assert {"name", "image_size", "layers"} <= written["model"].keys()
+    assert written["output"].keys() == ({"classwise_csv", "summary_csv"} if one_shot else {"csv"})
+    assert ("oneshot" in written) is one_shot
+    assert {"iters"} == written["crf"].keys()
+    assert "amp" in written["runtime"]
+    assert "configs/reference.yaml" in path.read_text()  # where its keys are explained
+
+
+def test_the_reference_has_every_key_with_its_default_and_a_comment() -> None:
+    path = REPOSITORY / "configs" / "reference.yaml"
+    written = yaml.safe_load(path.read_text())
+    config = load_config(path)
+    assert written.keys() == {name for name in HINTS if name != "source"}
+    for section, cls in [*SECTIONS.items(), ("oneshot", ONE_SHOT)]:
+        keys = {field.name for field in dataclasses.fields(cls) if field.metadata.get("yaml", True)}
+        assert written[section].keys() == keys, section
+        assert getattr(config, section) == cls(), section
+        for key in ("batch_size", "num_workers") if section == "dataloader" else ():
+            assert written[section][key] == "auto"
+    assert (config.mask_dir, config.max_images) == (None, None)
+    commented = False
+    for line in path.read_text().splitlines():  # beside the key or above it
+        text = line.strip()
+        if text and not text.startswith("#") and not text.endswith(":"):
+            assert commented or " # " in line, line
+        commented = text.startswith("#") or (commented and " # " not in line and text != "")
 
 
 def test_no_two_shipped_files_write_the_same_results() -> None:
