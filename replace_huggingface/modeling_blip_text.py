@@ -33,7 +33,7 @@ from transformers.models.blip.modeling_blip_text import (
     BlipTextModel,
 )
 
-from replace_huggingface.cached_attention import attend
+from .cached_attention import attend
 
 TRANSFORMERS_VERSION = "5.17.0"
 LOGITS_BUDGET_BYTES = 256 * 2**20

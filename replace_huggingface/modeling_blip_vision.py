@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BlipForImageTextRetrieval
 from transformers.models.blip.modeling_blip import BlipAttention, BlipEncoderLayer
 
-from replace_huggingface.cached_attention import attend
+from .cached_attention import attend
 
 
 class FusedVisionAttention(nn.Module):

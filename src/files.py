@@ -14,13 +14,18 @@ from pathlib import Path
 from .errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+"""The checkout; of the installed package, the folder that holds it."""
+
+ROOT = REPOSITORY if (REPOSITORY / "training_free_blip.py").is_file() else Path.cwd()
+"""What relative paths of configurations start from: the checkout, or the current folder for the installed package."""
+
 GB = 10**9
 MAX_PREFIX = 40  # characters of a temporary file's name: beside a name of full length it must fit, too
 
 
 def resolve(path: str) -> Path:
-    """An absolute path as it is, any other relative to the root of the repository; ``~`` is the home folder."""
-    return REPOSITORY / user_path(path)
+    """An absolute path as it is, any other relative to :data:`ROOT`; ``~`` is the home folder."""
+    return ROOT / user_path(path)
 
 
 def user_path(text: str) -> Path:

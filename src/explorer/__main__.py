@@ -5,5 +5,11 @@ import sys
 from .. import cli
 from .command import main
 
-if __name__ == "__main__":
+
+def start() -> None:
+    """The console command of the installed package."""
     sys.exit(cli.run(main))
+
+
+if __name__ == "__main__":
+    start()

@@ -23,17 +23,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from replace_huggingface.cast_once_linear import cast_once
-from replace_huggingface.modeling_blip_text import (
-    CrossAttentionTextEncoder,
-    UnsupportedTransformersError,
-    expose_cross_attention,
-)
-from replace_huggingface.modeling_blip_vision import fuse_vision_attention
-
 from ..config.schema import Config
 from ..errors import UserError
 from ..files import resolve
+from .replacements import (
+    CrossAttentionTextEncoder,
+    UnsupportedTransformersError,
+    cast_once,
+    expose_cross_attention,
+    fuse_vision_attention,
+)
 
 USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that anything is asked of
 

@@ -19,9 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from replace_huggingface import modeling_blip_text
-from replace_huggingface.modeling_blip_text import KeysValues, PromptStates
-
 from ..config.schema import Amp, Config
 from ..data.frame import Frame
 from ..errors import UserError
@@ -31,6 +28,7 @@ from .blip import Blip
 from .crf import ConvCRF
 from .precision import number_format
 from .prompts import PromptSet
+from .replacements import KeysValues, PromptStates, modeling_blip_text
 
 NONE_LOST = torch.iinfo(torch.int64).max
 
