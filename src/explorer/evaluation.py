@@ -120,4 +120,4 @@ def _card(
 
 def _link(origin: Path, target: Path) -> str:
     """Address of ``target`` in the page ``origin``."""
-    return quote(Path(os.path.relpath(target, origin.parent)).as_posix())
+    return quote(os.fsencode(Path(os.path.relpath(target, origin.parent)).as_posix()))

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ..files import utf8
+
 FOLDER = Path(__file__).parent
 # Nothing may be loaded or sent: what the page does not carry, it does not have.
 SEALED = (
@@ -35,7 +37,7 @@ def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
 
 def fill(template: str, **parts: str) -> bytes:
     """A file of this folder with every ``{{name}}`` replaced by the part of that name, UTF-8."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(template)).encode()
+    return utf8(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(template)))
 
 
 def style(name: str) -> str:

@@ -1,7 +1,10 @@
-"""Serving the explorer: a page, photos, and answers, to this user's own browser and nobody else.
+"""Serve the explorer to this user's own browser: the page, photos, and answers to questions about them.
 
-A page from elsewhere in the same browser could send requests here too. It cannot hide where it comes from: whatever was
-asked for under another name than this machine's (Host) or by another page (Origin, Sec-Fetch-Site) is refused.
+Any web page in the same browser could send requests here. The browser names the sender: requests to another host name
+(Host) or from another page (Origin, Sec-Fetch-Site) are refused. A link may open the page itself.
+
+A client can be slow, silent or gone. Connections, uploads and the time for each are limited, and the question of a
+client that hung up is not computed.
 """
 
 from __future__ import annotations
@@ -9,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import UserError
 from ..screen import note
@@ -31,6 +37,11 @@ from .studio import Studio
 
 MAX_PHOTO_BYTES = 64 * 2**20
 MAX_QUESTION_BYTES = 64 * 2**10
+MAX_CONNECTIONS = 128
+MAX_UPLOADS = 2  # received at the same time: each holds its bytes in memory
+HEAD_SECONDS = 20.0  # for the head of a request
+PAUSE_SECONDS = 15.0  # between two parts of a body
+BODY_SECONDS = 300.0  # for a whole body
 # the page in its file may load nothing at all; served, it may ask its own server
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -45,8 +56,16 @@ SECURITY = {
 }
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII, which can hold file names that are not UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Encode ``content``."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 class Refusal(Exception):
-    """A request that is answered with a line of text and this status."""
+    """A request that gets a line of text and this status as its answer."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -55,21 +74,57 @@ class Refusal(Exception):
 
 def serve(listener: socket.socket, studio: Studio, host: str, classes: str | None, background: str | None) -> None:
     """Answer requests at ``listener`` until Ctrl-C."""
-    config = uvicorn.Config(
-        make_app(studio, host, classes, background),
-        http="h11",
+    try:
+        uvicorn.Server(server_config(make_app(studio, host, classes, background))).run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises it again after the shutdown
+        pass
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn runs ``app``. It logs nothing: :class:`Guard` reports errors."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_config=None,
+        log_level=logging.CRITICAL + 1,
+        access_log=False,
         server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=2,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn has answered what was under way and raises it again
-        pass
-    finally:
-        studio.close()
+
+
+class Connection(H11Protocol):
+    """A connection that ends when a request's head does not arrive in time."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def on_response_complete(self) -> None:
+        """Restart the clock for the next request."""
+        super().on_response_complete()
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        super().connection_lost(exc)
+        if self._deadline:
+            self._deadline.cancel()
+
+    def _expect_head(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._end_if_waiting)
+
+    def _end_if_waiting(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def make_app(studio: Studio, host: str, classes: str | None = None, background: str | None = None) -> ASGIApp:
@@ -80,8 +135,9 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
         host: the address it listens on.
         classes, background: the words that the page begins with.
     """
-    model = asyncio.Lock()  # one question at a time; the others wait in their order
-    decoding = asyncio.Semaphore(2)  # photos are large, and a page asks for many thumbnails at once
+    model = asyncio.Lock()  # one question at a time; the others wait in order
+    decoding = asyncio.Semaphore(2)  # photos are large, and a page requests many thumbnails at once
+    receiving = asyncio.Semaphore(MAX_UPLOADS)
 
     async def index(_: Request) -> Response:
         photos = [{"key": key, "name": photo.name} for key, photo in studio.photos.items()]
@@ -91,15 +147,18 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
     async def explore(request: Request) -> Response:
         question = _question(await _body(request, MAX_QUESTION_BYTES, "these words are"))
         async with model:
-            return JSONResponse(await run_in_threadpool(studio.explore, *question))
+            await _see_that_client_waits(request)
+            return Answer(await run_in_threadpool(studio.explore, *question))
 
     async def add(request: Request) -> Response:
         name = request.query_params.get("name", "photo")[-200:]
-        contents = await _body(request, MAX_PHOTO_BYTES, f"{name} is")
-        return JSONResponse({"key": await run_in_threadpool(studio.add, name, contents), "name": name})
+        async with receiving:  # what waits for its turn stays in the sockets
+            contents = await _body(request, MAX_PHOTO_BYTES, f"{name} is")
+            return Answer({"key": await run_in_threadpool(studio.add, name, contents), "name": name})
 
     async def thumbnail(request: Request) -> Response:
         async with decoding:
+            await _see_that_client_waits(request)
             contents = await run_in_threadpool(studio.thumbnail, request.path_params["key"])
         return Response(contents, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
@@ -109,26 +168,34 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
         Route("/photos", _answered(add), methods=["POST"]),
         Route("/photos/{key}", _answered(thumbnail)),
     ]
-    return Guard(Starlette(routes=routes), host)
+    return Guard(Starlette(routes=routes, exception_handlers={Exception: _defect}), host)
+
+
+def _defect(_: Request, error: Exception) -> Response:
+    """The answer after an unexpected error, such as no memory left."""
+    return Answer({"error": f"{type(error).__name__}: {error} (more in the terminal)"}, 500)
 
 
 def _answered(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """``endpoint`` whose errors become a line for the page; the server goes on."""
+    """``endpoint``, with refusals and user errors as a line for the page."""
 
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except Refusal as refusal:
-            return JSONResponse({"error": str(refusal)}, refusal.status)
+            return Answer({"error": str(refusal)}, refusal.status)
         except UserError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return Answer({"error": str(error)}, 400)
         except ClientDisconnect:
             return Response(status_code=400)
-        except Exception as error:  # a defect of ours, or no memory left: told in the terminal, and in the page
-            note(traceback.format_exc())
-            return JSONResponse({"error": f"{type(error).__name__}: {error} (more in the terminal)"}, 500)
 
     return answer
+
+
+async def _see_that_client_waits(request: Request) -> None:
+    """Raise ClientDisconnect if the client hung up while its request waited for its turn."""
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 def _question(body: bytes) -> tuple[str, str | None, str | None]:
@@ -145,24 +212,31 @@ def _question(body: bytes) -> tuple[str, str | None, str | None]:
 
 
 async def _body(request: Request, most: int, what: str) -> bytes:
-    """The body of ``request``, never more of it than ``most`` bytes."""
+    """The body of ``request``, of at most ``most`` bytes, received in time."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            size = f"{most // 2**20} MiB" if most >= 2**20 else f"{most // 2**10} KiB"
-            raise Refusal(413, f"{what} too large: at most {size} are taken here")
-    return bytes(body)
+    parts = request.stream().__aiter__()
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            while True:
+                with anyio.fail_after(PAUSE_SECONDS):
+                    body += await anext(parts)
+                if len(body) > most:
+                    size = f"{most // 2**20} MiB" if most >= 2**20 else f"{most // 2**10} KiB"
+                    raise Refusal(413, f"{what} too large: at most {size} are accepted here")
+    except StopAsyncIteration:
+        return bytes(body)
+    except TimeoutError:
+        raise Refusal(408, "the rest of the request did not arrive in time; send it again") from None
 
 
 class Guard:
-    """Refuses what does not come from the page of this server, and sets the security headers.
+    """Refuses requests that do not come from the page of this server, sets security headers and reports errors.
 
     Args:
-        app: what is guarded.
-        host: the address that it listens on. A loopback address is reached under the names of loopback only; any other
-            under any numeric address too, and under this machine's name: a name that someone else could point here
-            (DNS rebinding) is none of them.
+        app: the application to guard.
+        host: the address that it listens on. A loopback address answers to the names of loopback only; any other also
+            to every numeric address and to this machine's name, but not to a name that someone else could point here
+            (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
@@ -174,30 +248,49 @@ class Guard:
         self.names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse the request or hand it on."""
+        """Refuse the request or pass it on."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY.items():
                     headers.setdefault(name, value)
-            await send(message)
+            with anyio.fail_after(BODY_SECONDS):  # a client that does not read its answer
+                await send(message)
 
-        reason = self.refusal(Headers(scope=scope))
-        app: ASGIApp = JSONResponse({"error": reason}, 403) if reason else self.app
-        await app(scope, receive, send_with_headers)
+        reason = self.refusal(Headers(scope=scope), opens_page=scope["method"] == "GET" and scope["path"] == "/")
+        app: ASGIApp = Answer({"error": reason}, 403) if reason else self.app
+        try:
+            await app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # Ctrl-C while the request was waiting or computed
+            if started:
+                raise
+            await Answer({"error": "the explorer has ended"}, 503)(scope, receive, send_with_headers)
+        except TimeoutError:
+            pass  # uvicorn closes the connection
+        except Exception:  # Starlette has answered with _defect
+            note(traceback.format_exc())
 
-    def refusal(self, headers: Headers) -> str | None:
-        """Why a request with these headers is refused; None if it is not."""
+    def refusal(self, headers: Headers, opens_page: bool = False) -> str | None:
+        """Why a request with these headers is refused; None if it is not.
+
+        ``opens_page``: the request is for the page itself, which a link in another page may open in a tab.
+        """
         host = headers.get("host", "")
         if not self._is_ours(host):
             return f"this server is not called {host!r}"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin)[:2] != ("http", host):
+        if origin is not None and not _same_origin(origin, host):
             return f"requests of pages from {origin} are not answered"
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        followed_link = (
+            opens_page and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        )
+        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none") and not followed_link:
             return "requests of other pages are not answered"
         return None
 
@@ -213,6 +306,13 @@ class Guard:
         except ValueError:
             return False
         return address.is_loopback or not self.loopback_only
+
+
+def _same_origin(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin)[:2] == ("http", host)
+    except ValueError:  # no address at all, such as http://[
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -29,7 +31,7 @@ from src.errors import UserError
 from src.explorer import server as server_module
 from src.explorer import studio as studio_module
 from src.explorer.command import address_of, bind, main
-from src.explorer.server import Guard, make_app
+from src.explorer.server import Guard, make_app, server_config
 from src.explorer.studio import Studio
 from src.files import REPOSITORY
 from src.method.segmenter import Segmenter
@@ -74,9 +76,15 @@ def studio(make_config: Callable[..., Config], data_root: Path) -> Iterator[Stud
 
 @pytest.fixture
 def served(studio: Studio) -> Iterator[Served]:
+    with serving(studio) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving(studio: Studio) -> Iterator[Served]:
+    """A server of ``studio`` in a thread."""
     listener = bind("127.0.0.1", 0)
-    app = make_app(studio, "127.0.0.1", "cat = kitten; mug")
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_level="warning"))
+    server = uvicorn.Server(server_config(make_app(studio, "127.0.0.1", "cat = kitten; mug")))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
@@ -179,10 +187,10 @@ def test_photos_that_cannot_be_read_are_refused_by_name(served: Served) -> None:
 
 def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     status, answer = served.explore("0", "cat" * 30_000)
-    assert (status, answer["error"]) == (413, "these words are too large: at most 64 KiB are taken here")
+    assert (status, answer["error"]) == (413, "these words are too large: at most 64 KiB are accepted here")
     monkeypatch.setattr(server_module, "MAX_PHOTO_BYTES", 2**20)
     status, answer = served.ask("/photos?name=large.jpg", bytes(2**20 + 1))
-    assert (status, answer["error"]) == (413, "large.jpg is too large: at most 1 MiB are taken here")
+    assert (status, answer["error"]) == (413, "large.jpg is too large: at most 1 MiB are accepted here")
     monkeypatch.setattr(studio_module, "MAX_PIXELS", 1000)
     status, answer = served.ask("/photos?name=wide.jpg", jpeg())
     assert status == 400
@@ -406,3 +414,139 @@ def test_of_several_questions_the_last_one_counts(
     window.locator("h1", has_text="2.jpg").wait_for()
     window.wait_for_timeout(300)
     assert window.locator("h1").inner_text() == "2.jpg"
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://127.0.0.1:[", "http://]"])
+def test_an_origin_that_is_no_address_is_refused(served: Served, origin: str) -> None:
+    assert served.ask("/", None, Origin=origin)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "destination", "status"),
+    [
+        ("/", "navigate", "document", 200),  # a link
+        ("/", "navigate", "iframe", 403),
+        ("/", "no-cors", "image", 403),
+        ("/", "cors", "empty", 403),
+        ("/photos/0", "navigate", "document", 403),
+    ],
+)
+def test_a_link_in_another_page_may_open_the_page(
+    served: Served, path: str, mode: str, destination: str, status: int
+) -> None:
+    headers = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": destination}
+    assert served.ask(path, None, **headers)[0] == status
+
+
+def test_a_file_name_that_is_no_utf8_breaks_nothing(
+    make_config: Callable[..., Config], data_root: Path, tmp_path: Path
+) -> None:
+    photo = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    photo.write_bytes(jpeg())
+    with serving(Studio.load(make_config(), [photo], "cpu")) as served:
+        status, opened = served.ask("/")
+        assert status == 200
+        assert b"caf\\udce9.jpg" in opened
+        status, answer = served.explore("0")
+        assert (status, answer["name"]) == (200, photo.name)
+        photo.write_bytes(b"")
+        status, answer = served.explore("0")
+        assert status == 400
+        assert "caf" in answer["error"]
+
+
+def test_questions_of_clients_that_hung_up_are_not_computed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, begun, release = [], threading.Event(), threading.Event()
+    explore = served.studio.explore
+
+    def watched(key: str, *words: Any) -> dict[str, Any]:
+        computed.append(key)
+        begun.set()
+        release.wait(30)
+        return explore(key, *words)
+
+    monkeypatch.setattr(served.studio, "explore", watched)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(served.explore, "0")
+        assert begun.wait(30)
+        gone = http.client.HTTPConnection("127.0.0.1", served.port)
+        gone.request("POST", "/explore", json.dumps({"photo": "1", "classes": "cat", "background": ""}))
+        time.sleep(0.3)  # it has arrived and waits
+        gone.close()
+        time.sleep(0.3)
+        release.set()
+        assert first.result()[0] == 200
+    assert served.explore("2")[0] == 200
+    assert computed == ["0", "2"]
+
+
+def half_sent(port: int, sent: int) -> socket.socket:
+    """A connection that announces a photo and sends the first part of it."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(b"POST /photos?name=a.jpg HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n\r\n")
+    with contextlib.suppress(TimeoutError):
+        connection.settimeout(0.5)
+        connection.sendall(bytes(sent))
+    return connection
+
+
+def test_half_sent_uploads_are_bounded_and_end(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "PAUSE_SECONDS", 3)
+    received, body = 0, server_module._body
+
+    async def watched(*arguments: Any) -> bytes:
+        nonlocal received
+        received += 1
+        return await body(*arguments)
+
+    monkeypatch.setattr(server_module, "_body", watched)
+    uploads = [half_sent(served.port, 1000) for _ in range(6)]
+    time.sleep(0.5)
+    assert received == server_module.MAX_UPLOADS  # the others wait, unread
+    uploads[0].settimeout(30)
+    assert b"408" in uploads[0].recv(100)
+    for upload in uploads:
+        upload.close()
+    assert served.ask("/photos?name=a.jpg", jpeg())[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
+def test_silent_connections_end(served: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.5)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100) == b""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(b"GET /photos/0 HTTP/1.1\r\nHost: localhost\r\n\r\nGET")  # and after an answer
+        while connection.recv(10_000):
+            pass
+
+
+def test_no_more_connections_than_allowed(served: Served) -> None:
+    idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(server_module.MAX_CONNECTIONS)]
+    time.sleep(0.3)
+    assert served.ask("/")[0] == 503
+    for connection in idle:
+        connection.close()
+    time.sleep(0.3)
+    assert served.ask("/")[0] == 200
+
+
+def test_control_c_under_load_is_quiet(config_file: Callable[..., Path], data_root: Path) -> None:
+    command = [sys.executable, "-m", "src.explorer", "--config", str(config_file()), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        port = int(process.stdout.readline().split("  ")[0].rsplit(":", 1)[1])
+        asked = []
+        for number in range(60):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            words = "; ".join(f"cat{n}" for n in range(200))
+            body = json.dumps({"photo": str(number % 3), "classes": words, "background": ""})
+            connection.request("POST", "/explore", body)
+            asked.append(connection)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (0, "the explorer has ended\n", "")
