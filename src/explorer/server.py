@@ -16,6 +16,7 @@ import logging
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,9 +76,10 @@ class Refusal(Exception):
 def serve(listener: socket.socket, studio: Studio, host: str, classes: str | None, background: str | None) -> None:
     """Answer requests at ``listener`` until Ctrl-C."""
     try:
-        uvicorn.Server(server_config(make_app(studio, host, classes, background))).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises it again after the shutdown
-        pass
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
+            uvicorn.Server(server_config(make_app(studio, host, classes, background))).run(sockets=[listener])
+    finally:
+        studio.close()
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
@@ -173,6 +175,7 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
 
 def _defect(_: Request, error: Exception) -> Response:
     """The answer after an unexpected error, such as no memory left."""
+    note("".join(traceback.format_exception(error)))
     return Answer({"error": f"{type(error).__name__}: {error} (more in the terminal)"}, 500)
 
 
@@ -271,10 +274,8 @@ class Guard:
             if started:
                 raise
             await Answer({"error": "the explorer has ended"}, 503)(scope, receive, send_with_headers)
-        except TimeoutError:
-            pass  # uvicorn closes the connection
-        except Exception:  # Starlette has answered with _defect
-            note(traceback.format_exc())
+        except Exception:  # reported by _defect, or a client that does not read: uvicorn closes the connection
+            return
 
     def refusal(self, headers: Headers, opens_page: bool = False) -> str | None:
         """Why a request with these headers is refused; None if it is not.
