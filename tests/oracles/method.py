@@ -46,7 +46,10 @@ def plain_encode(model: nn.Module, pixels: Tensor) -> Tensor:
 def plain_match(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, embeds: Tensor, layers: Iterable[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """Match an encoded image [1, 1 + N, D] with all P prompts, each with its own copy of the image; differentiable.
+    """Match an encoded image [1, 1 + N, D] with all P prompts; differentiable.
+
+    As in the published code the image has batch size 1: HuggingFace's model computes its keys and values once and
+    broadcasts them over the prompts.
 
     Returns the last hidden state [P, T, D] and the logits [P, H, T, 1 + N] of ``layers``.
     """
@@ -65,7 +68,6 @@ def plain_match(
         for layer in layers
         for name in ("query", "key")
     ]
-    embeds = embeds.expand(len(input_ids), -1, -1)
     hidden = model.text_encoder(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -1,4 +1,4 @@
-"""The method's stages on HuggingFace's own model, plain but without loops over prompts: differentiable, and to time."""
+"""The published computation, stage by stage, on HuggingFace's own model; differentiable, and timed by the benchmark."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,8 @@
-"""One-shot tuning as its description says, on HuggingFace's own model, differentiated through as a whole.
+"""One-shot tuning as published, on HuggingFace's own model, differentiated through as a whole.
 
-Every image is encoded anew at every step, with all prompts, together with the other images of its step; the whole word
-embedding is trained.
+Every step encodes its images again and differentiates through the vision tower, too, whose parameters are not frozen
+before the forward pass. The whole word embedding is trained. Parameters of the text encoder that are not trained
+are frozen.
 """
 
 import math
@@ -43,6 +44,7 @@ def plain_tune(
 ) -> list[float]:
     """Tune ``model`` in place on supports (pixels [3, S, S], labels [S, S]); returns the loss of every step."""
     model.requires_grad_(False)
+    model.vision_model.requires_grad_(True)
     trained = [model.text_encoder.embeddings.word_embeddings.weight]
     for layer in layers:
         trained += model.text_encoder.encoder.layer[layer].crossattention.parameters()
@@ -61,7 +63,7 @@ def plain_tune(
             ]
             log_probabilities = torch.stack(unaries).clamp(min=1e-12).log()
             loss = criterion(log_probabilities, torch.stack([labels for _, labels in step]).long())
-            optimizer.zero_grad()
+            model.zero_grad()  # of the vision tower, too, whose gradients no one uses
             loss.backward()
             optimizer.step()
             losses.append(loss.item())

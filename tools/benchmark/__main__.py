@@ -1,4 +1,4 @@
-"""How much faster, in how much less memory: this project against the plain formulas of the method, in one run.
+"""Time and memory of this project against the published computation, in one run.
 
     python -m tools.benchmark                                  # PASCAL single-prompt, stage by stage
     python -m tools.benchmark --vocabulary coco --multi_prompt
@@ -10,13 +10,13 @@
     python -m tools.benchmark --what photos --repeats 2        # 200 photos, overlapping against one by one
     python -m tools.benchmark --device cuda --batch-size 16
 
-Plain is what the method says, done one thing after the other: HuggingFace's eager attention, float32, every image
-repeated for every prompt, full-size maps, the unfold-everything CRF, one image at a time, images encoded again at every
-step and run (tests/oracles). Both sides run a BLIP of blip-itm-large's shape with the same random weights on the same
-synthetic photo, each in a process of its own, so that peak memory is its own; ours in float32 and in the number format
-that runtime.amp: true finds faster here. The floor of a stage is the time of its matrix products at the rate of one
-large product of PyTorch's on this machine, in the same number format. Photos go through the photo command's own code
-with the shipped miniature model; one by one is the same work without overlapping.
+The baseline is the computation of the published code (docs/speed.md, tests/oracles): HuggingFace's eager attention with
+an image's keys and values at batch 1, full-size maps, the unfolded CRF, one image at a time, images encoded again at
+every step and run, tuning differentiated through the vision tower. Both sides run a BLIP of blip-itm-large's shape with
+the same random weights on the same synthetic photos, in the same number formats, with the same warm-up and repeats.
+Each runs in a process of its own, so that peak memory is its own. The floor of a stage is the time of its matrix
+products at the rate of one large product on this machine, in the same number format. Photos go through the photo
+command's own code with the shipped miniature model; one by one is the same work without overlap.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     positive = cli.positive_int
     parser.add_argument("--what", choices=JOBS, default=usual.what, help="what to time (default: segment)")
     parser.add_argument("--vocabulary", choices=tuple(CLASSES), default=usual.vocabulary)
-    parser.add_argument("--multi_prompt", action="store_true", help="ask with related words too")
-    parser.add_argument("--prompts", type=positive, metavar="N", help="so many prompts, by repeating words")
+    parser.add_argument("--multi_prompt", action="store_true", help="with related words, too")
+    parser.add_argument("--prompts", type=positive, metavar="N", help="use N prompts, by repeating words")
     parser.add_argument("--all-classes", action="store_true", help="every prompt is a class of its own")
     parser.add_argument("--image-size", type=positive, default=usual.image_size, metavar="S", help="default: 512")
     parser.add_argument(
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         default=usual.batch_size,
         metavar="N",
-        help="images per batch of ours; plain takes one by one (default: 1)",
+        help="images per batch of ours; the published computation takes one by one (default: 1)",
     )
     parser.add_argument("--device", default=usual.device, help=f"{DEVICES} (default: auto)")
     parser.add_argument(
@@ -94,20 +94,20 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=tuple(AMP),
         default=["false", "true"],
-        help="ours, with each of these values of runtime.amp (default: false true)",
+        help="both sides, with each of these values of runtime.amp (default: false true)",
     )
     parser.add_argument(
         "--repeats",
         type=positive,
         default=usual.repeats,
         metavar="N",
-        help="timed repetitions of ours, of which the fastest counts (default: 3)",
+        help="timed repetitions of each side, of which the fastest counts (default: 3)",
     )
     parser.add_argument(
-        "--warm-up", type=int, default=usual.warm_up, metavar="N", help="repetitions before (default: 1)"
+        "--warm-up", type=int, default=usual.warm_up, metavar="N", help="untimed repetitions before (default: 1)"
     )
     parser.add_argument("--plot", type=user_path, metavar="FILE", help="where to draw the plot of --what growth")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that you can fix")
     parser.add_argument("--side", choices=("ours", "plain"), help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     return parser

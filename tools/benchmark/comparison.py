@@ -1,4 +1,4 @@
-"""Plain against ours, in each number format: time stage by stage, and memory."""
+"""The published computation against this project, in each number format: time stage by stage, and memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from tools.benchmark.options import Options
 
 
 def compare(options: Options, formats: Sequence[str]) -> None:
-    """Measure plain once and ours in each of ``formats`` (values of ``--amp``), and print the comparison."""
-    plain, ours = measure_apart("plain", options), measure_formats(options, formats)
+    """Measure both sides in each of ``formats`` (values of ``--amp``), and print the comparison."""
+    ours = measure_formats(options, formats)
+    # what ``true`` stands for is decided once, so that both sides compute in the same format
+    plain = {numbers: measure_apart("plain", dataclasses.replace(options, amp=amp_of(numbers))) for numbers in ours}
     model = measure_apart("ours", dataclasses.replace(options, what="nothing", amp="false")).peak_bytes
     say(markdown(plain, ours, {numbers: floors(options, numbers) for numbers in ours}, model))
 
 
+def amp_of(numbers: str) -> str:
+    """The value of ``--amp`` that stands for a number format by torch's name, on any machine."""
+    return {"float32": "false", "bfloat16": "bf16", "float16": "fp16"}[numbers]
+
+
 def measure_formats(options: Options, formats: Sequence[str]) -> dict[str, Measurement]:
-    """Ours by number format, as torch calls it; of two ``formats`` that are the same on this machine, the first."""
+    """Ours by number format, as torch calls it. Of ``formats`` that are the same on this machine, the first counts."""
     found: dict[str, Measurement] = {}
     for amp in formats:
         measured = measure_apart("ours", dataclasses.replace(options, amp=amp))
@@ -28,33 +35,41 @@ def measure_formats(options: Options, formats: Sequence[str]) -> dict[str, Measu
 
 
 def markdown(
-    plain: Measurement, ours: Mapping[str, Measurement], least: Mapping[str, Mapping[str, float]], model: int
+    plain: Mapping[str, Measurement],
+    ours: Mapping[str, Measurement],
+    least: Mapping[str, Mapping[str, float]],
+    model: int,
 ) -> str:
     """A Markdown table of seconds per image, and of memory in GiB.
 
     Args:
-        plain: what the plain formulas took.
-        ours: what this project took, by number format, in the same stages.
+        plain: the published computation, by number format.
+        ours: this project, by number format, in the same stages.
         least: likewise, floors of the stages that have one.
-        model: bytes that the model and the libraries take.
+        model: bytes of the model and the libraries.
     """
-    header = " | ".join(f"ours in {numbers}, s | ratio | floor, s" for numbers in ours)
-    lines = [f"| stage | plain, s | {header} |", "|---|---" + "|---|---|---" * len(ours) + "|"]
+    header = " | ".join(f"{numbers}: published, s | ours, s | ratio | floor, s" for numbers in ours)
+    lines = [f"| stage | {header} |", "|---" + "|---|---|---|---" * len(ours) + "|"]
+    gib = 2**30
 
-    def row(name: str, before: float, cells: Sequence[tuple[float, str]], digits: int, bold: str = "") -> None:
-        shown = [f"{now:.{digits}f} | {bold}{before / now:.1f} x{bold} | {last}" for now, last in cells]
-        lines.append(f"| {bold}{name}{bold} | {before:.{digits}f} | {' | '.join(shown)} |")
+    def row(name: str, values: Sequence[tuple[float, float, str]], digits: int, bold: str = "") -> None:
+        cells = [
+            f"{before:.{digits}f} | {now:.{digits}f} | {bold}{before / now:.1f} x{bold} | {last}"
+            for before, now, last in values
+        ]
+        lines.append(f"| {bold}{name}{bold} | {' | '.join(cells)} |")
 
     for stage in next(iter(ours.values())).seconds:
-        cells = [
-            (found.seconds[stage], f"{least[numbers][stage]:.3f}" if stage in least[numbers] else "")
-            for numbers, found in ours.items()
-        ]
-        row(stage, plain.seconds[stage], cells, 3)
-    wholes = [(found.total, f"{sum(least[numbers].values()):.2f}") for numbers, found in ours.items()]
-    row("whole", plain.total, wholes, 2, "**")
-    gib = 2**30
-    row("peak, GiB", plain.peak_bytes / gib, [(found.peak_bytes / gib, "") for found in ours.values()], 2)
-    above = [((found.peak_bytes - model) / gib, "") for found in ours.values()]
-    row(f"of it above the model's {model / gib:.2f}", (plain.peak_bytes - model) / gib, above, 2)
+        row(
+            stage,
+            [
+                (plain[n].seconds[stage], ours[n].seconds[stage], f"{least[n][stage]:.3f}" if stage in least[n] else "")
+                for n in ours
+            ],
+            3,
+        )
+    row("whole", [(plain[n].total, ours[n].total, f"{sum(least[n].values()):.2f}") for n in ours], 2, "**")
+    row("peak, GiB", [(plain[n].peak_bytes / gib, ours[n].peak_bytes / gib, "") for n in ours], 2)
+    above = [((plain[n].peak_bytes - model) / gib, (ours[n].peak_bytes - model) / gib, "") for n in ours]
+    row(f"of it above the model's {model / gib:.2f}", above, 2)
     return "\n".join(lines)

@@ -28,7 +28,7 @@ class Measurement:
 
     seconds: dict[str, float]
     peak_bytes: int
-    numbers: str = "float32"
+    numbers: str
 
     @property
     def total(self) -> float:
@@ -38,38 +38,38 @@ class Measurement:
 
 def measure(side: Side, options: Options) -> Measurement:
     """Time one side in this process."""
-    device, numbers = choose_device(options.device), "float32"
+    device = choose_device(options.device)
     if side == "ours":
         from tools.benchmark.ours import Ours
 
-        ours = Ours(options, device)
-        work, numbers = ours.jobs[options.what], ours.segmenter.number_format.name
+        worker = Ours(options, device)
     else:
         from tools.benchmark.plain import Plain
 
-        work = Plain(options, device).jobs[options.what]
+        worker = Plain(options, device)
+    work = worker.jobs[options.what]
     jpegs = [photo(seed) for seed in range(options.images)]
-    # plain takes from half a minute to several: only where that is bearable is it warmed up, and never repeated
-    for _ in range(options.warm_up if side == "ours" or options.what == "segment" else 0):
+    for _ in range(options.warm_up):
         work(Stopwatch(device), jpegs)
     watches = []
-    for _ in range(options.repeats if side == "ours" else 1):
+    for _ in range(options.repeats):
         watch = Stopwatch(device)
         work(watch, jpegs)
         watches.append(watch)
     fastest = min((watch.seconds for watch in watches), key=lambda seconds: sum(seconds.values()))
     parts = 1 if options.what == "tuning" else options.images
-    return Measurement({stage: value / parts for stage, value in fastest.items()}, peak_memory(device), numbers)
+    seconds = {stage: value / parts for stage, value in fastest.items()}
+    return Measurement(seconds, peak_memory(device), worker.number_format.name)
 
 
 def measure_apart(side: Side, options: Options) -> Measurement:
     """:func:`measure` in a process of its own.
 
     Raises:
-        UserError: that process failed; with the end of what it said.
+        UserError: the process failed; with the end of its error output.
     """
-    asked = json.dumps(dataclasses.asdict(options))
-    command = [sys.executable, "-m", "tools.benchmark", "--side", side, "--options", asked]
+    as_json = json.dumps(dataclasses.asdict(options))
+    command = [sys.executable, "-m", "tools.benchmark", "--side", side, "--options", as_json]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"the {side} side failed: {done.stderr[-2000:].strip() or f'exit code {done.returncode}'}")

@@ -1,4 +1,4 @@
-"""What is asked of the benchmark. Nothing here imports torch, so that ``--help`` need not wait for it."""
+"""Options of the benchmark. Nothing here imports torch, so that ``--help`` need not wait for it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ STEP_IMAGES = 2  # images of an optimiser step, as published
 
 @dataclass(frozen=True)
 class Options:
-    """A measurement; plain values only, so that it can be handed to a process of its own as JSON.
+    """A measurement. It holds plain values only, so that it reaches its process as JSON.
 
     Attributes:
         what: the job: an image segmented, its InfoScore, a step of tuning, a query image in five runs, or nothing but
             the model.
         vocabulary: ``pascal`` or ``coco``.
         multi_prompt: related words too.
-        prompts: so many prompts, by repeating words; None leaves the vocabulary as it is.
+        prompts: number of prompts, reached by repeating words; None leaves the vocabulary as it is.
         all_classes: every prompt is a class of its own.
         image_size: S, pixels.
-        batch_size: images per batch of ours; plain takes one by one.
+        batch_size: images per batch of ours; the published computation takes one by one.
         device: as ``--device`` of the experiments.
         amp: as ``runtime.amp``, see :data:`AMP`.
-        repeats: timed repetitions of ours, of which the fastest counts.
-        warm_up: repetitions before those.
+        repeats: timed repetitions, of which the fastest counts.
+        warm_up: untimed repetitions before them.
     """
 
     what: What = "segment"

@@ -1,4 +1,4 @@
-"""This project's way, stage by stage."""
+"""The computation of this project, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from src.config.schema import CrfConfig, OneShotConfig
 from src.data.frame import Frame
-from src.layer_selection.infoscore import InfoScore
+from src.layer_selection.infoscore import InfoScore, layer_shares
 from src.method.blip import Blip, prepare
 from src.method.crf import ConvCRF
 from src.method.segmenter import Segmenter, labels_of, shared_keys_values
@@ -32,13 +32,14 @@ class Ours:
 
     def __init__(self, options: Options, device: torch.device) -> None:
         tokenizer = cast(PreTrainedTokenizerBase, cast(object, workload.Words()))
-        blip = Blip(prepare(workload.model_on(device)), tokenizer, "random BLIP-large")
+        blip = Blip(prepare(workload.model_on(device, options)), tokenizer, "random BLIP-large")
         crf = ConvCRF(iterations=CrfConfig().iters)
         prompts, layers = workload.vocabulary(options), workload.layers_of(options)
         self.segmenter = Segmenter(blip, prompts, layers, Frame(options.image_size), crf, AMP[options.amp])
         runs = RUNS if options.what == "runs" else 0
         self.tuned = [self.segmenter.with_weights(untuned_weights(self.segmenter)) for _ in range(runs)]
         self.device = device
+        self.number_format = self.segmenter.number_format
         self.jobs = {
             "segment": self.segment,
             "infoscore": self.infoscore,
@@ -70,7 +71,8 @@ class Ours:
             embeds = watch("vision", segmenter.encode_images, pixels)
             attended = watch("text", segmenter.attend, embeds)
             scores = InfoScore(segmenter.layers, segmenter.frame.size)
-            watch("maps", lambda: [scores.update(layer, attended.prompt_maps(layer)) for layer in segmenter.layers])
+            shares = watch("maps", layer_shares, attended, segmenter.layers, segmenter.frame.size)
+            watch("maps", scores.add, shares)
 
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """One optimiser step on images that were encoded before: that is done once per run."""

@@ -1,55 +1,67 @@
-"""The method's formulas, one after the other, stage by stage."""
+"""The computation of the published code, step by step: the baseline of the benchmark (docs/speed.md)."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from src.config.schema import CrfConfig, OneShotConfig
+from src.method.precision import number_format
 
-# The plain formulas stand in tests/oracles and nowhere else: what the clock compares with is then exactly what the
-# tests hold this project's results against.
+# The plain formulas are in tests/oracles and nowhere else: the baseline of the clock is then exactly what the tests
+# hold this project's results against.
 from tests.oracles import stages
 from tests.oracles.crf import plain_crf
 from tests.oracles.method import plain_encode
 from tests.oracles.tuning import plain_tune
 from tools.benchmark import workload
-from tools.benchmark.options import RUNS, Options
+from tools.benchmark.options import AMP, RUNS, Options
 from tools.benchmark.stopwatch import Stopwatch
 
 
 class Plain:
-    """The jobs of the benchmark as the method describes them.
+    """The jobs of the benchmark as the published code does them.
 
     Args:
-        options: what is asked.
+        options: the measurement; its ``amp`` names a number format. As published, autocast is on around the model, the
+            matching head and the maps, in tuning too, and off around the CRF and the metric.
         device: where to compute.
     """
 
     def __init__(self, options: Options, device: torch.device) -> None:
-        self.model = workload.model_on(device)
+        self.model = workload.model_on(device, options)
         self.prompts = workload.vocabulary(options)
         tokens = workload.Words()(self.prompts.prompts)
         self.tokens = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         self.layers = workload.layers_of(options)
         self.size = options.image_size
         self.device = device
+        self.number_format = number_format(AMP[options.amp], device, [])
         self.jobs = {"segment": self.segment, "infoscore": self.infoscore, "tuning": self.tuning, "runs": self.runs}
 
+    @torch.no_grad()
     def segment(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """One image after the other from JPEG to counted labels."""
         for jpeg in jpegs:
             pixels = watch("read", self._read, jpeg)
-            itm, logits = self._look(watch, pixels)
-            unary = watch("maps", stages.unary, logits, itm, self.prompts.prompts_per_class, self.size)
-            scores = watch("CRF", plain_crf, unary, pixels, CrfConfig().iters)
+            with self._autocast():
+                itm, logits = self._attend(watch, pixels)
+                unary = watch("maps", stages.unary, logits, itm, self.prompts.prompts_per_class, self.size)
+            scores = watch(
+                "CRF", lambda unary=unary, pixels=pixels: plain_crf(unary.float(), pixels, CrfConfig().iters)
+            )
             watch("metric", lambda scores=scores: workload.count(scores.argmax(1), scores.shape[1]))
 
+    @torch.no_grad()
     def infoscore(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """All layers' shares, image by image, through full-size maps."""
         for jpeg in jpegs:
-            itm, logits = self._look(watch, watch("read", self._read, jpeg))
-            watch("maps", lambda itm=itm, logits=logits: [stages.shares(layer, itm, self.size) for layer in logits])
+            pixels = watch("read", self._read, jpeg)
+            with self._autocast():
+                itm, logits = self._attend(watch, pixels)
+                watch("maps", lambda itm=itm, logits=logits: [stages.shares(layer, itm, self.size) for layer in logits])
 
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """One optimiser step on all images, differentiated through the vision tower."""
@@ -58,7 +70,8 @@ class Plain:
         supports = list(zip(pixels, labels, strict=True))
         counts, published = self.prompts.prompts_per_class, OneShotConfig()
         rates = published.lr, published.weight_decay
-        watch("step", plain_tune, self.model, *self.tokens, counts, supports, self.layers, 1, len(supports), *rates)
+        with self._autocast():
+            watch("step", plain_tune, self.model, *self.tokens, counts, supports, self.layers, 1, len(supports), *rates)
 
     def runs(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """A query image in five runs: all of it five times."""
@@ -68,7 +81,10 @@ class Plain:
     def _read(self, jpeg: bytes) -> Tensor:
         return workload.read(jpeg, self.size)[None].to(self.device)
 
-    @torch.no_grad()
-    def _look(self, watch: Stopwatch, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _attend(self, watch: Stopwatch, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         embeds = watch("vision", plain_encode, self.model, pixels)
         return watch("text", stages.attend, self.model, *self.tokens, embeds, self.layers)
+
+    def _autocast(self) -> AbstractContextManager:
+        dtype = self.number_format.autocast_dtype
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)

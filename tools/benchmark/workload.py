@@ -21,6 +21,7 @@ from tools.benchmark.options import CLASSES, Options
 
 LAYERS = (0, 3)
 ALL_LAYERS = range(12)
+ITM_SPREAD, LOGITS_SPREAD = 10.0, 3.0
 IGNORED = 255
 
 
@@ -51,9 +52,19 @@ def blip_large() -> BlipForImageTextRetrieval:
     return BlipForImageTextRetrieval(config).eval()
 
 
-def model_on(device: torch.device) -> BlipForImageTextRetrieval:
-    """:func:`blip_large` on a device."""
+@torch.no_grad()
+def model_on(device: torch.device, options: Options) -> BlipForImageTextRetrieval:
+    """:func:`blip_large` on a device.
+
+    For InfoScore its matching scores and logits are spread: prompts that may fall below InfoScore's clamp cost extra, and
+    a random model has none. On the miniature 96 to 98 % of images and layers have such prompts, on average 25 of 49;
+    spread, all 24 of two photos and twelve layers have, on average 40.
+    """
     model = blip_large()
+    if options.what == "infoscore":
+        model.itm_head.weight.mul_(ITM_SPREAD)
+        for layer in model.text_encoder.encoder.layer:
+            layer.crossattention.self.query.weight.mul_(LOGITS_SPREAD)
     nn.Module.to(model, device)  # in place; transformers' own ``to`` hides from type checkers what it takes
     return model
 

@@ -1,4 +1,4 @@
-"""The benchmark: both sides do the same stages of the same work, where they are told to, on any system."""
+"""The benchmark: both sides do the same stages of the same work, in the same number format, on any system."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +15,9 @@ import torch
 
 from src import cli
 from src.errors import UserError
+from src.layer_selection import infoscore
 from tests import tiny
+from tests.oracles import stages
 from tools.benchmark import __main__, comparison, floors, growth, measure, photos, plain, stopwatch, workload
 from tools.benchmark.measure import Measurement
 from tools.benchmark.options import Options
@@ -49,7 +52,7 @@ def test_both_sides_take_the_same_stages(what: str) -> None:
     assert all(side.peak_bytes > 10**6 for side in sides)
 
 
-def test_plain_tunes_on_the_device_that_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_tuning_runs_on_the_chosen_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """On ``meta``, the one device besides the CPU that every machine has."""
     seen: list[torch.Tensor] = []
 
@@ -65,11 +68,9 @@ def test_plain_tunes_on_the_device_that_was_asked(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(("amp", "numbers"), [("false", "float32"), ("bf16", "bfloat16")])
-def test_floors_are_of_the_number_format_that_ours_took(
-    amp: str, numbers: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_sides_and_floors_take_the_number_format(amp: str, numbers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = dataclasses.replace(SMALL, amp=amp)
-    assert measure.measure("plain", options).numbers == "float32"
+    assert measure.measure("plain", options).numbers == numbers
     assert measure.measure("ours", options).numbers == numbers
     monkeypatch.setattr(floors, "matmul_rate", lambda _, numbers: {"float32": 1e9, "bfloat16": 4e9}[numbers])
     monkeypatch.setattr(floors, "copy_rate", lambda _: 1e12)
@@ -77,6 +78,102 @@ def test_floors_are_of_the_number_format_that_ours_took(
     gain = {"float32": 1, "bfloat16": 4}[numbers]
     expected = {stage: value / (gain if stage in ("vision", "text") else 1) for stage, value in full.items()}
     assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("what", ["segment", "infoscore", "tuning", "runs"])
+def test_autocast_is_on_around_the_published_model_and_off_around_its_crf(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As published: around model, matching head and maps, in tuning too; the CRF gets float32."""
+    seen: dict[str, set[tuple[bool, torch.dtype]]] = {}
+
+    def note(module: object, name: str) -> None:
+        function = getattr(module, name)
+
+        def noted(*given: Any) -> Any:
+            tensor = given[0] if isinstance(given[0], torch.Tensor) else given[1]
+            seen.setdefault(name, set()).add((torch.is_autocast_enabled("cpu"), tensor.dtype))
+            return function(*given)
+
+        monkeypatch.setattr(module, name, noted)
+
+    note(plain, "plain_crf")
+    note(workload, "count")
+    for name in ("attend", "unary", "shares"):
+        note(stages, name)
+    model = workload.blip_large()
+    monkeypatch.setattr(workload, "blip_large", lambda: model)
+    products: set[torch.dtype] = set()
+    for linear in (
+        model.vision_model.encoder.layers[0].mlp.fc1,
+        model.text_encoder.encoder.layer[1].attention.self.key,
+    ):
+        linear.register_forward_hook(lambda *call: products.add(call[2].dtype))
+    measure.measure("plain", dataclasses.replace(SMALL, what=what, amp="bf16"))
+    assert products == {torch.bfloat16}
+    if what in ("segment", "runs"):
+        assert seen["plain_crf"] == {(False, torch.float32)}
+        assert seen["count"] == {(False, torch.int64)}
+        assert {on for on, _ in seen["unary"]} == {True}
+    if what == "infoscore":
+        assert {on for on, _ in seen["shares"]} == {True}
+
+
+@pytest.mark.parametrize("what", ["segment", "infoscore", "tuning", "runs"])
+def test_both_sides_are_warmed_up_and_repeated_alike(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watches: dict[str, list[stopwatch.Stopwatch]] = {"ours": [], "plain": []}
+    for side, times in watches.items():
+
+        class Counted(stopwatch.Stopwatch):
+            def __init__(self, device: torch.device, times: list[stopwatch.Stopwatch] = times) -> None:
+                super().__init__(device)
+                times.append(self)
+
+        monkeypatch.setattr(measure, "Stopwatch", Counted)
+        measure.measure(side, dataclasses.replace(SMALL, what=what, repeats=3, warm_up=2))  # pyright: ignore
+    assert {side: len(times) for side, times in watches.items()} == {"ours": 5, "plain": 5}
+
+
+def test_the_published_image_is_encoded_at_every_use_and_its_keys_are_computed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys of batch size 1, whatever the number of prompts; a run of its own encodes the image again."""
+    model = workload.blip_large()
+    monkeypatch.setattr(workload, "blip_large", lambda: model)
+    encoded, keys = [], []
+    model.vision_model.register_forward_hook(lambda *_: encoded.append(1))
+    key = model.text_encoder.encoder.layer[1].crossattention.self.key
+    key.register_forward_hook(lambda *call: keys.append(len(call[2])))
+    measure.measure("plain", dataclasses.replace(SMALL, what="runs"))
+    assert len(encoded) == 5
+    assert keys == [1] * 5
+
+
+def test_published_tuning_is_differentiated_through_the_vision_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = workload.blip_large()
+    monkeypatch.setattr(workload, "blip_large", lambda: model)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    measure.measure("plain", dataclasses.replace(SMALL, what="tuning"))
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "vision_model.encoder.layers.0.mlp.fc1.weight" in gradients
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed
+    assert not any(name.startswith("vision_model") for name in changed)
+
+
+def test_infoscore_is_timed_with_prompts_below_the_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the shipped path, with a spread as on the miniature; a random model as it is has no such prompt."""
+    marked: list[torch.Tensor] = []
+    share = infoscore._shares
+
+    def noted(layers: list[torch.Tensor], size: int) -> torch.Tensor:
+        marked.extend(infoscore._unclamped_shares(maps, size).may_clamp.any(1) for maps in layers)
+        return share(layers, size)
+
+    monkeypatch.setattr(infoscore, "_shares", noted)
+    measure.measure("ours", dataclasses.replace(SMALL, what="infoscore", batch_size=4))
+    assert len(marked) == 3
+    assert torch.cat(marked).float().mean() > 0.9
 
 
 def test_the_model_alone_is_a_job_of_ours() -> None:
@@ -99,14 +196,14 @@ def test_peak_memory_needs_no_resource_module_on_windows(monkeypatch: pytest.Mon
     assert stopwatch.peak_memory(CPU) == 123
 
 
-def test_a_side_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_side_prints_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = SimpleNamespace(returncode=1, stderr="... out of memory\n", stdout="")
     monkeypatch.setattr(measure.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(UserError, match=r"the plain side failed: \.\.\. out of memory"):
         measure.measure_apart("plain", SMALL)
 
 
-def test_a_process_of_its_own_gives_its_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_separate_process_returns_its_measurement(capsys: pytest.CaptureFixture[str]) -> None:
     asked = json.dumps(dataclasses.asdict(SMALL))
     assert cli.run(__main__.main, ["--side", "ours", "--options", asked]) == 0
     found = Measurement(**json.loads(capsys.readouterr().out.splitlines()[-1]))
@@ -115,31 +212,49 @@ def test_a_process_of_its_own_gives_its_measurement(capsys: pytest.CaptureFixtur
 
 def test_the_table_compares_stage_by_stage() -> None:
     gib = 2**30
-    plain, full, short = (
-        Measurement({"read": a, "text": b}, peak)
-        for a, b, peak in ((1.0, 9.0, 4 * gib), (1.0, 1.5, 3 * gib), (0.5, 0.5, int(2.5 * gib)))
+    formats = "float32", "bfloat16"
+    plain, ours = (
+        {
+            n: Measurement({"read": a, "text": b}, int(peak * gib), n)
+            for n, (a, b, peak) in zip(formats, side, strict=True)
+        }
+        for side in (((1.0, 9.0, 4), (1.0, 5.0, 3)), ((1.0, 1.5, 3), (0.5, 0.5, 2.5)))
     )
-    ours, least = {"float32": full, "bfloat16": short}, {"float32": {"text": 0.5}, "bfloat16": {"text": 0.25}}
+    least = {"float32": {"text": 0.5}, "bfloat16": {"text": 0.25}}
     lines = comparison.markdown(plain, ours, least, 2 * gib).splitlines()
     columns = lines[0].count("|")
     assert all(line.count("|") == columns for line in lines)
     assert lines[2:] == [
-        "| read | 1.000 | 1.000 | 1.0 x |  | 0.500 | 2.0 x |  |",
-        "| text | 9.000 | 1.500 | 6.0 x | 0.500 | 0.500 | 18.0 x | 0.250 |",
-        "| **whole** | 10.00 | 2.50 | **4.0 x** | 0.50 | 1.00 | **10.0 x** | 0.25 |",
-        "| peak, GiB | 4.00 | 3.00 | 1.3 x |  | 2.50 | 1.6 x |  |",
-        "| of it above the model's 2.00 | 2.00 | 1.00 | 2.0 x |  | 0.50 | 4.0 x |  |",
+        "| read | 1.000 | 1.000 | 1.0 x |  | 1.000 | 0.500 | 2.0 x |  |",
+        "| text | 9.000 | 1.500 | 6.0 x | 0.500 | 5.000 | 0.500 | 10.0 x | 0.250 |",
+        "| **whole** | 10.00 | 2.50 | **4.0 x** | 0.50 | 6.00 | 1.00 | **6.0 x** | 0.25 |",
+        "| peak, GiB | 4.00 | 3.00 | 1.3 x |  | 3.00 | 2.50 | 1.2 x |  |",
+        "| of it above the model's 2.00 | 2.00 | 1.00 | 2.0 x |  | 1.00 | 0.50 | 2.0 x |  |",
     ]
 
 
-def test_a_format_that_is_another_one_here_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_that_is_the_same_as_another_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """As ``true`` is float32 where that is faster."""
 
     def measured(side: str, options: Options) -> Measurement:
-        return Measurement({}, 0, {"false": "float32", "true": "float32", "bf16": "bfloat16"}[options.amp])
+        return Measurement({}, 2**30, {"false": "float32", "true": "float32", "bf16": "bfloat16"}[options.amp])
 
     monkeypatch.setattr(comparison, "measure_apart", measured)
     assert list(comparison.measure_formats(SMALL, ["false", "true", "bf16"])) == ["float32", "bfloat16"]
+
+
+def test_the_published_side_takes_the_format_that_ours_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, str]] = []
+
+    def measured(side: str, options: Options) -> Measurement:
+        taken.append((side, options.amp))
+        numbers = {"false": "float32", "true": "float16", "fp16": "float16"}[options.amp]
+        return Measurement({"text": 1.0}, 2**30 if options.what == "nothing" else 2**31, numbers)
+
+    monkeypatch.setattr(comparison, "measure_apart", measured)
+    monkeypatch.setattr(comparison, "floors", lambda *_: {})
+    comparison.compare(SMALL, ["false", "true"])
+    assert taken == [("ours", "false"), ("ours", "true"), ("plain", "false"), ("plain", "fp16"), ("ours", "false")]
 
 
 def test_growth_asks_for_one_value_after_the_other(
