@@ -56,8 +56,8 @@ def blip_large() -> BlipForImageTextRetrieval:
 def model_on(device: torch.device, options: Options) -> BlipForImageTextRetrieval:
     """:func:`blip_large` on a device.
 
-    For InfoScore its matching scores and logits are spread: prompts that may fall below InfoScore's clamp cost extra, and
-    a random model has none. On the miniature 96 to 98 % of images and layers have such prompts, on average 25 of 49;
+    For InfoScore its matching scores and logits are spread: prompts that may fall below the clamp cost extra, and a
+    random model has none. On the miniature 96 to 98 % of images and layers have such prompts, on average 25 of 49;
     spread, all 24 of two photos and twelve layers have, on average 40.
     """
     model = blip_large()
