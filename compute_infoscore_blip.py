@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     config = cli.load(args)
     task = Task.read(args, config, masks=args.compare)
     csv = task.outputs.infoscore_csv(config)
-    check_writable(csv)
+    check_writable(*task.outputs.files_of("infoscore", config))
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():

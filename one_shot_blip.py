@@ -34,8 +34,7 @@ def main(arguments: list[str]) -> int:
     names = task.prompts.scored_names
     classwise_csv = task.outputs.path(config.output.classwise_csv)
     summary_csv = task.outputs.path(config.output.summary_csv)
-    check_writable(classwise_csv)
-    check_writable(summary_csv)
+    check_writable(*task.outputs.files_of("one-shot", config))
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():

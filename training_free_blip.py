@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int | None:
     task = Task.read(args, config)
     names = task.prompts.scored_names
     csv = task.outputs.path(config.output.csv)
-    check_writable(csv)
+    check_writable(*task.outputs.files_of("training-free", config))
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():

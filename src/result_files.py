@@ -1,7 +1,6 @@
-"""Result files: what they are called and how they are written. (What is in them is said by the results themselves.)
+"""Names and writing of result files.
 
-Files appear whole or not at all. A result that is already there is never lost: if the new one differs, the earlier file
-stays beside it under a name that carries its date.
+Files appear whole or not at all. An existing, different result is renamed with its date.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .runtime import rank
 from .screen import say
 
 VOLATILE = ("date", "seconds", "images_per_second")
-"""Keys of result files whose values differ from run to run of the same command."""
+"""Keys of result files whose values differ between runs of the same command."""
 _KEPT = re.compile(r"(.+)\.\d{8}-\d{6}(-\d+)?")
 
 
@@ -34,9 +33,9 @@ class Outputs:
     """Decides the paths of result files.
 
     Args:
-        directory: ``--output-dir``; None leaves files where the configuration says.
-        multi_prompt: file names gain ``_multi`` before their ending, so that the two modes never meet.
-        tuned: they gain ``_tuned`` (after ``_multi``): results of tuned weights stand beside those of the model's own.
+        directory: ``--output-dir``; None uses the paths of the configuration.
+        multi_prompt: file names get ``_multi`` before their suffix, so that single- and multi-prompt results differ.
+        tuned: they get ``_tuned`` (after ``_multi``), so that results of tuned weights differ from the model's own.
     """
 
     directory: Path | None
@@ -44,7 +43,7 @@ class Outputs:
     tuned: bool = False
 
     def path(self, configured: str) -> Path:
-        """Where the file that the configuration calls ``configured`` goes."""
+        """The path of the result file that is ``configured`` in the configuration."""
         path = resolve(configured)
         if self.directory is not None:
             path = self.directory / path.name
@@ -52,26 +51,62 @@ class Outputs:
         return path.with_name(stem + path.suffix)
 
     def infoscore_csv(self, config: Config) -> Path:
-        """Where InfoScore goes: ``output.infoscore_csv``, by default beside ``output.csv``."""
+        """The path of InfoScore's CSV: ``output.infoscore_csv``, by default beside ``output.csv``."""
         csv = Path(config.output.csv)
         return self.path(config.output.infoscore_csv or str(csv.with_name(f"{csv.stem}_infoscore{csv.suffix}")))
 
+    def files_of(self, experiment: str, config: Config) -> list[Path]:
+        """The files that an experiment always writes; check before computing that they can be written.
+
+        Args:
+            experiment: ``training-free``, ``one-shot`` or ``infoscore``.
+            config: names the tables.
+        """
+        if experiment == "training-free":
+            csv = self.path(config.output.csv)
+            return [csv, csv.with_suffix(".json")]
+        if experiment == "infoscore":
+            csv = self.infoscore_csv(config)
+            return [csv, csv.with_suffix(".json"), csv.with_suffix(".png")]
+        summary = self.path(config.output.summary_csv)
+        chart = summary.with_name(f"{summary.stem}_iou.png")
+        return [self.path(config.output.classwise_csv), summary, summary.with_suffix(".json"), chart]
+
+    def check_names(self, config: Config) -> None:
+        """Check that no result of one experiment displaces a result of another.
+
+        The JSON and the charts of a CSV have its name with another suffix, so that the suffix alone makes no difference.
+
+        Raises:
+            UserError: two keys of section ``output`` name the same files.
+        """
+        named = {"output.csv": self.path(config.output.csv), "output.infoscore_csv": self.infoscore_csv(config)}
+        if config.oneshot is not None:
+            named["output.classwise_csv"] = self.path(config.output.classwise_csv)
+            named["output.summary_csv"] = self.path(config.output.summary_csv)
+        first: dict[Path, str] = {}
+        for key, path in named.items():
+            other = first.setdefault(path.with_suffix(""), key)
+            if other != key:
+                where = "" if self.directory is None else f" in {self.directory}"
+                raise config.refusal(key, path.name, f"another name than {other} has{where}, its suffix aside")
+
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """Write a result; an earlier one with other content is moved aside first, and that is said.
+    """Write a result; an existing, different one is renamed with its date first, and a line says so.
 
-    Of processes that write the same result at once none loses one: each is found at ``path`` or under a name with its
+    Where several processes write the same result at once, none is lost: each is at ``path`` or under a name with its
     date.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk is full.
+        UserError: see :func:`src.files.replacing`.
     """
     data = utf8(content) if isinstance(content, str) else content
     _write(path, data, lambda earlier: earlier == data)
 
 
 def _write(path: Path, data: bytes, same: Callable[[bytes], bool]) -> None:
-    """Write ``data`` to ``path``; what is there is kept unless it is the ``same``. Of a job's processes one writes."""
+    """Write ``data`` to ``path``; an existing file is kept unless it is the ``same``. Only the first process writes."""
     if rank() > 0:
         return
     while not create_bytes(path, data):
@@ -79,7 +114,7 @@ def _write(path: Path, data: bytes, same: Callable[[bytes], bool]) -> None:
 
 
 def _set_aside(path: Path, same: Callable[[bytes], bool]) -> None:
-    """Move the file at ``path`` to a name with its date that nobody else has taken; remove it if it is the ``same``."""
+    """Rename the file at ``path`` with its date, to a name that is free; remove it if it is the ``same``."""
     try:
         date = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.lstat().st_mtime))
         kept = _take_name(path, date)
@@ -99,7 +134,7 @@ def _set_aside(path: Path, same: Callable[[bytes], bool]) -> None:
 
 
 def _take_name(path: Path, date: str) -> Path:
-    """An empty file beside ``path`` whose name has the date, and a number if need be."""
+    """Make an empty file beside ``path`` with the date in its name, and a number where that name is taken."""
     kept, number = path.with_name(f"{path.stem}.{date}{path.suffix}"), 1
     while True:
         try:
@@ -111,7 +146,7 @@ def _take_name(path: Path, date: str) -> Path:
 
 
 def earlier_result_of(path: Path) -> Path | None:
-    """The result whose place another one took, if ``path`` is the name that it was then given; else None."""
+    """The path that a result had before it was renamed with its date to ``path``; None for any other ``path``."""
     match = _KEPT.fullmatch(path.stem)
     return path.with_name(match[1] + path.suffix) if match else None
 
@@ -126,9 +161,9 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a result as JSON; an earlier one that says more than another time or date is moved aside first.
+    """Write a result as JSON; an existing one that differs in more than :data:`VOLATILE` is renamed with its date first.
 
-    A number that is not finite (the correlation of a constant, say) becomes null: JSON has no other word for it.
+    NaN and infinity (the correlation of a constant, say) become null, because JSON has neither.
     """
     text = json.dumps(_finite(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     lasting = _lasting(json.loads(text))
@@ -151,7 +186,7 @@ def _finite(values: Any) -> Any:
 
 
 def _lasting(values: Any) -> Any:
-    """``values`` without what differs from run to run of the same command."""
+    """``values`` without :data:`VOLATILE`."""
     if isinstance(values, dict):
         return {key: _lasting(value) for key, value in values.items() if key not in VOLATILE}
     return [_lasting(value) for value in values] if isinstance(values, list) else values

@@ -88,12 +88,14 @@ class Task:
         """
         multi_prompt = getattr(args, "multi_prompt", False)
         classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
+        outputs = Outputs(args.output_dir, multi_prompt, tuned=getattr(args, "tuned", None) is not None)
+        outputs.check_names(config)
         return cls(
             config,
             classes,
             build_prompts(classes, multi_prompt, config.dataset.background),
             evaluation_entries(config, masks),
-            Outputs(args.output_dir, multi_prompt, tuned=getattr(args, "tuned", None) is not None),
+            outputs,
             args.device,
             args.fresh,
             args.skip_unreadable,

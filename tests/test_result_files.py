@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.files import REPOSITORY, check_writable, replacing, write_text
+from src.files import REPOSITORY, check_writable, read_regular, replacing, write_text
 from src.result_files import Outputs, csv_text, earlier_result_of, write_json, write_result
 
 
@@ -232,3 +233,122 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     assert path.read_text() == "a"
     with pytest.raises(UserError, match="File name too long"):
         check_writable(tmp_path / ("a" * 256))
+
+
+# what a result must not replace
+
+
+@pytest.fixture(params=["a device", "a named pipe", "a socket", "a link to a named pipe"])
+def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Something in a scratch folder that is no regular file."""
+    path = tmp_path / "iou.csv"
+    if request.param == "a device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # what /dev/null is
+        except PermissionError:
+            pytest.skip("only root may make a device node")
+    elif request.param == "a socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    elif request.param == "a named pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+    return path
+
+
+@pytest.mark.parametrize("write", [write_result, write_text, lambda path, _: write_json(path, {})])
+def test_no_writer_replaces_what_is_no_regular_file(special: Path, write: Callable[[Path, str], None]) -> None:
+    before = special.lstat().st_mode
+    for attempt in (lambda: check_writable(special), lambda: write(special, "a")):
+        with pytest.raises(UserError, match=r"cannot write .*iou\.csv: it is a .*; choose another name"):
+            attempt()
+    assert special.lstat().st_mode == before
+    assert {path.name for path in special.parent.iterdir()} <= {"iou.csv", "pipe"}
+
+
+def test_two_results_with_one_name_are_refused(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    with pytest.raises(UserError, match=r"two results would be written to .*a\.csv; give them different names"):
+        check_writable(tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "a.csv")
+    oneshot = {"classwise_csv": "/a/one.csv", "summary_csv": "/b/one.csv"}
+    config = make_config(output=oneshot, oneshot={"test_list": "list.txt"})
+    Outputs(None, False).check_names(config)
+    expected = r"config\.yaml: output\.summary_csv: 'one\.csv' .*another name than output\.classwise_csv has in .*"
+    with pytest.raises(UserError, match=expected):
+        Outputs(tmp_path, False).check_names(config)
+    config = make_config(output={"csv": "/a/iou.csv", "infoscore_csv": "/a/iou.txt"})  # both have /a/iou.json
+    with pytest.raises(UserError, match=r"output\.infoscore_csv: 'iou\.txt' .*another name than output\.csv has, its"):
+        Outputs(None, False).check_names(config)
+
+
+def test_a_file_system_that_refuses_chmod_gets_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as CIFS and NTFS answer
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    check_writable(tmp_path / "iou.csv")
+    for content in ("one", "two"):
+        write_result(tmp_path / "iou.csv", content)
+        write_text(tmp_path / "settings.json", content)
+    assert (tmp_path / "iou.csv").read_text() == (tmp_path / "settings.json").read_text() == "two"
+
+
+@pytest.mark.parametrize("call", ["fsync", "link"])
+def test_a_full_disk_or_a_refused_rename_is_found_before_computing(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the writers do is tried, also in folders that are still missing."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, call, refuse)
+    if call == "link":
+        monkeypatch.setattr(os, "replace", refuse)
+    for path in (tmp_path / "a.csv", tmp_path / "new" / "a.csv"):
+        with pytest.raises(UserError, match=r"cannot write .*a\.csv: Disk quota exceeded"):
+            check_writable(path)
+    assert not names_in(tmp_path)
+
+
+def test_another_users_file_in_a_sticky_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o1777)
+    (tmp_path / "iou.csv").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    check_writable(tmp_path / "other.csv")
+    with pytest.raises(UserError, match=r"cannot write .*iou\.csv: the existing file belongs to another user"):
+        check_writable(tmp_path / "iou.csv")
+
+
+# what is read
+
+
+def test_only_regular_files_of_a_stated_size_are_read(special: Path) -> None:
+    with pytest.raises(OSError, match="it is a .*; expected a regular file"):
+        read_regular(special, 10)
+    file = special.parent / "file"
+    file.write_bytes(b"0123456789")
+    assert read_regular(file, 10) == b"0123456789"
+    with pytest.raises(OSError, match=r"it has 0\.0 kB; expected at most 0\.0 kB"):
+        read_regular(file, 9)
+    with pytest.raises(OSError, match="it is a folder"):
+        read_regular(special.parent, 10)
+    with pytest.raises(FileNotFoundError):
+        read_regular(special.parent / "nothing", 10)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="has no /proc")
+def test_a_file_that_states_no_size_is_limited_too() -> None:
+    with pytest.raises(OSError, match="it has more than 0"):
+        read_regular(Path("/proc/self/status"), 10)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 300])
+def test_names_that_no_file_can_have_are_an_os_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="its name has|too long"):
+        read_regular(tmp_path / name, 10)
+    with pytest.raises(UserError, match="cannot write"):
+        check_writable(tmp_path / name)
+    with pytest.raises(UserError, match="cannot write"):
+        write_text(tmp_path / name, "")

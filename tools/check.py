@@ -47,9 +47,9 @@ def main(arguments: list[str]) -> int:
             return None
 
     task = attempt(lambda: Task.read(args, config))
-    for configured in (config.output.csv, config.output.summary_csv, config.output.classwise_csv):
-        if task:
-            attempt(partial(check_writable, task.outputs.path(configured)))
+    if task:
+        experiment = "training-free" if config.oneshot is None else "one-shot"
+        attempt(partial(check_writable, *task.outputs.files_of(experiment, config)))
     segmenter = attempt(lambda: _load(task)) if task else None
     if segmenter:
         unknown = segmenter.blip.unknown_words(list(segmenter.prompts.words))

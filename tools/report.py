@@ -19,7 +19,7 @@ from pathlib import Path
 
 from src import cli
 from src.errors import UserError
-from src.files import user_path
+from src.files import check_writable, user_path
 from src.result_files import write_result
 from src.screen import say
 
@@ -32,6 +32,13 @@ def main(arguments: list[str]) -> None:
     if output.suffix == ".png":
         raise UserError(f"--output {output}: expected a name for the table, such as report.md; the chart gets .png")
 
+    chart = output.with_suffix(".png")
+    taken = {path.resolve() for path in args.results}
+    for path in (output, chart):
+        if path.resolve() in taken:
+            raise UserError(f"--output {output}: {path} is one of the results; choose another name")
+    check_writable(output, chart)
+
     from src.output import charts
     from src.output.reading import find_results
     from src.output.report import bars, markdown
@@ -42,7 +49,6 @@ def main(arguments: list[str]) -> None:
     written = [output]
     rows, series = bars(found)
     if series:
-        chart = output.with_suffix(".png")
         charts.grouped_bars(chart, rows, series)
         written.append(chart)
     say(table)

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """Run the experiments that ``arguments`` ask for, and write the report."""
     args = _parser().parse_args(arguments)
     report = args.output_dir / "reproduction.md"
-    check_writable(report)
+    check_writable(report, report.with_suffix(".png"))
     reference = read_reference(args.reference) if args.reference else {}
     jobs = read_jobs(args)
 

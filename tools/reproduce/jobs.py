@@ -132,7 +132,7 @@ def _read_job(data: str, experiment: str, multi_prompt: bool, args: argparse.Nam
     task = Task.read(asked, cli.configuration(asked))
     job = Job(data, experiment, arguments, task, _all_entries(task, experiment))
     _require_files(job)
-    check_writable(job.result)
+    check_writable(*task.outputs.files_of(experiment.replace("_", "-"), task.config))
     return job
 
 
