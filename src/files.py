@@ -215,10 +215,10 @@ def _try_to_write(path: Path) -> None:
         return
     _write_and_rename(existing)
     status = path.lstat() if os.path.lexists(path) else None
-    if status and hasattr(os, "geteuid") and existing.stat().st_mode & stat.S_ISVTX:
-        # in a folder such as /tmp only the owner may rename a file
-        if os.geteuid() not in (0, existing.stat().st_uid, status.st_uid):
-            raise PermissionError(errno.EPERM, "the existing file belongs to another user")
+    sticky = hasattr(os, "geteuid") and existing.stat().st_mode & stat.S_ISVTX
+    # in a folder such as /tmp only the owner may rename a file
+    if status and sticky and os.geteuid() not in (0, existing.stat().st_uid, status.st_uid):
+        raise PermissionError(errno.EPERM, "the existing file belongs to another user")
 
 
 def _write_and_rename(folder: Path) -> None:

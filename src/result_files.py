@@ -75,7 +75,7 @@ class Outputs:
     def check_names(self, config: Config) -> None:
         """Check that no result of one experiment displaces a result of another.
 
-        The JSON and the charts of a CSV have its name with another suffix, so that the suffix alone makes no difference.
+        The JSON and the charts of a CSV have its name with another suffix, so two suffixes are not enough.
 
         Raises:
             UserError: two keys of section ``output`` name the same files.
@@ -161,7 +161,8 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a result as JSON; an existing one that differs in more than :data:`VOLATILE` is renamed with its date first.
+    """Write a result as JSON; an existing one that differs in more than :data:`VOLATILE` is renamed with its
+    date first.
 
     NaN and infinity (the correlation of a constant, say) become null, because JSON has neither.
     """

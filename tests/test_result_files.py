@@ -325,7 +325,7 @@ def test_another_users_file_in_a_sticky_folder_is_refused(tmp_path: Path, monkey
 
 
 def test_only_regular_files_of_a_stated_size_are_read(special: Path) -> None:
-    with pytest.raises(OSError, match="it is a .*; expected a regular file"):
+    with pytest.raises(OSError, match=r"it is a .*; expected a regular file"):
         read_regular(special, 10)
     file = special.parent / "file"
     file.write_bytes(b"0123456789")
@@ -346,7 +346,7 @@ def test_a_file_that_states_no_size_is_limited_too() -> None:
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 300])
 def test_names_that_no_file_can_have_are_an_os_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="its name has|too long"):
+    with pytest.raises(OSError, match=r"its name has|too long"):
         read_regular(tmp_path / name, 10)
     with pytest.raises(UserError, match="cannot write"):
         check_writable(tmp_path / name)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.errors import UserError
+from src.files import refuse_special
 from tools.prepare.sources import COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
 
 # what goes wrong on the way: no network, a broken connection (both kinds of OSError or HTTPException), and a file
@@ -59,6 +60,7 @@ def download_coco(name: str, root: Path) -> None:
     """
     from torchvision.datasets.utils import download_url
 
+    refuse_special(root / name)
     unfinished = root / ".download" / name
     with _downloading(COCO_URLS[name], f"fetch it from {ELSEWHERE[name]} and put it in {root}"):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
