@@ -488,20 +488,24 @@ def test_room_for_copies_is_asked_for(root: Path, lists: Path, monkeypatch: pyte
 
 
 def test_what_is_no_file_is_no_image_and_no_mask(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pipe would be waited for, a folder or a link to nowhere taken for a mask that is there already."""
+    """Reading a pipe would wait; a folder or a link to nowhere would count as an existing mask."""
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (root / folder).mkdir()
     (root / "JPEGImages/2007_000001.jpg").symlink_to(root / "nowhere.jpg")
     (root / "SegmentationClassAug/2007_000001.png").symlink_to(root / "nowhere.png")
-    os.mkfifo(root / "SegmentationClassAug/2008_000003.png")
     os.mkfifo(root / "benchmark_RELEASE/dataset/cls/2010_000009.mat")
     prepare_pascal(root, lists)
     assert "6 masks written, 0 already there" in capsys.readouterr().out
     assert pixels(root / "SegmentationClassAug/2007_000001.png").any()
-    (root / "SegmentationClassAug/2007_000001.png").unlink()
-    (root / "SegmentationClassAug/2007_000001.png").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*2007_000001\.png: Is a directory"):
-        prepare_pascal(root, lists)
+    for name, make, kind in (("2007_000001", os.mkdir, "a folder"), ("2008_000003", os.mkfifo, "a named pipe")):
+        mask = root / f"SegmentationClassAug/{name}.png"
+        whole = mask.read_bytes()
+        mask.unlink()
+        make(mask)
+        with pytest.raises(UserError, match=rf"cannot write .*{name}\.png: it is {kind}; choose another name"):
+            prepare_pascal(root, lists)
+        (os.rmdir if mask.is_dir() else os.unlink)(mask)
+        mask.write_bytes(whole)
 
 
 def test_an_empty_image_set_is_named(root: Path, lists: Path) -> None:
