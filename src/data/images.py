@@ -17,6 +17,7 @@ from ..errors import UserError
 from .labels import Labelling
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")  # formats that may change labels
 TRUNCATED = "it may be truncated: fetch it again"
 T = TypeVar("T")
 
@@ -169,9 +170,12 @@ def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
     values.
 
     Raises:
-        UserError: missing, unreadable, not a palette or grey image, or a label that is no class and not ignored.
+        UserError: missing, unreadable, of a lossy format, not a palette or grey image, or a label that is no class and
+            not ignored.
     """
-    mode, labels = _decode("mask", path, lambda mask: (mask.mode, np.asarray(mask)), TRUNCATED)
+    form, mode, labels = _decode("mask", path, lambda mask: (mask.format, mask.mode, np.asarray(mask)), TRUNCATED)
+    if form in LOSSY:
+        raise UserError(f"mask {path} is a {form} file, whose compression changes labels; expected PNG")
     if mode not in ("P", "L", "1", "I", "I;16"):
         raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
     try:

@@ -40,11 +40,13 @@ class Labelling:
         return self.first_label + self.num_classes - 2
 
     def class_numbers(self, values: np.ndarray) -> np.ndarray:
-        """Class numbers uint8 of a mask's ``values``, of the same shape.
+        """Class numbers uint8 of a mask's ``values``, of the same shape; False and True are 0 and 1.
 
         Raises:
             ValueError: a value is no class and not ignored; its argument is that value.
         """
+        if values.dtype == bool:
+            values = values.astype(np.uint8)
         table = np.full(256, -1, np.int16)
         table[: self.first_label] = 0 if self.background else self.ignore_label
         table[self.first_label : self.last_label + 1] = np.arange(1, self.num_classes)

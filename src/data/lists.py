@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,18 +88,25 @@ def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListE
         return [ListEntry(image, None) for image in images]
     if not mask_dir.is_dir():
         raise UserError(f"mask_dir {mask_dir} is no folder")
+    if mask_dir.samefile(folder):
+        raise UserError(f"mask_dir {mask_dir} is the folder of the images; move the masks into a folder of their own")
     masks_of: dict[str, list[Path]] = {}
     for mask in images_in(mask_dir):
-        masks_of.setdefault(mask.stem, []).append(mask)
+        masks_of.setdefault(_composed(mask.stem), []).append(mask)
     entries = []
     for image in images:
-        found = masks_of.get(image.stem, [])
+        found = masks_of.get(_composed(image.stem), [])
         if len(found) > 1:
             raise UserError(f"image {image} has two masks: {found[0]} and {found[1].name}; remove one")
         if masks and not found:
             raise UserError(f"image {image} has no mask: expected {mask_dir / image.stem}.png")
         entries.append(ListEntry(image, found[0] if found else None))
     return entries
+
+
+def _composed(name: str) -> str:
+    """``name`` with accents in one encoding (NFC): file systems and archives differ in it, and nobody sees that."""
+    return unicodedata.normalize("NFC", name)
 
 
 def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) -> list[ListEntry]:

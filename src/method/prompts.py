@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import unicodedata
 from collections import Counter
@@ -16,6 +17,7 @@ TEMPLATE = "Image of {word}."
 MAX_WORD_LENGTH = 200  # longer ones fit into no table and no legend
 TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn what stands after them around
 FORMULA = ("=", "+", "-", "@")
+PLACEHOLDER = re.compile(r"class \d+")  # what `python -m tools.prepare own` calls a class until its user names it
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
 
     Raises:
         UserError: the file is missing, is not such a list, holds a word that :func:`fault_of_word` finds fault with,
-            a name twice or an ``id`` that is not its position, or does not hold ``num_classes`` classes.
+            a name twice, a placeholder such as "class 5" or an ``id`` that is not its position, or does not hold
+            ``num_classes`` classes.
     """
     try:
         # utf-8-sig: editors on Windows put a byte order mark first
@@ -101,6 +104,12 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
         first = labels.setdefault(entry.name.strip().casefold(), label)
         if first != label:
             raise UserError(f'class file {path}, entry {label}: "{entry.name}" is the name of entry {first} already')
+    unnamed = [entry.name for entry in classes if PLACEHOLDER.fullmatch(entry.name.strip().casefold())]
+    if unnamed:
+        more = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
+        raise UserError(
+            f'class file {path}: "{unnamed[0]}"{more} stands for a name; write the word that you would say instead'
+        )
     if len(classes) != num_classes:
         raise UserError(
             f"class file {path} has {len(classes)} classes, but dataset.num_classes is {num_classes}; "

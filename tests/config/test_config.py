@@ -136,7 +136,7 @@ def test_a_number_of_classes_left_out_is_the_length_of_the_class_file(
     dataset: dict[str, int] | None, load: Load, tmp_path: Path
 ) -> None:
     names = tmp_path / "classes.json"
-    names.write_text(json.dumps([{"name": f"class {n}"} for n in range(5)]))
+    names.write_text(json.dumps([{"name": f"kind {n}"} for n in range(5)]))
     values = {**MINIMAL, "class_name_dir": str(names), "dataset": dataset}
     assert load(values).dataset.num_classes == 5
     assert load(values, "dataset.num_classes=7").dataset.num_classes == 7  # the class file is then refused

@@ -80,12 +80,22 @@ What is made:
 
 
 OWN = """\
-A data set of your own: a folder of images and a folder of masks with the same names (cat_01.jpg, cat_01.png).
+Your own data: images with masks, or with what a labelling tool wrote. The format is found out and printed:
 
-Masks are grey or palette PNGs whose values are labels; 255 is ignored. With 0 among the labels, 0 is the background
-and the classes begin at 1. --no-background says otherwise: every pixel is one of the classes, and 0 is the first of
-them, or with --first-label 1 what is ignored. Masks in colours are converted with --from-colours FILE, a line for each
-colour, the name if you like:
+  masks       a folder of images and a folder of masks with the same names (cat.jpg, cat.png or cat_mask.png), or both
+              in one folder. Masks are grey, palette or 1-bit PNG, BMP, TIFF, GIF or PPM files; values are labels
+  labelme     a folder of JSON files with polygons, rectangles, circles and masks
+  CVAT        an unpacked export "Segmentation mask 1.1": labelmap.txt, SegmentationClass/; --images if it has no
+              JPEGImages/
+  Roboflow    a split of an export "Semantic Segmentation Masks": images, *_mask.png, _classes.csv
+  COCO JSON   instances (polygons, RLE) or panoptic: --masks FILE.json --images DIR
+
+--images alone is enough where one folder holds everything; --masks names what holds the labels otherwise.
+
+Label 255 is ignored. With 0 among the labels, 0 is the background and the classes begin at 1. With --no-background
+every pixel is one of the classes, and 0 is the first of them; with --first-label 1 it is ignored. Gaps between labels
+are closed. Grey masks of one kind of object, also smoothed ones and JPEGs, become labels with --threshold 128. Masks in
+colours are converted with --from-colours FILE, one line per colour, the name optional:
 
   220 20 60 1 person
   0 0 142   2 car
@@ -93,10 +103,10 @@ colour, the name if you like:
 
 What is made in data/NAME:
   list.txt             a line per image: image, mask
-  classes.json         a class for each label found; the names are for you to fill in, as you would say them
+  classes.json         one class per label found; labels without a name are placeholders, and you name them
   training_free.yaml   configuration of training_free_blip.py and compute_infoscore_blip.py
   one_shot.yaml        configuration of one_shot_blip.py
-  masks/               with --from-colours: the converted masks
+  masks/               masks that had to be drawn, converted or renumbered
 """
 
 
@@ -140,8 +150,10 @@ def parser() -> argparse.ArgumentParser:
         "exclude leaves them background",
     )
     own = commands.add_parser("own", help="a folder of images with masks", description=OWN, formatter_class=raw)
-    own.add_argument("--images", type=user_path, required=True, metavar="DIR", help="folder of images")
-    own.add_argument("--masks", type=user_path, required=True, metavar="DIR", help="folder of their masks")
+    own.add_argument("--images", type=user_path, metavar="DIR", help="folder of images")
+    own.add_argument(
+        "--masks", type=user_path, metavar="PATH", help="folder of masks or of a tool's files, or a COCO JSON file"
+    )
     own.add_argument("--name", default="own", help="of the data set (default: own)")
     own.add_argument("--root", type=user_path, metavar="DIR", help="where the files go (default: data/NAME)")
     own.add_argument(
@@ -156,7 +168,13 @@ def parser() -> argparse.ArgumentParser:
         help="value of the first class in the masks (default: 1, without a background the smallest that occurs)",
     )
     own.add_argument("--from-colours", type=user_path, metavar="FILE", help="convert masks of colours to labels")
-    own.add_argument("--force", action="store_true", help="replace files that are there and differ")
+    own.add_argument(
+        "--threshold",
+        type=int,
+        metavar="N",
+        help="convert grey masks of one kind of object: values from N on are the object",
+    )
+    own.add_argument("--force", action="store_true", help="replace existing files that differ")
     for command in (pascal, coco, own):
         command.add_argument(
             "--workers",
@@ -197,7 +215,7 @@ def _prepare(dataset: str, options: dict[str, Any]) -> None:
 
         prepare_pascal(**options)
     elif dataset == "own":
-        from tools.prepare.own import prepare_own
+        from tools.prepare.own.prepare import prepare_own
 
         options["root"] = options["root"] or REPOSITORY / "data" / options["name"]
         prepare_own(**options)

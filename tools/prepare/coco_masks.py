@@ -107,29 +107,49 @@ def draw_and_save(job: MaskJob) -> None:
 
 
 def draw(job: MaskJob) -> np.ndarray:
-    """Draw annotations, larger ones first, so that the smaller ones stay visible; uint8 [height, width], 0 elsewhere.
-
-    Size is the number of pixels of the whole annotation, all its parts together; equal ones go by annotation id.
+    """Draw the annotations of a job; see :func:`paint`.
 
     Raises:
         UserError: an annotation cannot be decoded.
     """
+    try:
+        return paint(job.annotations, job.height, job.width, job.labels)
+    except UndecodableError as error:
+        raise UserError(f"{job.target.name}: {error}; unpack annotations_trainval2014.zip again") from error
+
+
+class UndecodableError(ValueError):
+    """An annotation cannot be decoded; the message names its id and the reason."""
+
+
+def paint(annotations: list[Annotation], height: int, width: int, labels: dict[int, int]) -> np.ndarray:
+    """Draw annotations, larger ones first, so that the smaller ones stay visible: uint8 [height, width], 0 elsewhere.
+
+    Size is the number of pixels of the whole annotation, all its parts together; equal ones go by annotation id.
+
+    Args:
+        annotations: each with ``id``, ``category_id`` and ``segmentation``.
+        height: of the image.
+        width: of the image.
+        labels: label of each category.
+
+    Raises:
+        UndecodableError: an annotation cannot be decoded.
+    """
     regions = []
-    for annotation in job.annotations:
+    for annotation in annotations:
         try:
-            rle = encode(annotation["segmentation"], job.height, job.width)
+            rle = encode(annotation["segmentation"], height, width)
             if rle is not None:
-                label = job.labels[annotation["category_id"]]
+                label = labels[annotation["category_id"]]
                 regions.append((-int(rle_codec.area(rle)), annotation["id"], label, rle))
         except Exception as error:  # the codec raises bare Exceptions
-            raise UserError(
-                f"{job.target.name}: annotation {annotation['id']} cannot be decoded ({' '.join(str(error).split())}); "
-                "unpack annotations_trainval2014.zip again"
-            ) from error
-    labels = np.zeros((job.height, job.width), np.uint8)
+            reason = " ".join(str(error).split())
+            raise UndecodableError(f"annotation {annotation['id']} cannot be decoded ({reason})") from error
+    drawn = np.zeros((height, width), np.uint8)
     for _, _, label, rle in sorted(regions, key=lambda region: region[:2]):
-        labels[rle_codec.decode(rle) != 0] = label
-    return labels
+        drawn[rle_codec.decode(rle) != 0] = label
+    return drawn
 
 
 def encode(segmentation: list[list[float]] | dict[str, Any], height: int, width: int) -> Any:

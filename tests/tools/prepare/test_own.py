@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import compute_infoscore_blip
@@ -84,7 +86,7 @@ def test_masks_of_colours_are_refused_and_converted(
             rgb[labels[path.stem] == label] = colour
         Image.fromarray(rgb).save(path)
     assert run(folders, tmp_path / "out") == 2
-    assert "has colours, where labels are expected" in capsys.readouterr().err
+    assert "has colours; expected labels" in capsys.readouterr().err
     table = tmp_path / "colours.txt"
     lines = ["0 0 0 0", "220 20 60 1 cat  # crimson", "0 0 142 2 dog", "255 255 255 255", ""]
     table.write_text("\n".join(lines))
@@ -118,12 +120,208 @@ def test_bad_input_is_one_line(folders: tuple[Path, Path], tmp_path: Path, capsy
         (["--from-colours", tmp_path / "none.txt"], "none.txt cannot be read"),
         (["--workers", 0], "--workers 0"),
         (["--masks", tmp_path / "nowhere"], "nowhere is no folder"),
+        (["--name", ".."], "--name '..'"),
+        (["--threshold", 0], "--threshold 0"),
+        (["--threshold", 9, "--from-colours", tmp_path / "none.txt"], "--from-colours and --threshold"),
+        (["--first-label", 7, "--no-background"], "the masks have no class: their values are 0, 1, 2, 3, 255"),
     ):
         assert run(folders, tmp_path / "out", *options) == 2
         error = capsys.readouterr().err
         assert expected in error.splitlines()[-1]
         assert "Traceback" not in error
-    next(folders[1].iterdir()).unlink()
+    for mask in folders[1].iterdir():
+        mask.rename(mask.with_name(f"truth{mask.name}"))
     assert run(folders, tmp_path / "out") == 2
-    assert "has no mask" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "none of the 4 images" in error
+    assert "for 0.jpg expected 0.png or 0_mask.png in" in error
+    assert "4 other pictures, e.g. truth0.png" in error
     assert not (tmp_path / "out").exists()
+
+
+def names_in(class_file: Path) -> list[str]:
+    return [entry["name"] for entry in json.loads(class_file.read_text())]
+
+
+def mask_of(out: Path, number: int) -> np.ndarray:
+    root = yaml.safe_load((out / "training_free.yaml").read_text())["data_root"]
+    line = (out / "list.txt").read_text().splitlines()[number]
+    return np.asarray(Image.open(Path(root) / line.split()[1]))
+
+
+def save(path: Path, picture: np.ndarray, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+PHOTO = np.full((40, 60, 3), 90, np.uint8)
+BOX = np.zeros((40, 60), np.uint8)
+BOX[10:30, 10:40] = 1
+
+
+@pytest.mark.parametrize(("ending", "options"), [("jpg", {"quality": 95}), ("jp2", {}), ("webp", {"lossless": True})])
+def test_masks_of_lossy_formats_are_refused(
+    ending: str, options: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    mask = save(tmp_path / f"m/x.{ending}", BOX * 2, **options)
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
+    assert f"mask {mask} is a " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_smoothed_masks_are_refused_and_a_threshold_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    blurred = (
+        Image.fromarray(BOX * 255).resize((30, 20), Image.Resampling.BOX).resize((60, 40), Image.Resampling.BICUBIC)
+    )
+    save(tmp_path / "m/x.png", np.asarray(blurred))
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
+    assert "occur along edges alone" in capsys.readouterr().err
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out", "--threshold", 128) == 0
+    assert np.array_equal(mask_of(tmp_path / "out", 0), BOX)
+    save(tmp_path / "j/x.jpg", BOX * 255, quality=80)
+    assert run((tmp_path / "i", tmp_path / "j"), tmp_path / "jpeg", "--threshold", 128) == 0
+    assert np.array_equal(mask_of(tmp_path / "jpeg", 0), BOX)
+
+
+def test_many_labels_that_are_areas_are_no_smoothing(tmp_path: Path) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    save(tmp_path / "m/x.png", np.repeat(np.arange(1, 21, dtype=np.uint8), 3)[None].repeat(40, 0))
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 0
+    assert len(names_in(tmp_path / "out/classes.json")) == 21
+
+
+def test_an_object_of_value_255_is_not_ignored_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    save(tmp_path / "m/x.png", BOX * 255)
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
+    assert "their values are 0, 255, and 255 is ignored; if 255 marks an object, pass --threshold 128" in (
+        capsys.readouterr().err
+    )
+
+
+def test_masks_of_one_bit_are_labels_0_and_1(tmp_path: Path, model_folder: Path) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    save(tmp_path / "m/x.png", BOX > 0)
+    out = tmp_path / "out"
+    assert run((tmp_path / "i", tmp_path / "m"), out) == 0
+    name_classes(out / "classes.json", "cat")
+    model = [f"model.name={model_folder}", f"model.image_size={tiny.SIZE}", "model.layers=[0]", "crf.iters=0"]
+    common = ["--device", "cpu", "--output-dir", str(tmp_path / "results"), "--set", "runtime.amp=false", *model]
+    assert cli.run(training_free_blip.main, ["--config", str(out / "training_free.yaml"), *common]) == 0
+
+
+def test_gaps_are_closed_and_placeholders_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    values = BOX * 5
+    values[:8] = 15
+    save(tmp_path / "m/x.png", values)
+    out = tmp_path / "out"
+    assert run((tmp_path / "i", tmp_path / "m"), out) == 0
+    shown = capsys.readouterr().out
+    assert "the labels have gaps: they are renumbered from 1" in shown
+    assert names_in(out / "classes.json") == ["background", "class 5", "class 15"]
+    for name in ("class 5", "class 15"):  # the screen says the same names as the class file
+        assert any(name in line.strip() for line in shown.splitlines() if line.startswith("  "))
+    assert np.array_equal(mask_of(out, 0), np.select([values == 5, values == 15], [1, 2], 0))
+    assert cli.run(training_free_blip.main, ["--config", str(out / "training_free.yaml")]) == 2
+    assert '"class 5" and 1 more stands for a name' in capsys.readouterr().err
+    assert run((tmp_path / "i", tmp_path / "m"), out) == 0  # again, with its own masks in place
+    assert "0 masks written, 1 already there" in capsys.readouterr().out
+    save(out / "masks/x.png", BOX)
+    assert run((tmp_path / "i", tmp_path / "m"), out) == 2
+    assert "masks/x.png exists and differs from the one made now; --force replaces it" in capsys.readouterr().err
+    assert run((tmp_path / "i", tmp_path / "m"), out, "--force") == 0
+
+
+@pytest.mark.parametrize("name", ["2024", "true", "null", "1e3", "coco", "no"])
+def test_any_name_is_a_name(name: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(folders, tmp_path / "out", "--name", name) == 0
+    for file in ("training_free.yaml", "one_shot.yaml"):
+        config = load_config(tmp_path / "out" / file)
+        assert config.data_set == name
+        assert config.max_images is None
+
+
+def test_all_formats_are_read_and_the_rest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    formats = {"jpg": "JPEG", "jfif": "JPEG", "jp2": "JPEG2000", "gif": "GIF", "avif": "AVIF", "webp": "WEBP"}
+    for ending, form in formats.items():
+        save(tmp_path / f"i/{ending}.{ending}", PHOTO, format=form)
+        save(tmp_path / f"m/{ending}.png", BOX)
+    save(tmp_path / "i/carvana.jpg", PHOTO)
+    save(tmp_path / "m/carvana_mask.gif", BOX)
+    save(tmp_path / "i/alone.png", PHOTO)
+    save(tmp_path / "m/nobody.png", BOX)
+    (tmp_path / "i/phone.heic").write_bytes(b"x")
+    (tmp_path / "i/notes.txt").touch()
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert len((tmp_path / "out/list.txt").read_text().splitlines()) == len(formats) + 1
+    assert "note: 1 image without labels left out: alone.png" in shown
+    assert "note: 1 mask without an image left out: nobody.png" in shown
+    assert f"note: 2 files in {tmp_path / 'i'} not read: 1 .heic, 1 .txt" in shown
+
+
+def test_images_and_masks_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "both"
+    for image, mask in (("cat.png", "cat_mask.png"), ("dog.jpg", "dog.png")):
+        save(folder / image, PHOTO)
+        save(folder / mask, BOX)
+    save(folder / "lone.png", PHOTO)
+    arguments = ["own", "--images", str(folder), "--root", str(tmp_path / "out"), "--workers", "1"]
+    assert cli.run(prepare, arguments) == 0
+    lines = (tmp_path / "out/list.txt").read_text().splitlines()
+    assert lines == ["cat.png cat_mask.png", "dog.jpg dog.png"]
+    assert "lone.png" in capsys.readouterr().out
+    (tmp_path / "link").symlink_to(folder)
+    assert run((folder, tmp_path / "link"), tmp_path / "again") == 0  # the same folder by another name
+    assert len((tmp_path / "again/list.txt").read_text().splitlines()) == 2
+
+
+def test_an_image_with_two_masks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    save(tmp_path / "m/x.png", BOX)
+    save(tmp_path / "m/x.gif", BOX)
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
+    assert "x.jpg has two masks: " in capsys.readouterr().err
+
+
+def test_accents_in_either_encoding_are_one_name(tmp_path: Path) -> None:
+    save(tmp_path / "i" / unicodedata.normalize("NFC", "café.jpg"), PHOTO)
+    save(tmp_path / "m" / unicodedata.normalize("NFD", "café.png"), BOX)
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 0
+
+
+def test_the_folder_with_a_blank_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "my images/x.jpg", PHOTO)
+    save(tmp_path / "m/x.png", BOX)
+    assert run((tmp_path / "my images", tmp_path / "m"), tmp_path / "out") == 2
+    assert f"folder {tmp_path / 'my images'} has a blank in its name" in capsys.readouterr().err
+    save(tmp_path / "i/a b.jpg", PHOTO)
+    save(tmp_path / "m/a b.png", BOX)
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
+    assert f"file {tmp_path / 'i/a b.jpg'} has a blank in its name" in capsys.readouterr().err
+    blank = tmp_path / "all my data"  # above the images: no line of the list has it
+    save(blank / "i/x.jpg", PHOTO)
+    save(blank / "m/x.png", BOX)
+    assert run((blank / "i", blank / "m"), blank / "out") == 0
+
+
+def test_links_keep_the_names_of_the_user(tmp_path: Path) -> None:
+    for name, picture in (("i/x.jpg", PHOTO), ("m/x.png", BOX)):
+        stored = save(tmp_path / "store" / f"0{name[0]}{Path(name).suffix}", picture)
+        (tmp_path / "mine" / name).parent.mkdir(parents=True)
+        (tmp_path / "mine" / name).symlink_to(stored)
+    assert run((tmp_path / "mine/i", tmp_path / "mine/m"), tmp_path / "out") == 0
+    assert (tmp_path / "out/list.txt").read_text() == "i/x.jpg m/x.png\n"
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "i/x.jpg", PHOTO)
+    save(tmp_path / "m/x.png", BOX[:, :50])
+    assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
+    assert "the labels have 50 x 40 pixels, but image" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Which mask belongs to which image, by their names."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.errors import UserError
+from tools.prepare.pictures import ENDINGS, LOSSLESS_ENDINGS
+
+SUFFIXES = tuple(f"{sign}{word}" for sign in "_-." for word in ("mask", "masks", "label", "labels", "seg", "gt"))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images with their masks, and what is left: images without a mask and masks without an image."""
+
+    matched: list[tuple[Path, Path]]
+    images: list[Path]
+    masks: list[Path]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Pictures directly in ``folder``, by name; hidden files, such as macOS's ``._*``, are not among them."""
+    return [path for path in _files(folder) if path.suffix.lower() in ENDINGS]
+
+
+def others_in(folder: Path) -> Counter[str]:
+    """How many files of each ending in ``folder`` are not read as pictures."""
+    return Counter(path.suffix.lower() or "no ending" for path in _files(folder) if path.suffix.lower() not in ENDINGS)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def pair(images: Path, masks: Path) -> Pairs:
+    """Pair the pictures of two folders, which may be the same, by their names.
+
+    A mask is called as its image, or so with ``_mask``, ``-label``, ``.gt`` and the like behind it; accents compare
+    equal however they are encoded (NFC, NFD). In one folder ``cat_mask.png`` belongs to ``cat.png`` or ``cat.jpg``, and
+    ``cat.png`` to ``cat.jpg``. An image is never its own mask.
+
+    Raises:
+        UserError: an image has two masks.
+    """
+    if images.samefile(masks):
+        pictures = pictures_in(images)
+        candidates = _masks_among(pictures)
+        chosen = set(candidates)
+        return match([path for path in pictures if path not in chosen], candidates)
+    return match(pictures_in(images), pictures_in(masks))
+
+
+def match(images: Sequence[Path], masks: Sequence[Path]) -> Pairs:
+    """Pair ``images`` with ``masks``; see :func:`pair`."""
+    same_name = _by_name((stem(mask), mask) for mask in masks)
+    with_suffix = _by_name((plain, mask) for mask in masks if (plain := _plain(mask)) is not None)
+    matched, alone, used = [], [], set()
+    for image in images:
+        name = stem(image)
+        found = same_name.get(name) or with_suffix.get(name, [])
+        found = [mask for mask in found if mask.resolve() != image.resolve()]
+        if len(found) > 1:
+            raise UserError(f"image {image} has two masks: {found[0]} and {found[1].name}; remove one")
+        if found:
+            matched.append((image, found[0]))
+            used.add(found[0])
+        else:
+            alone.append(image)
+    return Pairs(matched, alone, [mask for mask in masks if mask not in used])
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its ending, composed (NFC), so that equal names compare equal."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _plain(mask: Path) -> str | None:
+    """The name of the image that a mask called ``cat_mask.png`` belongs to; None if it has no such suffix."""
+    name = stem(mask)
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
+
+
+def _masks_among(pictures: Sequence[Path]) -> list[Path]:
+    """The masks in a folder that holds images too."""
+    names = {stem(path) for path in pictures}
+    photos = {stem(path) for path in pictures if path.suffix.lower() not in LOSSLESS_ENDINGS}
+    return [
+        path
+        for path in pictures
+        if _plain(path) in names or (path.suffix.lower() in LOSSLESS_ENDINGS and stem(path) in photos)
+    ]
+
+
+def _by_name(named: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    masks: dict[str, list[Path]] = {}
+    for name, mask in named:
+        masks.setdefault(name, []).append(mask)
+    return masks
