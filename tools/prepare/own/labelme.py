@@ -44,7 +44,7 @@ def read(folder: Path, files: Sequence[Path], images: Path | None) -> Source:
     """
     names, skipped = Names(), Counter[str]()
     contents = {path: read_json("labelme file", path) for path in files}
-    for name in sorted({shape.get("label") for content in contents.values() for shape in _shapes(content)} - {None}):
+    for name in sorted({str(shape["label"]) for content in contents.values() for shape in _shapes(content)}):
         names.label(name, str(folder))  # in the order of names, so that labels do not depend on the order of files
     items = []
     for path, content in contents.items():

@@ -90,7 +90,10 @@ def prepare_own(
         _refuse_smoothed(found)
     values = [label.label for label in found if label.label != IGNORED]
     background = BACKGROUND in values if background is None else background
-    first_label = _first_label(values, found, background, first_label)
+    if first_label is None:
+        # masks keep their values; labels that are drawn here begin at 1
+        first_label = 1 if background or (source.drawn and 0 not in values) else min(values, default=1)
+    _require_class(found, background, first_label)
     classes = [value for value in values if value >= first_label]
     renumbered = {old: new for new, old in enumerate(classes, first_label)}
     names = {new: source.names.get(old, f"class {old}") for old, new in renumbered.items()}
@@ -169,13 +172,12 @@ def _refuse_smoothed(found: Sequence[FoundLabel]) -> None:
         )
 
 
-def _first_label(values: Sequence[int], found: Sequence[FoundLabel], background: bool, given: int | None) -> int:
-    """The value of the first class.
+def _require_class(found: Sequence[FoundLabel], background: bool, first: int) -> None:
+    """See that some value is a class.
 
     Raises:
-        UserError: no value is a class.
+        UserError: none is, or ``first`` cannot be the value of the first class.
     """
-    first = given if given is not None else 1 if background or not values else min(values)
     if background and first != 1:
         raise UserError(
             f"--first-label {first}: expected 1, because the masks have a background (0); --no-background says that "
@@ -183,8 +185,8 @@ def _first_label(values: Sequence[int], found: Sequence[FoundLabel], background:
         )
     if not 0 <= first <= MAX_CLASSES:
         raise UserError(f"--first-label {first}: expected 0 to {MAX_CLASSES}")
-    if any(value >= first for value in values):
-        return first
+    if any(first <= label.label < IGNORED for label in found):
+        return
     shown = ", ".join(str(label.label) for label in found)
     ignored = any(label.label == IGNORED for label in found)
     remedy = f"if {IGNORED} marks an object, pass --threshold 128" if ignored else "label some pixels"

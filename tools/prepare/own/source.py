@@ -85,6 +85,7 @@ def read_source(images: Path | None, masks: Path | None, colours: Path | None, t
         raise UserError("--images is missing; expected the folder of the images")
     if colours is not None or threshold is not None:
         return _plain(images or given, given, colours, threshold)
+    images = images if masks is not None else None
     if given.is_file():
         return coco.read(given, images)
     if (given / "labelmap.txt").is_file():
