@@ -63,7 +63,7 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 
 HEAD = """\
-# Made by `python -m tools.prepare own`; configs/pascal_blip.yaml explains every key.
+# Made by `python -m tools.prepare own`; configs/reference.yaml explains every key.
 data_set: {quoted_name}
 data_root: {data_root}
 class_name_dir: {class_file}

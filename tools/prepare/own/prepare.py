@@ -17,8 +17,9 @@ from src.method.prompts import fault_of_word
 from src.screen import say, table
 from tools.prepare.lists import check_list, write_list
 from tools.prepare.masks import save_mask
+from tools.prepare.own.formats import read_source
 from tools.prepare.own.output import write_class_file, write_configurations
-from tools.prepare.own.source import BACKGROUND, IGNORED, MAX_CLASSES, Labelled, Source, read_source
+from tools.prepare.own.source import BACKGROUND, IGNORED, MAX_CLASSES, Labelled, Source
 from tools.prepare.parallel import for_each
 from tools.prepare.pictures import picture_size, read_labels
 

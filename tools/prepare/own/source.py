@@ -1,11 +1,10 @@
-"""Where labels come from: masks, or what a labelling tool wrote. Detects the format of a folder."""
+"""Labelled images, wherever their labels come from, and what the readers of all formats share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import numpy as np
 
 from src.errors import UserError
 from src.files import size
-from tools.prepare.own.pairing import others_in, pair
-from tools.prepare.pictures import ENDINGS, read_colours, read_grey, read_labels
+from tools.prepare.own.pairing import others_in
+from tools.prepare.pictures import read_colours
 
 BACKGROUND, IGNORED = 0, 255
 MAX_CLASSES = 254  # labels are bytes, and one of them stands for ignored pixels
@@ -63,82 +62,6 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def read_source(images: Path | None, masks: Path | None, colours: Path | None, threshold: int | None) -> Source:
-    """Find out what ``images`` and ``masks`` hold, and read it.
-
-    Args:
-        images: folder of images. None: ``masks``, or where the format has its images.
-        masks: folder of masks or of a tool's files, or a COCO JSON file. None: ``images``.
-        colours: file of colours and labels; masks have colours then.
-        threshold: grey values from here on are the object; masks are grey then.
-
-    Raises:
-        UserError: a folder is missing, the format cannot be read, or nothing is labelled.
-    """
-    from tools.prepare.own import coco, cvat, labelme, roboflow
-
-    for option, path in (("--images", images), ("--masks", masks)):
-        if path is not None and not path.is_dir() and not (option == "--masks" and path.is_file()):
-            raise UserError(f"{option} {path} is no folder; expected a folder of {option[2:]}")
-    given = masks or images
-    if given is None:
-        raise UserError("--images is missing; expected the folder of the images")
-    if colours is not None or threshold is not None:
-        return _plain(images or given, given, colours, threshold)
-    images = images if masks is not None else None
-    if given.is_file():
-        return coco.read(given, images)
-    if (given / "labelmap.txt").is_file():
-        return cvat.read(given, images)
-    if (given / "_classes.csv").is_file():
-        return roboflow.read(given, images)
-    jsons = sorted(path for path in given.glob("*.json") if not path.name.startswith("."))
-    annotated = [path for path in jsons if _keys(path) >= {"shapes", "imagePath"}]
-    if annotated:
-        return labelme.read(given, annotated, images)
-    inside = sorted((given / "annotations").glob("*.json")) if (given / "annotations").is_dir() else []
-    files = [path for path in [*jsons, *inside] if _keys(path) >= {"images", "annotations", "categories"}]
-    if len(files) > 1:
-        raise UserError(
-            f"{given} holds {len(files)} COCO files ({files[0].name}, {files[1].name}); name one of them with --masks"
-        )
-    if files:
-        return coco.read(files[0], images)
-    return _plain(images or given, given, None, None)
-
-
-def _plain(images: Path, masks: Path, colours: Path | None, threshold: int | None) -> Source:
-    """Images and masks of the same names."""
-    if masks.is_file():
-        raise UserError(f"--masks {masks} is a file; --from-colours and --threshold expect a folder of masks")
-    pairs = pair(images, masks)
-    if not pairs.matched:
-        raise UserError(_nothing_paired(images, masks, pairs.images, pairs.masks))
-    kind, names = "masks whose values are labels", {}
-    make: Callable[[Path], np.ndarray] = read_labels
-    if colours is not None:
-        kind = "masks whose colours stand for labels"
-        table, names = read_colour_file(colours)
-        make = partial(labels_of_colours, colours=table)
-    elif threshold is not None:
-        kind = f"masks whose grey values from {threshold} on are the object"
-        make = partial(above, threshold=threshold)
-    converted = colours is not None or threshold is not None
-    items = [Labelled(i, partial(make, m), i.stem, None if converted else m, m) for i, m in pairs.matched]
-    return Source(kind, items, names, converted, left_out(images, masks, pairs.images, pairs.masks))
-
-
-def _nothing_paired(images: Path, masks: Path, without_mask: Sequence[Path], without_image: Sequence[Path]) -> str:
-    if not without_mask:
-        return f"{images} holds no images ({', '.join(sorted(ENDINGS))})"
-    example = f", e.g. {without_image[0].name}" if without_image else ""
-    name = without_mask[0]
-    return (
-        f"none of the {len(without_mask):,} images in {images} has a mask: for {name.name} expected {name.stem}.png or "
-        f"{name.stem}_mask.png in {masks}, which holds {len(without_image):,} other pictures{example}; rename the masks"
-    )
-
-
 def left_out(
     images: Path,
     masks: Path,
@@ -173,11 +96,6 @@ def _first(paths: Sequence[Path]) -> str:
     return ", ".join(path.name for path in paths[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def above(path: Path, threshold: int) -> np.ndarray:
-    """Labels of a grey mask: 1 from ``threshold`` on, else 0."""
-    return (read_grey(path) >= threshold).astype(np.uint8)
-
-
 def labels_of_colours(path: Path, colours: Colours) -> np.ndarray:
     """Labels of a mask of colours: uint8 [height, width].
 
@@ -198,34 +116,6 @@ def labels_of_colours(path: Path, colours: Colours) -> np.ndarray:
             "of colours without a label); add its line, with label 255 to ignore it"
         )
     return labels.astype(np.uint8)
-
-
-def read_colour_file(path: Path) -> tuple[Colours, dict[int, str]]:
-    """Read a file of lines ``red green blue label name``, the name optional; ``#`` begins a comment.
-
-    Returns:
-        The label of each colour, and the names of labels that have one.
-
-    Raises:
-        UserError: the file cannot be read, or a line is malformed (with its number).
-    """
-    lines = read_text("--from-colours", path).splitlines()
-    colours: dict[tuple[int, int, int], int] = {}
-    names: dict[int, str] = {}
-    for number, line in enumerate(lines, 1):
-        fields = line.partition("#")[0].split(maxsplit=4)
-        if not fields:
-            continue
-        if len(fields) < 4 or not all(value.isdecimal() and int(value) <= IGNORED for value in fields[:4]):
-            raise UserError(f"{path}, line {number}: expected red green blue label name, as in `220 20 60 1 person`")
-        red, green, blue, label = map(int, fields[:4])
-        if colours.setdefault((red, green, blue), label) != label:
-            raise UserError(f"{path}, line {number}: the colour {red} {green} {blue} has another label above")
-        if len(fields) == 5:
-            names[label] = fields[4].strip()
-    if not colours:
-        raise UserError(f"--from-colours {path} has no line `red green blue label name`")
-    return colours, names
 
 
 def read_text(what: str, path: Path) -> str:
@@ -258,15 +148,6 @@ def read_json(what: str, path: Path) -> Any:
         return json.loads(read_text(what, path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{what} {path} is no JSON ({error}); export it again") from error
-
-
-def _keys(path: Path) -> set[str]:
-    """The keys of the object in a JSON file; none if it holds something else."""
-    try:
-        content = read_json("file", path)
-    except UserError:
-        return set()
-    return set(content) if isinstance(content, dict) else set()
 
 
 class Names:
