@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
             charts.infoscore_scatter(scatter, infoscore, miou, top, comparison.rho)
             say(f"wrote {scatter}")
         if args.save_explorer:
-            about = f"{segmenter.blip.name}, {images} images, {len(segmenter.prompts)} prompts"
+            about = f"{segmenter.model.name}, {images} images, {len(segmenter.prompts)} prompts"
             write_infoscore_page(csv.with_suffix(".html"), scores, top, comparison, csv.stem, about)
             say(f"wrote {csv.with_suffix('.html')}: open it in a browser")
     say(f"to use the best {len(top)}, set in the configuration's section model:\nlayers: {top}")

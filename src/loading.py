@@ -10,7 +10,7 @@ from typing import Any
 from .evaluation.identity import settings_of
 from .evaluation.journal import Journal
 from .layer_selection.choice import choose_layers
-from .method.blip import load_configured
+from .method.checkpoints import load_configured
 from .method.segmenter import Segmenter
 from .one_shot.tuned_weights import load_tuned
 from .runtime import choose_device, share_cores
@@ -24,7 +24,7 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     Args:
         task: what is to be done.
         cache: the folder where a ranking of layers is kept (``model.layers: auto``).
-        every_layer: take all text layers, whatever the configuration chooses.
+        every_layer: take all layers that see the image, whatever the configuration chooses.
         tuned: weights that one-shot tuning saved, to compute with.
 
     Raises:
@@ -32,15 +32,15 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     """
     device = choose_device(task.device)
     share_cores()
-    blip = load_configured(task.config, device)
-    layers: Sequence[int] = range(blip.num_layers)
+    model = load_configured(task.config, device)
+    layers: Sequence[int] = model.layers
     if not every_layer:
-        layers = choose_layers(task.config, blip, task.classes, task.entries, cache, task.fresh, task.skip_unreadable)
-    segmenter = Segmenter.from_config(task.config, blip, task.prompts, layers)
+        layers = choose_layers(task.config, model, task.classes, task.entries, cache, task.fresh, task.skip_unreadable)
+    segmenter = Segmenter.from_config(task.config, model, task.prompts, layers)
     if tuned:
         segmenter = load_tuned(tuned, segmenter)
     numbers, images = segmenter.number_format, len(task.entries)
-    say(f"{blip.name} on {device} in {numbers.name} ({numbers.why})")
+    say(f"{model.name} on {device} in {numbers.name} ({numbers.why})")
     say(f"{len(task.prompts)} prompts, layers {list(layers)}, {images} images")
     return segmenter
 

@@ -83,7 +83,7 @@ def make_fake(amp: Amp, fused: bool, folder: Path, monkeypatch: pytest.MonkeyPat
     with ExitStack() as stack:
         stack.callback(attention._members.cache_clear)
         stack.enter_context(fake_cuda(monkeypatch))
-        to_fake_cuda(segmenter.blip.model)
+        to_fake_cuda(segmenter.model.model)
         for name in ("input_ids", "attention_mask", "token_ids", "_rows"):
             setattr(segmenter, name, like(getattr(segmenter, name)))
         memory = stack.enter_context(LiveBytes())
@@ -133,7 +133,7 @@ def test_matrix_products_run_in_the_format(model_folder: Path, monkeypatch: pyte
             for fake in make_fake(amp, True, model_folder, patch):
                 seen: list[torch.dtype] = []
                 # of a layer whose logits are wanted: what they are made of stays in float32 beside bfloat16
-                attention = fake.segmenter.blip.text_encoder.layers[fake.segmenter.layers[0]].crossattention.self
+                attention = fake.segmenter.model.text_encoder.layers[fake.segmenter.layers[0]].crossattention.self
                 for linear in (attention.value, attention.key, attention.query):
                     linear.register_forward_hook(lambda *call, seen=seen: seen.append(call[2].dtype))
                 fake.segmenter.segment(fake.pixels)
@@ -144,7 +144,7 @@ def test_matrix_products_run_in_the_format(model_folder: Path, monkeypatch: pyte
 @pytest.mark.parametrize("place", ["device", "memory"])
 def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, place: Place, tmp_path: Path) -> None:
     segmenter = fake.segmenter
-    shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
+    shape = segmenter.model.embeds_shape(segmenter.num_patches)
     dtype = segmenter.dtype or torch.float32
     files = [Path(f"{number}.jpg") for number in range(BATCH)]
     with EmbeddingCache(segmenter.encode_images, place, files[1:], shape, dtype, tmp_path, CUDA) as cache:

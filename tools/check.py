@@ -52,9 +52,9 @@ def main(arguments: list[str]) -> int:
         attempt(partial(check_writable, *task.outputs.files_of(experiment, config)))
     segmenter = attempt(lambda: _load(task)) if task else None
     if segmenter:
-        unknown = segmenter.blip.unknown_words(list(segmenter.prompts.words))
+        unknown = segmenter.model.unknown_words(list(segmenter.prompts.words))
         faults += [
-            f'the vocabulary of {segmenter.blip.name} cannot spell "{word}"; change the word' for word in unknown
+            f'the vocabulary of {segmenter.model.name} cannot spell "{word}"; change the word' for word in unknown
         ]
     if task:
         supports = attempt(lambda: _support_list(config)) or []
@@ -95,13 +95,13 @@ def _support_list(config: Config) -> list[ListEntry]:
 
 def _load(task: Task) -> Segmenter:
     with cli.quick_imports():
-        from src.method.blip import load_configured
+        from src.method.checkpoints import load_configured
         from src.method.segmenter import Segmenter
     from src.runtime import choose_device
 
-    blip = load_configured(task.config, choose_device(task.device))
-    layers = range(blip.num_layers) if task.config.model.layers == "auto" else task.config.model.layers
-    return Segmenter.from_config(task.config, blip, task.prompts, layers)
+    model = load_configured(task.config, choose_device(task.device))
+    layers = model.layers if task.config.model.layers == "auto" else task.config.model.layers
+    return Segmenter.from_config(task.config, model, task.prompts, layers)
 
 
 def _one_batch(segmenter: Segmenter, task: Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from ..method.segmenter import Segmenter
 from ..runtime import device_name
 from .sources import source_files
 
+MODEL = "src.method.checkpoints"
+
 CODE = {
-    "training-free": ("src.evaluation.evaluate", "src.method.blip"),
-    "InfoScore": ("src.layer_selection.ranking",),
-    "comparison of layers": ("src.layer_selection.comparison",),
-    "one-shot": ("src.one_shot.evaluation", "src.method.blip", "src.one_shot.tuning", "src.one_shot.embeddings"),
+    "training-free": ("src.evaluation.evaluate", MODEL),
+    "InfoScore": ("src.layer_selection.ranking", MODEL),
+    "comparison of layers": ("src.layer_selection.comparison", MODEL),
+    "one-shot": ("src.one_shot.evaluation", MODEL, "src.one_shot.tuning", "src.one_shot.embeddings"),
 }
 """The modules that do an experiment; what they import counts too."""
 
@@ -42,18 +45,17 @@ def settings_of(
         entries: the images, by path; their contents are looked at block by block.
         more: what else matters to this run.
     """
-    model: Any = segmenter.blip.model.config
+    model = segmenter.model
     return {
         "experiment": experiment,
         "list": {"images": len(entries), "paths": _digest(f"{entry.image} {entry.mask}\n" for entry in entries)},
         "prompts": segmenter.prompts.prompts,
         "dataset": dataclasses.asdict(config.dataset),
         "model": {
-            "name": segmenter.blip.name,
-            "weights": segmenter.blip.digest,
+            "name": model.name,
+            "weights": model.digest,
             # what weights do not tell: heads, activation, epsilon, patch size
-            "text_config": _digest([model.text_config.to_json_string()]),
-            "vision_config": _digest([model.vision_config.to_json_string()]),
+            **{part: _digest([json.dumps(values, sort_keys=True)]) for part, values in model.architecture.items()},
             "tokens": _digest([repr(segmenter.input_ids.tolist()), repr(segmenter.attention_mask.tolist())]),
             "image_size": config.model.image_size,
             "layers": list(segmenter.layers),

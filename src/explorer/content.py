@@ -63,7 +63,7 @@ def page_content(
     Raises:
         UserError: what a layer sees is not a number, see :meth:`Segmenter.check_numbers`.
     """
-    layers = range(segmenter.blip.num_layers)
+    layers = segmenter.model.layers
     attended = segmenter.attend(embeds, layers)
     segmenter.check_numbers()
     prompts, frame = segmenter.prompts, segmenter.frame
@@ -73,9 +73,9 @@ def page_content(
     inner = frame.inner((height, width))
     return {
         "name": name,
-        "model": segmenter.blip.name,
+        "model": segmenter.model.name,
         "imageSize": frame.size,
-        "grid": frame.size // segmenter.blip.patch_size,
+        "grid": frame.size // segmenter.model.patch_size,
         "inner": inner,
         "photo": {"height": height, "width": width, "source": jpeg(rgb)},
         "classes": [

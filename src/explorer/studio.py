@@ -17,7 +17,8 @@ from torch import Tensor
 from ..config.schema import Config
 from ..data.images import read_photo
 from ..errors import UserError
-from ..method.blip import Blip, load_configured
+from ..method.checkpoints import load_configured
+from ..method.model import Model
 from ..method.segmenter import Segmenter
 from ..photos.words import prompts_of_words
 from ..runtime import choose_device
@@ -46,13 +47,13 @@ class Studio:
 
     Args:
         config: names the class file, whose words stand in for those that are not given, the layers and the CRF.
-        blip: the model.
+        model: the model.
         photos: image files to begin with.
     """
 
-    def __init__(self, config: Config, blip: Blip, photos: list[Path]) -> None:
+    def __init__(self, config: Config, model: Model, photos: list[Path]) -> None:
         self.config = config
-        self.blip = blip
+        self.model = model
         self.photos = {str(number): Photo(path.name, path) for number, path in enumerate(photos)}
         self._folder = tempfile.TemporaryDirectory(prefix="explorer-")
         self._encoded: OrderedDict[str, Tensor] = OrderedDict()
@@ -105,14 +106,14 @@ class Studio:
             raise UserError(f"--classes: {len(prompts)} words in all; at most {MAX_PROMPTS} are taken here")
         rgb = self._read(photo)
         assert self.config.model.layers != "auto"
-        segmenter = Segmenter.from_config(self.config, self.blip, prompts, self.config.model.layers)
+        segmenter = Segmenter.from_config(self.config, self.model, prompts, self.config.model.layers)
         analysis = segmenter.analyse_image(rgb, self._encoded.get(key))
         self._encoded[key] = analysis.embeds
         self._encoded.move_to_end(key)
         while len(self._encoded) > MAX_ENCODED:
             self._encoded.popitem(last=False)
         content = page_content(segmenter, rgb, analysis.embeds, analysis.labels, photo.name)
-        unknown = self.blip.unknown_words(list(prompts.words))
+        unknown = self.model.unknown_words(list(prompts.words))
         return {**content, "unknown": unknown}
 
     def thumbnail(self, key: str) -> bytes:

@@ -23,7 +23,8 @@ from ..evaluation.identity import settings_of
 from ..evaluation.journal import Journal
 from ..evaluation.sources import source_files
 from ..files import check_writable, write_text
-from ..method.blip import Blip
+from ..method import checkpoints
+from ..method.model import Model
 from ..method.prompts import ClassEntry
 from ..method.segmenter import Segmenter
 from ..screen import note, say
@@ -36,7 +37,7 @@ PARTS = ("mean_image_entropy", "dataset_entropy", "cov")
 
 def choose_layers(
     config: Config,
-    blip: Blip,
+    model: Model,
     classes: list[ClassEntry],
     entries: list[ListEntry],
     cache: Path,
@@ -52,7 +53,7 @@ def choose_layers(
     """
     if config.model.layers != "auto":
         return tuple(config.model.layers)
-    segmenter = ranking_segmenter(config, blip, classes)
+    segmenter = ranking_segmenter(config, model, classes)
     scores = score_layers(segmenter, entries, config, cache, fresh, skip_unreadable)
     layers = tuple(scores.top(config.model.top_k))
     say(f"layers: {list(layers)}  # top {config.model.top_k} by InfoScore")
@@ -161,14 +162,13 @@ def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> s
         "dtype": str(segmenter.dtype),
         "attention": config.runtime.attention,
         # what weights do not tell: heads, activation, epsilon, patch size
-        "text_config": segmenter.blip.text_config.to_dict(),
-        "vision_config": segmenter.blip.vision_config.to_dict(),
+        **segmenter.model.architecture,
         "tokens": segmenter.input_ids.tolist(),
         "padding": segmenter.attention_mask.tolist(),
         "device": segmenter.device.type,
         "versions": [package.__version__ for package in (torch, transformers, np, cv2, PIL)],
         "code": [hashlib.sha256(path.read_bytes()).hexdigest() for path in code_files()],
-        "weights": segmenter.blip.digest,
+        "weights": segmenter.model.digest,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for contents in _contents(entries):
@@ -179,7 +179,7 @@ def _digest(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> s
 
 def code_files() -> list[Path]:
     """The source files that a ranking depends on: where it is computed, and all that is imported there. No chart is."""
-    return source_files(ranking.__name__)
+    return source_files(ranking.__name__, checkpoints.__name__)
 
 
 def _contents(entries: list[ListEntry]) -> Iterable[bytes]:

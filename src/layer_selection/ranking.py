@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..evaluation import processes
 from ..evaluation.blocks import Arrays, Outcome, compute_blocks
 from ..evaluation.journal import Journal
-from ..method.blip import Blip
+from ..method.model import Model
 from ..method.prompts import ClassEntry, build_prompts
 from ..method.segmenter import Segmenter
 from .infoscore import InfoScore, LayerScores, layer_shares
@@ -23,9 +23,9 @@ from .infoscore import InfoScore, LayerScores, layer_shares
 SHARES = "shares"
 
 
-def ranking_segmenter(config: Config, blip: Blip, classes: list[ClassEntry]) -> Segmenter:
-    """The segmenter that InfoScore looks through: single-prompt set, all text layers."""
-    return Segmenter.from_config(config, blip, build_prompts(classes, multi_prompt=False), range(blip.num_layers))
+def ranking_segmenter(config: Config, model: Model, classes: list[ClassEntry]) -> Segmenter:
+    """The segmenter that InfoScore looks through: single-prompt set, all layers that see the image."""
+    return Segmenter.from_config(config, model, build_prompts(classes, multi_prompt=False), model.layers)
 
 
 @torch.no_grad()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import (
     AutoTokenizer,
     BlipConfig,
@@ -23,28 +22,33 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ..config.schema import Config
 from ..errors import UserError
 from ..files import resolve
+from .model import Model, ModelOutput, first_not_finite
 from .replacements import (
     CrossAttentionTextEncoder,
+    KeysValues,
+    LogitsReducer,
+    PromptStates,
+    TextOutput,
     UnsupportedTransformersError,
     cast_once,
     expose_cross_attention,
     fuse_vision_attention,
+    modeling_blip_text,
 )
 
 USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that anything is asked of
 
 
 @dataclass(frozen=True)
-class Blip:
-    """A loaded model: frozen, in evaluation mode, float32, its cross-attention exposed.
+class Blip(Model):
+    """A model of HuggingFace's BLIP modules: BLIP itself, or another whose weights fit into them.
 
     Attributes:
         model: HuggingFace ``BlipForImageTextRetrieval`` whose ``text_encoder`` is a ``CrossAttentionTextEncoder``.
         tokenizer: its tokenizer.
-        name: the name or folder it was loaded from.
+        name: the name, folder or file it was loaded from.
     """
 
     model: BlipForImageTextRetrieval
@@ -53,13 +57,13 @@ class Blip:
 
     @property
     def text_encoder(self) -> CrossAttentionTextEncoder:
-        """The model's text encoder, which shows its cross-attention."""
+        """The model's text encoder, which exposes its cross-attention."""
         return cast(CrossAttentionTextEncoder, self.model.text_encoder)
 
     @property
-    def num_layers(self) -> int:
-        """Layers of the text encoder."""
-        return self.text_encoder.num_layers
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the text layers that see the image."""
+        return tuple(range(self.text_encoder.num_layers))
 
     @property
     def text_config(self) -> BlipTextConfig:
@@ -71,24 +75,34 @@ class Blip:
 
     @property
     def patch_size(self) -> int:
+        """Side of a patch, pixels."""
         return cast(int, self.vision_config.patch_size)
-
-    @property
-    def products(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of the linear layers that the time goes into: of one layer of each encoder, each once."""
-        layers = self.model.vision_model.encoder.layers[0], self.text_encoder.layers[0]
-        linear = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
-        return sorted({(each.in_features, each.out_features) for each in linear})
 
     @property
     def device(self) -> torch.device:
         return self.model.itm_head.weight.device
 
+    @property
+    def products(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the linear layers of one layer of each encoder, each pair once."""
+        layers = self.model.vision_model.encoder.layers[0], self.text_encoder.layers[self.layers[0]]
+        linear = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
+        return sorted({(each.in_features, each.out_features) for each in linear})
+
+    @property
+    def architecture(self) -> dict[str, dict[str, Any]]:
+        """Both encoders' configurations."""
+        return {"text_config": self.text_config.to_dict(), "vision_config": self.vision_config.to_dict()}
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """All weights by name."""
+        return self.model.state_dict()
+
     def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask of ``prompts``, both [P, T], padded to the longest.
 
         Raises:
-            UserError: a prompt is longer than the model's text encoder can read, or has tokens that it does not know.
+            UserError: a prompt is longer than the text encoder can read, or has tokens that it does not know.
         """
         encoded = self.tokenizer(prompts, padding=True, return_tensors="pt")
         longest = self.text_config.max_position_embeddings
@@ -105,33 +119,60 @@ class Blip:
             )
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """Identity of the weights as they were loaded: SHA-256 over names, shapes and values of all of them."""
-        return digest_of(self.model.state_dict())
-
     def unknown_words(self, words: list[str]) -> list[str]:
         """Those of ``words`` that the vocabulary can only spell as the unknown token."""
         unknown = self.tokenizer.unk_token_id
         return [word for word in words if unknown in self.tokenizer(word).input_ids]
 
+    def embeds_shape(self, patches: int) -> tuple[int, int]:
+        """(1 + N, D): the class token and every patch."""
+        return 1 + patches, cast(int, self.vision_config.hidden_size)
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values of ``tensors``, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Last state of the vision encoder, [B, 1 + N, D], for normalised ``pixels`` [B, 3, S, S]."""
+        return self.model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
 
+    @property
+    def word_embeddings(self) -> Tensor:
+        """[V, D_text]."""
+        return self.text_encoder.embeddings.word_embeddings.weight
 
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first of ``tensors`` that holds NaN or infinity, None if all values are numbers."""
-    for name, tensor in tensors.items():
-        # smallest and largest value: one pass that takes no memory, and NaN comes through it
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
-            return name
-    return None
+    @property
+    def padding_token(self) -> int | None:
+        """The token whose embedding gets no gradient, as in HuggingFace's model."""
+        return self.text_encoder.embeddings.word_embeddings.padding_idx
+
+    def cross_attention(self, layer: int) -> dict[str, Tensor]:
+        """Parameters of the cross-attention block of ``layer``, by their names in the encoder."""
+        block = self.text_encoder.layers[layer].crossattention
+        return {f"layer.{layer}.crossattention.{name}": value for name, value in block.named_parameters()}
+
+    def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> PromptStates:
+        """See :meth:`CrossAttentionTextEncoder.encode_prompts`."""
+        return self.text_encoder.encode_prompts(input_ids, attention_mask, words)
+
+    def keys_values(
+        self, image_embeds: Tensor, layers: Sequence[int], wanted: Collection[int] = ()
+    ) -> dict[int, KeysValues]:
+        """See :meth:`CrossAttentionTextEncoder.keys_values`."""
+        return self.text_encoder.keys_values(image_embeds, layers, wanted)
+
+    def attend(
+        self,
+        prompts: PromptStates,
+        image_embeds: Tensor,
+        layers: Sequence[int],
+        reduce: LogitsReducer,
+        logits_budget: int | None = None,
+        known: Mapping[int, KeysValues] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> ModelOutput:
+        """See :meth:`Model.attend` and :class:`CrossAttentionTextEncoder`."""
+        parameters = {f"encoder.{name}": value for name, value in (weights or {}).items()}
+        arguments = prompts, image_embeds, layers, reduce, logits_budget, known
+        output: TextOutput = functional_call(self.text_encoder, parameters, arguments)
+        itm_logits = modeling_blip_text.unrounded(self.model.itm_head, output.last_hidden_state)
+        return ModelOutput(itm_logits, output.reduced_logits)
 
 
 def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
@@ -218,26 +259,6 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
         fuse_vision_attention(model)
     cast_once(model)
     return model.eval().requires_grad_(False)
-
-
-def load_configured(config: Config, device: torch.device) -> Blip:
-    """Load the model that a configuration names and check that the configuration fits it.
-
-    Raises:
-        UserError: see :func:`load_blip`; or the model lacks the layers, or cannot divide the image size into patches.
-    """
-    blip = load_blip(config.model.name, device, fused=config.runtime.attention == "fused")
-    if config.model.layers != "auto":
-        wrong = [layer for layer in config.model.layers if layer >= blip.num_layers]
-        if wrong:
-            expected = f"layers 0 to {blip.num_layers - 1}: that is what the text encoder of {blip.name} has"
-            raise config.refusal("model.layers", list(config.model.layers), expected)
-    if config.model.top_k > blip.num_layers:
-        raise config.refusal("model.top_k", config.model.top_k, f"at most {blip.num_layers}, the layers of {blip.name}")
-    if config.model.image_size % blip.patch_size:
-        expected = f"a multiple of {blip.patch_size}, the patch size of {blip.name}"
-        raise config.refusal("model.image_size", config.model.image_size, expected)
-    return blip
 
 
 def _local_folder(name: str) -> Path | None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING or find_spec(f"{__name__.partition('.')[0]}.replace_huggingface
     from replace_huggingface.modeling_blip_text import (
         CrossAttentionTextEncoder,
         KeysValues,
+        LogitsReducer,
         PromptStates,
+        TextOutput,
         UnsupportedTransformersError,
         expose_cross_attention,
     )
@@ -26,7 +28,9 @@ else:
     from ..replace_huggingface.modeling_blip_text import (
         CrossAttentionTextEncoder,
         KeysValues,
+        LogitsReducer,
         PromptStates,
+        TextOutput,
         UnsupportedTransformersError,
         expose_cross_attention,
     )
@@ -35,7 +39,9 @@ else:
 __all__ = [
     "CrossAttentionTextEncoder",
     "KeysValues",
+    "LogitsReducer",
     "PromptStates",
+    "TextOutput",
     "UnsupportedTransformersError",
     "cast_once",
     "expose_cross_attention",

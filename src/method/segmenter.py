@@ -17,15 +17,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 
 from ..config.schema import Amp, Config
 from ..data.frame import Frame
 from ..errors import UserError
 from ..runtime import MAX_WORKING_BYTES, working_memory
 from . import attention
-from .blip import Blip
 from .crf import ConvCRF
+from .model import Model
 from .precision import number_format
 from .prompts import PromptSet
 from .replacements import KeysValues, PromptStates, modeling_blip_text
@@ -131,7 +130,7 @@ class Segmenter:
     """A model, a prompt set and the settings that turn images into class scores.
 
     Args:
-        blip: the model.
+        model: the model.
         prompts: the prompt set.
         layers: text layers whose attention is averaged.
         frame: what images are put into: side S, normalisation, and the way back to an image's own size.
@@ -147,22 +146,22 @@ class Segmenter:
 
     def __init__(
         self,
-        blip: Blip,
+        model: Model,
         prompts: PromptSet,
         layers: Sequence[int],
         frame: Frame,
         crf: ConvCRF | None = None,
         amp: Amp = False,
     ) -> None:
-        self.blip = blip
+        self.model = model
         self.prompts = prompts
         self.layers = tuple(layers)
         self.frame = frame
         self.crf = crf
-        self.number_format = number_format(amp, blip.device, blip.products)
-        self.input_ids, self.attention_mask = blip.tokenize(prompts.prompts)
+        self.number_format = number_format(amp, model.device, model.products)
+        self.input_ids, self.attention_mask = model.tokenize(prompts.prompts)
         self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
-        ids, padding = self.token_ids.tolist(), blip.text_encoder.embeddings.word_embeddings.padding_idx
+        ids, padding = self.token_ids.tolist(), model.padding_token
         self._padding_row = ids.index(padding) if padding in ids else None
         self.weights: Mapping[str, Tensor] = {}
         self._states: PromptStates | None = None
@@ -170,10 +169,10 @@ class Segmenter:
         self._first_lost: Tensor | None = None  # the first of them that was no number, or NONE_LOST; on the device
 
     @classmethod
-    def from_config(cls, config: Config, blip: Blip, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
+    def from_config(cls, config: Config, model: Model, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
         """A segmenter with a configuration's frame, CRF and number format."""
         crf = ConvCRF(iterations=config.crf.iters) if config.crf.iters else None
-        return cls(blip, prompts, layers, Frame.from_config(config), crf, config.runtime.amp)
+        return cls(model, prompts, layers, Frame.from_config(config), crf, config.runtime.amp)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Segmenter:
         """This segmenter with other weights of the text encoder; the model and this segmenter stay as they are.
@@ -190,7 +189,7 @@ class Segmenter:
 
     @property
     def device(self) -> torch.device:
-        return self.blip.device
+        return self.model.device
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -200,23 +199,22 @@ class Segmenter:
     @property
     def num_patches(self) -> int:
         """N, patches of the frame."""
-        return (self.frame.size // self.blip.patch_size) ** 2
+        return (self.frame.size // self.model.patch_size) ** 2
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Run the vision encoder: normalised ``pixels`` [B, 3, S, S] to embeddings [B, 1 + N, D]."""
         with self._autocast():
-            vision = self.blip.model.vision_model
-            return vision(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+            return self.model.encode_images(pixels)
 
     def encode_prompts(self) -> PromptStates:
         """The prompts before they meet an image, computed anew and differentiable in :attr:`weights`."""
-        text_encoder, words = self.blip.text_encoder, None
+        words = None
         if "word_embeddings" in self.weights:
             # the embedding of padding is not trained, as in HuggingFace's model
             words = F.embedding(self._rows, self.weights["word_embeddings"], padding_idx=self._padding_row)
         with self._autocast():
-            return text_encoder.encode_prompts(self.input_ids, self.attention_mask, words)
+            return self.model.encode_prompts(self.input_ids, self.attention_mask, words)
 
     def attend(
         self,
@@ -234,19 +232,18 @@ class Segmenter:
                 computed at the first image and kept: a segmenter's weights do not change.
             known: from :func:`shared_keys_values`, where several segmenters look at the same images.
         """
-        text_encoder, itm_head = self.blip.text_encoder, self.blip.model.itm_head
-        parameters = {f"encoder.{name}": value for name, value in self.weights.items() if name != "word_embeddings"}
-        arguments = (
-            self._prompt_states() if prompts is None else prompts,
-            image_embeds,
-            self.layers if layers is None else layers,
-            attention.sum_over_tokens,
-            self._logits_budget(),
-            known,
-        )
+        prompts = self._prompt_states() if prompts is None else prompts
         with self._autocast():
-            output = functional_call(text_encoder, parameters, arguments)
-            itm = attention.itm_scores(modeling_blip_text.unrounded(itm_head, output.last_hidden_state))
+            output = self.model.attend(
+                prompts,
+                image_embeds,
+                self.layers if layers is None else layers,
+                attention.sum_over_tokens,
+                self._logits_budget(),
+                known,
+                {name: value for name, value in self.weights.items() if name != "word_embeddings"},
+            )
+            itm = attention.itm_scores(output.itm_logits)
         attended = PatchAttention(itm, output.reduced_logits)
         self._note_lost(attended)
         return attended
@@ -267,7 +264,7 @@ class Segmenter:
         if first != NONE_LOST:
             where = f" in image {images[first]}" if first < len(images) else ""
             raise UserError(
-                f"{self.blip.name} in {self.number_format.name}: what the text encoder sees{where} is not a number; "
+                f"{self.model.name} in {self.number_format.name}: what the text encoder sees{where} is not a number; "
                 f"{self.number_format.remedy}"
             )
 
@@ -399,9 +396,9 @@ def shared_keys_values(segmenters: Sequence[Segmenter], image_embeds: Tensor) ->
     """
     changed = {name.removeprefix("layer.").split(".")[0] for each in segmenters for name in each.weights}
     first = segmenters[0]
-    shared = [layer for layer in range(first.blip.num_layers) if str(layer) not in changed]
+    shared = [layer for layer in first.model.layers if str(layer) not in changed]
     with first._autocast():
-        return first.blip.text_encoder.keys_values(image_embeds, shared, first.layers)
+        return first.model.keys_values(image_embeds, shared, first.layers)
 
 
 def segment_with_each(segmenters: Sequence[Segmenter], pixels: Tensor, image_embeds: Tensor) -> Iterator[Tensor]:

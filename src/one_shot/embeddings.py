@@ -90,7 +90,7 @@ class EmbeddingCache(AbstractContextManager):
     @classmethod
     def for_runs(cls, config: Config, segmenter: Segmenter, episodes: Episodes) -> EmbeddingCache:
         """The cache that a configuration asks for, for the runs ``episodes`` of one-shot tuning."""
-        shape = (1 + segmenter.num_patches, segmenter.blip.vision_config.hidden_size)
+        shape = segmenter.model.embeds_shape(segmenter.num_patches)
         dtype = segmenter.dtype or torch.float32
         times = Counter(episodes.supports)
         times.update({episodes.evaluation_list[index].image for index in episodes.queries})

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..evaluation import processes
 from ..evaluation.journal import Journal, digest_of_settings, fingerprint
 from ..files import write_bytes
-from ..method.blip import digest_of
+from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..runtime import cores, rank, threads, world_size
 from ..screen import note

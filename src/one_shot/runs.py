@@ -10,7 +10,7 @@ from ..config.schema import OneShotConfig
 from ..data.dataset import SegmentationDataset
 from ..data.labels import Labelling
 from ..evaluation.journal import Journal
-from ..method.blip import digest_of
+from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..screen import say
 from ..task import Task

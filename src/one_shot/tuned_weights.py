@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import UserError
-from ..method.blip import digest_of, first_not_finite
+from ..method.model import digest_of, first_not_finite
 from ..method.segmenter import Segmenter
 from ..result_files import write_json, write_result
 from .tuning import untuned_weights
@@ -60,7 +60,7 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     _check_fit(path, made_for, MadeFor.of(segmenter))
     _check_tensors(path, tensors, {**untuned_weights(segmenter), "token_ids": segmenter.token_ids})
     if tensors.pop("token_ids").tolist() != segmenter.token_ids.tolist():
-        raise UserError(f"--tuned {path} was made with another vocabulary than {segmenter.blip.name} has now")
+        raise UserError(f"--tuned {path} was made with another vocabulary than {segmenter.model.name} has now")
     return segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in tensors.items()})
 
 
@@ -89,8 +89,8 @@ class MadeFor:
     @classmethod
     def of(cls, segmenter: Segmenter) -> MadeFor:
         """What ``segmenter`` computes with, tuned weights aside."""
-        blip = segmenter.blip
-        return cls(blip.name, blip.digest, segmenter.prompts.prompts, list(segmenter.layers))
+        model = segmenter.model
+        return cls(model.name, model.digest, segmenter.prompts.prompts, list(segmenter.layers))
 
     @classmethod
     def parse(cls, text: str) -> MadeFor:

@@ -83,11 +83,10 @@ def untuned_weights(segmenter: Segmenter) -> dict[str, Tensor]:
     Of the word embeddings these are the rows of tokens that occur in the prompts: no other row can change a result. The
     row of the padding token gets no gradient, as in HuggingFace's embedding, but takes part in weight decay.
     """
-    text_encoder = segmenter.blip.text_encoder
-    weights = {"word_embeddings": text_encoder.embeddings.word_embeddings.weight.detach()[segmenter.token_ids]}
+    weights = {"word_embeddings": segmenter.model.word_embeddings.detach()[segmenter.token_ids]}
     for layer in segmenter.layers:
-        for name, parameter in text_encoder.layers[layer].crossattention.named_parameters():
-            weights[f"layer.{layer}.crossattention.{name}"] = parameter.detach().clone()
+        for name, parameter in segmenter.model.cross_attention(layer).items():
+            weights[name] = parameter.detach().clone()
     return weights
 
 

@@ -106,7 +106,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     loader = settled_on(str(segmenter.device), config).dataloader
     classes = len(prompts.class_names) - 1
     numbers = segmenter.number_format
-    say(f"{segmenter.blip.name} on {segmenter.device} in {numbers.name} ({numbers.why})")
+    say(f"{segmenter.model.name} on {segmenter.device} in {numbers.name} ({numbers.why})")
     say(f"{classes} classes, {len(prompts)} prompts, {len(photos)} images")
     shown = len(photos) >= MANY
     with progress(len(photos), "segmenting", disable=None if shown else True) as bar:  # None: shown in a terminal

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config.reader import load_config
 from ..config.schema import Config
 from ..files import user_path
-from ..method.blip import load_configured
+from ..method.checkpoints import load_configured
 from ..method.prompts import PromptSet
 from ..method.segmenter import Segmenter
 from ..one_shot.tuned_weights import load_tuned
@@ -47,12 +47,12 @@ def segmenter_of_words(
     if config.model.layers == "auto":
         expected = "layer numbers for photos; compute_infoscore_blip.py ranks them"
         raise config.refusal("model.layers", "auto", expected)
-    blip = load_configured(config, choose_device(device))
-    segmenter = Segmenter.from_config(config, blip, prompts, config.model.layers)
+    model = load_configured(config, choose_device(device))
+    segmenter = Segmenter.from_config(config, model, prompts, config.model.layers)
     if tuned:
         segmenter = load_tuned(tuned, segmenter)
-    unknown = blip.unknown_words(list(prompts.words))
+    unknown = model.unknown_words(list(prompts.words))
     if unknown:
         words = ", ".join(f'"{word}"' for word in unknown)
-        note(f"note: the vocabulary of {blip.name} cannot spell {words}; expect little of it")
+        note(f"note: the vocabulary of {model.name} cannot spell {words}; expect little of it")
     return segmenter

@@ -21,7 +21,8 @@ from src.explorer.page import page
 from src.files import REPOSITORY
 from src.layer_selection.infoscore import entropy, prompt_shares
 from src.method.attention import normalise, upsample
-from src.method.blip import Blip, load_configured
+from src.method.blip import Blip
+from src.method.checkpoints import load_configured
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import PatchAttention, Segmenter, labels_of
@@ -78,7 +79,7 @@ def explore(
     pixels = segmenter.frame.image(image)[None]
     embeds = segmenter.encode_images(pixels)
     with torch.no_grad():
-        seen = segmenter.attend(embeds, range(blip.num_layers))
+        seen = segmenter.attend(embeds, blip.layers)
         labels = segmenter.segment_image(image)
     known = None
     if truth:

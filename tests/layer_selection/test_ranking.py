@@ -209,7 +209,7 @@ def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
         from src.config.reader import load_config
         from src.data.lists import evaluation_entries
         from src.layer_selection.ranking import rank_layers, ranking_segmenter
-        from src.method.blip import load_configured
+        from src.method.checkpoints import load_configured
         from src.method.prompts import read_class_file
         from src.files import resolve
         config = load_config(Path(sys.argv[1]), ["max_images=2"])

@@ -15,7 +15,8 @@ from transformers import BertTokenizer
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.method.blip import Blip, load_blip, load_configured
+from src.method.blip import Blip, load_blip
+from src.method.checkpoints import load_configured
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def test_a_loaded_model_is_frozen_in_float32_and_evaluation_mode(fused: Blip) ->
     assert {parameter.dtype for parameter in fused.model.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in fused.model.parameters())
     assert not fused.model.training
-    assert (fused.num_layers, fused.patch_size, fused.device) == (tiny.LAYERS, tiny.PATCH, CPU)
+    assert (fused.layers, fused.patch_size, fused.device) == (tuple(range(tiny.LAYERS)), tiny.PATCH, CPU)
 
 
 def test_float32_means_float32_on_cuda_too(folder: Path) -> None:
@@ -213,7 +214,7 @@ def test_hub_names_that_cannot_be_reached_are_told_what_to_do() -> None:
 
 
 def test_layers_and_sizes_the_model_does_not_have_are_refused(make_config: Callable[..., Config]) -> None:
-    assert load_configured(make_config(), CPU).num_layers == tiny.LAYERS
+    assert load_configured(make_config(), CPU).layers == tuple(range(tiny.LAYERS))
     assert load_configured(make_config(model={"layers": "auto", "top_k": 4}), CPU)
     with pytest.raises(UserError, match=r"model\.layers: \[0, 4\] is not valid; expected layers 0 to 3"):
         load_configured(make_config(model={"layers": [0, 4]}), CPU)

@@ -71,7 +71,7 @@ def test_each_segments_as_alone(amp: bool, config: Config, runs: list[TunedRun],
     config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, amp=amp))
     first = runs[0].segmenter
     again = [
-        Segmenter.from_config(config, first.blip, first.prompts, first.layers).with_weights(run.segmenter.weights)
+        Segmenter.from_config(config, first.model, first.prompts, first.layers).with_weights(run.segmenter.weights)
         for run in runs
     ]
     pixels = torch.stack([dataset[0].pixels, dataset[1].pixels])

@@ -19,7 +19,8 @@ from src import cli
 from src.config.reader import load_config
 from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
-from src.method.blip import digest_of, load_blip
+from src.method.blip import load_blip
+from src.method.model import digest_of
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned, save_tuned
@@ -74,13 +75,13 @@ def test_the_file_holds_what_changed_and_its_json_where_it_comes_from(tuned: tup
     tensors = load_file(path)
     assert tensors["token_ids"].tolist() == segmenter.input_ids.unique().tolist()
     assert tensors["word_embeddings"].shape == (len(tensors["token_ids"]), 48)
-    block = segmenter.blip.model.text_encoder.encoder.layer[0].crossattention
+    block = segmenter.model.model.text_encoder.encoder.layer[0].crossattention
     expected = {f"layer.{n}.crossattention.{name}" for n in (0, 2) for name, _ in block.named_parameters()}
     assert set(tensors) == expected | {"token_ids", "word_embeddings"}
     origin = json.loads(path.with_suffix(".json").read_text())
     assert (origin["run"], origin["losses"], origin["layers"]) == (3, [0.5], [2, 0])
     assert origin["prompts"] == segmenter.prompts.prompts
-    assert origin["weights"] == segmenter_of()[0].blip.digest  # of the model it can be loaded into: untuned
+    assert origin["weights"] == segmenter_of()[0].model.digest  # of the model it can be loaded into: untuned
 
 
 def test_saving_again_keeps_the_earlier_file(tuned: tuple[Path, Segmenter, Tensor]) -> None:

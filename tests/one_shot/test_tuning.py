@@ -71,7 +71,7 @@ def parameters_of(blip: Blip) -> dict[str, Tensor]:
 
 def tuned_parameters(segmenter: Segmenter) -> dict[str, Tensor]:
     """All parameters of the model as they would be with the segmenter's weights in it."""
-    parameters = parameters_of(segmenter.blip)
+    parameters = parameters_of(segmenter.model)
     for name, value in segmenter.weights.items():
         if name == "word_embeddings":
             parameters["text_encoder.embeddings.word_embeddings.weight"][segmenter.token_ids] = value
@@ -91,7 +91,7 @@ def test_equals_tuning_the_whole_model(
     settings = OneShotConfig(num_iterations=2, lr=1e-3, weight_decay=0.5, batch_gradient_accumulation=accumulation)
     segmenter = tiny_segmenter(layers, fused, multi_prompt)
     plain, supports = supports_of(segmenter, count)
-    before = parameters_of(segmenter.blip)
+    before = parameters_of(segmenter.model)
     tuned, losses = tune(segmenter, supports, settings, 255, "tuning")
     after = tuned_parameters(tuned)
 
@@ -156,10 +156,10 @@ def test_the_gradient_is_that_of_the_whole_model(accumulation: int, monkeypatch:
 
 def test_what_is_trained_and_what_is_not() -> None:
     segmenter = tiny_segmenter()
-    before = parameters_of(segmenter.blip)
+    before = parameters_of(segmenter.model)
     vision_calls = []
     _, supports = supports_of(segmenter, 2)
-    segmenter.blip.model.vision_model.register_forward_hook(lambda *_: vision_calls.append(1))
+    segmenter.model.model.vision_model.register_forward_hook(lambda *_: vision_calls.append(1))
     settings = OneShotConfig(num_iterations=3, lr=1e-2, weight_decay=0.05)
     tuned, _ = tune(segmenter, supports, settings, 255, "tuning")
     assert not vision_calls
@@ -183,7 +183,7 @@ def test_what_is_trained_and_what_is_not() -> None:
 
 def test_tuning_leaves_the_model_and_the_segmenter_as_they_were() -> None:
     segmenter = tiny_segmenter()
-    before = parameters_of(segmenter.blip)
+    before = parameters_of(segmenter.model)
     _, (support,) = supports_of(segmenter, 1)
 
     def unary(segmenter: Segmenter) -> Tensor:
@@ -194,9 +194,9 @@ def test_tuning_leaves_the_model_and_the_segmenter_as_they_were() -> None:
     tuned, _ = tune(segmenter, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
     assert not torch.allclose(first, unary(tuned))
     assert torch.equal(first, unary(segmenter))
-    after = parameters_of(segmenter.blip)
+    after = parameters_of(segmenter.model)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not any(p.requires_grad or p.grad is not None for p in segmenter.blip.model.parameters())
+    assert not any(p.requires_grad or p.grad is not None for p in segmenter.model.model.parameters())
     assert not any(value.requires_grad for value in tuned.weights.values())
     again, _ = tune(tuned, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
     assert torch.equal(unary(again), unary(tuned))  # tuning starts from the model's weights, whatever came before

@@ -63,7 +63,7 @@ class Case:
     @property
     def rounding(self) -> float:
         """What another order of float32 sums may change, relative to the largest value, by the last text layer."""
-        model, tokens = self.segmenter.blip.model, self.segmenter.input_ids.shape[1]
+        model, tokens = self.segmenter.model.model, self.segmenter.input_ids.shape[1]
         return rounding(roundings_of_blip(model.config, self.segmenter.num_patches, tokens))
 
 

@@ -13,7 +13,7 @@ from src.data.lists import evaluation_entries
 from src.evaluation.evaluate import predictions_of
 from src.evaluation.metrics import ConfusionMatrix
 from src.files import REPOSITORY, resolve
-from src.method.blip import load_configured
+from src.method.checkpoints import load_configured
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter, labels_of
 from src.runtime import choose_device
@@ -42,10 +42,10 @@ def precision(options: Options) -> None:
 def _miniature(options: Options, device: torch.device, iterations: int) -> None:
     configs = [load_config(MINIATURE, [f"crf.iters={iterations}", f"runtime.amp={amp}"]) for amp in ("false", *SHORT)]
     config = configs[0]
-    blip = load_configured(config, device)
+    model = load_configured(config, device)
     classes = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     prompts = build_prompts(classes, options.multi_prompt)
-    formats = [Segmenter.from_config(each, blip, prompts, MINIATURE_LAYERS) for each in configs]
+    formats = [Segmenter.from_config(each, model, prompts, MINIATURE_LAYERS) for each in configs]
     counts = [ConfusionMatrix(len(classes), config.dataset.ignore_label, device) for _ in formats]
     differing, pixels = [0] * len(formats), 0
     dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
@@ -71,7 +71,7 @@ def _full_size(options: Options, device: torch.device) -> None:
     shares: dict[str, list[str]] = {"no CRF": [], "CRF": []}
     exact = {}
     for amp in (False, *SHORT):
-        segmenter = Segmenter(full.blip, full.prompts, full.layers, full.frame, None, amp)
+        segmenter = Segmenter(full.model, full.prompts, full.layers, full.frame, None, amp)
         unary = segmenter.unary(segmenter.attend(segmenter.encode_images(pixels)))
         segmenter.check_numbers()
         for name, scores in (("no CRF", unary), ("CRF", full.refine(unary, pixels))):

@@ -18,7 +18,8 @@ from src.evaluation.evaluate import predict
 from src.evaluation.identity import file_digest, settings_of
 from src.evaluation.journal import fingerprint
 from src.layer_selection.comparison import compare
-from src.method.blip import Blip, load_configured
+from src.method.checkpoints import load_configured
+from src.method.model import Model
 from src.method.segmenter import Segmenter
 from src.runtime import choose_device, share_cores, world_size
 from src.screen import note, say
@@ -56,7 +57,7 @@ def make_plan(jobs: Sequence[Job], state: State) -> list[Step]:
     Raises:
         UserError: a model cannot be loaded or does not fit its configuration, an image cannot be read.
     """
-    models: dict[object, Blip] = {}
+    models: dict[object, Model] = {}
     steps = []
     device = choose_device(jobs[0].task.device)
     share_cores()
@@ -66,11 +67,11 @@ def make_plan(jobs: Sequence[Job], state: State) -> list[Step]:
         key = (config.model, config.runtime.attention)
         if key not in models:
             models[key] = load_configured(config, device)
-        blip = models[key]
-        chosen = range(blip.num_layers) if job.experiment == "infoscore" else config.model.layers
+        model = models[key]
+        chosen = model.layers if job.experiment == "infoscore" else config.model.layers
         if chosen == "auto":
             raise config.refusal("model.layers", "auto", "a list of layers: InfoScore is an experiment of its own here")
-        segmenter = Segmenter.from_config(config, blip, job.task.prompts, chosen)
+        segmenter = Segmenter.from_config(config, model, job.task.prompts, chosen)
         settings = _settings(job, segmenter)
         why = processes.share(partial(_why, job, settings, state))
         seconds = _seconds(job, segmenter) if why and job.images >= LEAST_TIMED else None

@@ -41,9 +41,9 @@ def prompts() -> PromptSet:
 def miou(blip: Blip, prompts: PromptSet) -> dict[str, float]:
     """mIoU without CRF on the first validation scenes: of the supervised layers, every layer, and all layers."""
     config = load_config(CONFIG, [f"max_images={RECORDED['images']}", "dataloader.num_workers=0"])
-    segmenter = Segmenter(blip, prompts, range(blip.num_layers), Frame.from_config(config))
-    sets = {"supervised": RECORDED["layers"], "all": list(range(blip.num_layers))}
-    sets |= {str(layer): [layer] for layer in range(blip.num_layers)}
+    segmenter = Segmenter(blip, prompts, blip.layers, Frame.from_config(config))
+    sets = {"supervised": RECORDED["layers"], "all": list(blip.layers)}
+    sets |= {str(layer): [layer] for layer in blip.layers}
     counts = {name: ConfusionMatrix(21, 255) for name in sets}
     dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_bfloat16_keeps_the_score(blip: Blip, prompts: PromptSet, miou: dict[str
 
 
 def test_supervised_layers_beat_all_layers_and_the_last(miou: dict[str, float], blip: Blip) -> None:
-    assert miou["supervised"] > miou["all"] > miou[str(blip.num_layers - 1)]
+    assert miou["supervised"] > miou["all"] > miou[str(blip.layers[-1])]
 
 
 def test_it_tells_how_it_was_trained() -> None:

@@ -1,0 +1,167 @@
+"""What a vision-language model must offer: all that the rest of the project knows of a model."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .replacements import KeysValues, LogitsReducer, PromptStates
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What a model computes for B images and P prompts.
+
+    Attributes:
+        itm_logits: [B, P, T, 2] matching head at every token position, padding included; index 1 is "match".
+        reduced_logits: per requested layer, what the reducer made of its cross-attention logits, [B, P, ...].
+    """
+
+    itm_logits: Tensor
+    reduced_logits: dict[int, Tensor]
+
+
+class Model(ABC):
+    """A frozen model in evaluation mode and float32, whose text layers attend to image patches.
+
+    Images are encoded without prompts and prompts without images; :meth:`attend` brings both together. B images,
+    P prompts of T tokens, N = g * g patches, embeddings of E positions and D values per image, H heads.
+    """
+
+    name: str
+    """The file, folder or hub name it was loaded from."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the text layers that see the image, in the order in which they run."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Side of a patch, pixels."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @property
+    @abstractmethod
+    def products(self) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the linear layers that take most of the time, each pair once."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> dict[str, dict[str, Any]]:
+        """Everything besides the weights that the results depend on (heads, epsilons, ...), as plain values."""
+
+    @abstractmethod
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """All weights by name."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Identity of the weights as they were loaded: SHA-256 over their names, shapes and values."""
+        return digest_of(self.state_dict())
+
+    @abstractmethod
+    def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask of ``prompts``, both [P, T], padded to the longest.
+
+        Raises:
+            UserError: a prompt is too long, or the tokenizer does not fit the weights.
+        """
+
+    @abstractmethod
+    def unknown_words(self, words: list[str]) -> list[str]:
+        """Those of ``words`` that the vocabulary cannot spell."""
+
+    @abstractmethod
+    def embeds_shape(self, patches: int) -> tuple[int, int]:
+        """(E, D) of an encoded image of N = ``patches``."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Everything that :meth:`attend` needs of normalised ``pixels`` [B, 3, S, S]: [B, E, D]."""
+
+    @property
+    @abstractmethod
+    def word_embeddings(self) -> Tensor:
+        """[V, D_text], the first thing that tuning trains."""
+
+    @property
+    @abstractmethod
+    def padding_token(self) -> int | None:
+        """The token whose embedding is not trained."""
+
+    @abstractmethod
+    def cross_attention(self, layer: int) -> dict[str, Tensor]:
+        """Parameters of the cross-attention of ``layer``, which tuning trains: names begin with ``layer.<number>.``."""
+
+    @abstractmethod
+    def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> PromptStates:
+        """Prompts up to where they first meet an image; differentiable in ``words``.
+
+        Args:
+            input_ids: [P, T].
+            attention_mask: [P, T].
+            words: [P, T, D_text], used instead of the model's word embeddings; changed in place.
+        """
+
+    @abstractmethod
+    def keys_values(
+        self, image_embeds: Tensor, layers: Sequence[int], wanted: Collection[int] = ()
+    ) -> dict[int, KeysValues]:
+        """What all prompts attend to in images [B, E, D], for those of ``layers`` where it depends on the images alone.
+
+        ``wanted`` are the layers whose logits will be requested.
+        """
+
+    @abstractmethod
+    def attend(
+        self,
+        prompts: PromptStates,
+        image_embeds: Tensor,
+        layers: Sequence[int],
+        reduce: LogitsReducer,
+        logits_budget: int | None = None,
+        known: Mapping[int, KeysValues] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> ModelOutput:
+        """Match every image with every prompt.
+
+        Args:
+            prompts: from :meth:`encode_prompts`.
+            image_embeds: [B, E, D], from :meth:`encode_images`.
+            layers: the layers whose cross-attention logits are requested: q k^T / sqrt(head_dim), before softmax,
+                [B, P, H, T, 1 + N], the image's class token first.
+            reduce: reduces the logits of a layer and a chunk of prompts, [B, P, H, T, 1 + N], to [B, P, ...].
+            logits_budget: bytes that the logits of one layer may take at once.
+            known: from :meth:`keys_values`, where it was computed before.
+            weights: used instead of the model's own parameters of these names, see :meth:`cross_attention`.
+        """
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values of ``tensors``, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first of ``tensors`` that holds NaN or infinity, None if all values are finite."""
+    for name, tensor in tensors.items():
+        # smallest and largest value: one pass without extra memory, and NaN propagates through it
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            return name
+    return None
