@@ -16,6 +16,7 @@ from .config.reader import load_config
 from .config.schema import Config
 from .errors import Terminated, UserError
 from .files import user_path
+from .runtime import check_job, first_to_end_early, world_size
 from .screen import note, say, steady_console
 
 SKIPPED = 3
@@ -25,30 +26,31 @@ SKIPPED = 3
 def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run ``main(arguments)`` and return its exit code.
 
-    0 when it ends (or what it returns), 2 with one line on stderr for a :class:`UserError` (a traceback too with
-    ``--debug`` among the arguments), 130 for Ctrl-C, 143 for SIGTERM; these lines say how to go on where something is
-    kept. Any other exception is a defect of ours and keeps its traceback.
+    0 (or what ``main`` returns), 2 with one line on stderr for a :class:`UserError` (with a traceback if ``--debug`` is
+    among the arguments), 130 for Ctrl-C, 143 for SIGTERM. The line says how to resume where something is kept. Of the
+    processes of a job the first that ends early prints it. Any other exception is a bug and keeps its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with steady_console(), _ending_on_sigterm():
         try:
+            check_job()
             return main(arguments) or 0
         except UserError as error:
             if "--debug" in arguments:
                 traceback.print_exc()
-            note(_line(f"error: {error}", error))
+            _end_early(f"error: {error}", error)
             return 2
         except KeyboardInterrupt as error:
-            note(_line("interrupted", error))
+            _end_early("interrupted", error)
             return 130
         except Terminated as error:
-            note(_line("terminated", error))
+            _end_early("terminated", error)
             return 143
         except RuntimeError as error:
-            # a scheduler asks every process; one that reads images may obey before this one has heard of it
+            # a scheduler signals every process; one that reads images may end before this one has received the signal
             if "DataLoader worker" not in str(error) or "Terminated" not in str(error):
                 raise
-            note(_line("terminated", error))
+            _end_early("terminated", error)
             return 143
 
 
@@ -71,9 +73,13 @@ def quick_imports() -> Iterator[None]:
             gc.enable()
 
 
-def _line(text: str, error: BaseException) -> str:
-    """``text``, and what was noted on the way up of ``error``: how much is kept, say."""
-    return "; ".join([text, *getattr(error, "__notes__", ())])
+def _end_early(text: str, error: BaseException) -> None:
+    """Print ``text`` and the notes of ``error`` (how much is kept, say), unless another process of the job did."""
+    if world_size() > 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):  # torchrun ends the others as soon as one has ended
+            signal.signal(number, signal.SIG_DFL)
+    if first_to_end_early():
+        print("; ".join([text, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
 
 
 def end(skipped: Sequence[Mapping[str, str]]) -> int:

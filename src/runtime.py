@@ -1,14 +1,16 @@
 """Where a command computes: which process of how many, on which device, with how much memory.
 
-Nothing here imports torch before a device is asked for: a command must be able to say its ``--help``, and what is wrong
-with its configuration, in the time that importing torch alone would take.
+Importing this module does not import torch, which takes seconds: ``--help`` and errors in a configuration come at once.
 """
 
 from __future__ import annotations
 
+import datetime
 import os
+import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import Store
 
 MAX_WORKING_BYTES = 6 << 30
 """Bytes beyond which a step on CUDA gains nothing by doing more at once."""
@@ -24,34 +27,159 @@ MAX_HALVINGS = 10  # after them a step of BLIP-large takes one prompt at a time
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
+JOB = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that every process of a job has; a process that lacks one of them computes alone."""
+
+LONGEST_WAIT = datetime.timedelta(days=7)
+"""How long a finished process waits for the others."""
+
+SAY_AFTER = 10.0
+"""Seconds of waiting after which a process prints for whom it waits."""
+
 
 def rank() -> int:
-    """Number of this process among all that torchrun started, 0 if it stands alone."""
-    return int(os.environ.get("RANK", "0"))
+    """Number of this process among all processes of the job; 0 without a job."""
+    return _of_job("RANK", 0)
 
 
 def world_size() -> int:
-    """How many processes torchrun started, on all machines; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Number of processes of the job, on all machines; 1 without a job."""
+    return _of_job("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """Number of this process among those on this machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Number of this process among those of the job on this machine."""
+    return _of_job("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
-    """How many processes torchrun started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Number of processes of the job on this machine."""
+    return _of_job("LOCAL_WORLD_SIZE", 1)
+
+
+def _of_job(name: str, alone: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() and all(os.environ.get(each) for each in JOB) else alone
+
+
+def check_job() -> None:
+    """Check the environment variables that say which process of a job this is; prints a note if some are missing.
+
+    Raises:
+        UserError: a variable is no number, or the numbers contradict each other.
+    """
+    given = [name for name in JOB[:2] if os.environ.get(name)]
+    missing = [name for name in JOB if not os.environ.get(name)]
+    if given and missing:
+        names, others = " and ".join(given), ", ".join(missing)
+        print(
+            f"note: {names} is set, but not {others}: this process computes alone (torchrun sets all of them)",
+            file=sys.stderr,
+            flush=True,
+        )
+    if missing:
+        return
+    numbers = [*JOB[:2], JOB[3], *(name for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE") if name in os.environ)]
+    for name in numbers:
+        if not os.environ[name].isdecimal():
+            raise UserError(f"environment variable {name}={os.environ[name]}: expected a whole number, 0 or more")
+    for part, whole in ((rank(), "WORLD_SIZE"), (local_rank(), "LOCAL_WORLD_SIZE")):
+        if whole in os.environ and part >= int(os.environ[whole]):
+            name = "RANK" if whole == "WORLD_SIZE" else "LOCAL_RANK"
+            raise UserError(f"environment variable {name}={part}: expected less than {whole}={os.environ[whole]}")
+
+
+class Patience:
+    """Prints once for whom this process waits, when it has waited for :data:`SAY_AFTER` seconds.
+
+    Args:
+        whom: names the others, such as ``process 1``; empty if nobody is missing any more.
+    """
+
+    def __init__(self, whom: Callable[[], str]) -> None:
+        self._whom = whom
+        self._end: float | None = time.monotonic() + SAY_AFTER
+
+    def check(self) -> None:
+        """Print if it is time; call this every now and then."""
+        if self._end is not None and time.monotonic() >= self._end:
+            self._end = None
+            if whom := self._whom():
+                print(f"process {rank()} waits for {whom}", file=sys.stderr, flush=True)
+
+
+_store: Store | None = None
+
+
+def job_store(wait: bool = True) -> Store | None:
+    """The key-value store that the processes of a job share, at MASTER_ADDR:MASTER_PORT.
+
+    torchrun hosts it, or else process 0. Signals are obeyed while this waits.
+
+    Args:
+        wait: wait until the store answers; if not, None where it does not answer at once or would have to be hosted.
+
+    Raises:
+        UserError: this process must host the store and cannot.
+    """
+    global _store
+    if _store is not None:
+        return _store
+    import torch.distributed as dist
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    hosts = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    if hosts and not wait:
+        return None
+    patience = Patience(lambda: f"process 0 at {host}:{port}")
+    while not hosts and not _answers(host, port):
+        if not wait:
+            return None
+        patience.check()
+        time.sleep(0.2)
+    try:
+        store = dist.TCPStore(
+            host, port, world_size(), hosts, timeout=LONGEST_WAIT, wait_for_workers=False, multi_tenant=True
+        )
+    except RuntimeError as error:
+        if not wait:
+            return None
+        reason = " ".join(str(error).split())
+        raise UserError(f"process {rank()} cannot use MASTER_ADDR:MASTER_PORT {host}:{port} ({reason})") from error
+    # torchrun may keep the store when it restarts processes: those of the last attempt must not be found there
+    _store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return _store
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+ENDED_EARLY = "ended early"
+
+
+def first_to_end_early() -> bool:
+    """Whether no other process of the job has ended early before this one: the first prints why, the others nothing."""
+    if world_size() == 1:
+        return True
+    try:
+        store = job_store(wait=False)
+        return store is None or store.add(ENDED_EARLY, 1) == 1
+    except RuntimeError:  # whoever hosted the store has ended
+        return True
 
 
 def cores() -> int:
-    """CPU cores that this machine lends to all processes of a job together."""
+    """CPU cores of this machine that all processes of a job on it share."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores() -> None:
-    """Give this process its share of the machine's cores; torchrun would leave it one."""
+    """Let this process use its share of the machine's cores; by default torchrun gives it one."""
     import torch
 
     if world_size() > 1:
@@ -60,7 +188,7 @@ def share_cores() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Compute with so many threads on the CPU, for what rounds otherwise with another number of them."""
+    """Compute with ``count`` threads on the CPU, for operations whose rounding depends on the number of threads."""
     import torch
 
     before = torch.get_num_threads()

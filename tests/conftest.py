@@ -39,6 +39,21 @@ def fused(model_folder: Path) -> Blip:
 
 
 @pytest.fixture
+def of_job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the environment variables of a process of a job; ``None`` removes one."""
+
+    def set_all(**variables: str | None) -> None:
+        job = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+        for name, value in {**job, "LOCAL_RANK": None, "LOCAL_WORLD_SIZE": None, **variables}.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+
+    return set_all
+
+
+@pytest.fixture
 def data_root(tmp_path: Path) -> Path:
     """A tiny data set: three images of different shapes, masks as palette and as grey PNG."""
     return tiny.make_data(tmp_path / "data")

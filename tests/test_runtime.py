@@ -102,14 +102,12 @@ def test_a_gpu_that_this_pytorch_has_no_code_for_is_not_used(
     assert said[0].startswith("computing on the CPU: Some GPU has compute capability")
 
 
-def test_each_process_of_a_machine_takes_its_own_gpu(
-    gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_process_of_a_machine_takes_its_own_gpu(gpus: Callable[..., None], of_job: Callable[..., None]) -> None:
     gpus(2)
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    of_job(LOCAL_RANK="1")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     assert choose_device("cuda:0") == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    of_job(LOCAL_RANK="2")
     with pytest.raises(UserError, match="there are 2 CUDA devices, counted from 0, and this process asks for number 2"):
         choose_device("auto")
 
@@ -123,14 +121,52 @@ def test_mps_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
         choose_device("mps")
 
 
-def test_processes_are_counted_as_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert (runtime.rank(), runtime.world_size(), runtime.local_rank()) == (0, 1, 0)
-    monkeypatch.setenv("RANK", "5")
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert (runtime.rank(), runtime.world_size(), runtime.local_rank()) == (5, 8, 1)
+def test_processes_are_counted_as_torchrun_says(of_job: Callable[..., None]) -> None:
+    of_job(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4")
+    counted = (runtime.rank(), runtime.world_size(), runtime.local_rank(), runtime.local_world_size())
+    assert counted == (5, 8, 1, 4)
+    runtime.check_job()
+    of_job(RANK="1")  # a job of single processes on machines, as Kubeflow starts it
+    assert (runtime.rank(), runtime.world_size(), runtime.local_rank(), runtime.local_world_size()) == (1, 2, 0, 1)
+    runtime.check_job()
+
+
+@pytest.mark.parametrize("missing", runtime.JOB)
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_process_that_lacks_a_variable_of_a_job_is_alone(
+    missing: str, value: str | None, of_job: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_job(**{"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", missing: value})
+    assert (runtime.rank(), runtime.world_size(), runtime.local_rank(), runtime.local_world_size()) == (0, 1, 0, 1)
+    runtime.check_job()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert f"is set, but not {missing}: this process computes alone" in said[0]
+
+
+def test_without_a_job_nothing_is_said(of_job: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    of_job(RANK="", WORLD_SIZE=None)  # MASTER_ADDR alone is part of many containers
+    runtime.check_job()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        ({"RANK": "x"}, "RANK=x: expected a whole number"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE=-1: expected a whole number"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT=http: expected a whole number"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK=: expected a whole number"),
+        ({"RANK": "2"}, "RANK=2: expected less than WORLD_SIZE=2"),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK=1: expected less than LOCAL_WORLD_SIZE=1"),
+    ],
+)
+def test_variables_of_a_job_that_cannot_be_are_refused(
+    variables: dict[str, str], fault: str, of_job: Callable[..., None]
+) -> None:
+    of_job(**variables)
+    with pytest.raises(UserError, match=f"environment variable {fault}"):
+        runtime.check_job()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])

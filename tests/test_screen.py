@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from src.files import REPOSITORY
 from src.screen import display_width, note, progress, say, steady_console, table
 
 
-def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], of_job: Callable[..., None]) -> None:
     for number in ("0", "1"):
-        monkeypatch.setenv("RANK", number)
+        of_job(RANK=number)
         say(f"result of {number}")
         note(f"note of {number}")
         with progress(1, f"bar of {number}") as bar:
@@ -32,8 +33,8 @@ def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], monke
 
 
 @pytest.mark.parametrize("number", ["0", "1"])
-def test_any_process_may_ask_for_a_bar_that_is_not_shown(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", number)
+def test_any_process_may_ask_for_a_bar_that_is_not_shown(number: str, of_job: Callable[..., None]) -> None:
+    of_job(RANK=number)
     with progress(1, "bar", disable=True) as bar:
         assert bar.disable
 

@@ -1,34 +1,30 @@
-"""Several processes that share one job: they meet at its beginning and at its end, and never in between.
+"""Several processes that share one job: they communicate at its beginning and at its end, and never in between.
 
-``torchrun`` starts the processes, on one machine or on several, and names each by its rank. They talk over gloo, which
-needs no GPU, and wait for each other as long as a job may take; no watchdog ends a process that computes.
+``torchrun`` starts the processes, on one machine or on several, and numbers them by rank. They use gloo, which needs no
+GPU, and wait for each other for as long as a job may take; no watchdog ends a process that computes.
 """
 
 from __future__ import annotations
 
 import atexit
-import datetime
 import functools
 import itertools
-import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from ..errors import UserError
-from ..runtime import local_rank, rank, world_size
+from ..runtime import ENDED_EARLY, LONGEST_WAIT, Patience, job_store, local_rank, rank, world_size
 
 T = TypeVar("T")
 
-LONGEST_WAIT = datetime.timedelta(days=7)
-"""How long a process that is done waits for the others."""
-
 
 def share_of(items: Sequence[T]) -> Sequence[T]:
-    """The part of ``items`` that is this process's: neighbours stay together, sizes differ by one at most."""
+    """The items of this process: neighbours stay together, and the shares of two processes differ by one at most."""
     first, end = (len(items) * place // world_size() for place in (rank(), rank() + 1))
     return items[first:end]
 
@@ -37,7 +33,7 @@ def gather(value: T) -> list[T] | None:
     """The values of all processes by rank, for the first process; None for the others.
 
     Raises:
-        UserError: a process has ended meanwhile.
+        UserError: a process has ended.
     """
     if world_size() == 1:
         return [value]
@@ -48,10 +44,10 @@ def gather(value: T) -> list[T] | None:
 
 
 def share(make: Callable[[], T]) -> T:
-    """What ``make`` gives in the first process, for all of them; the others do not call it.
+    """The value of ``make()`` in the first process, for all of them; the others do not call it.
 
     Raises:
-        UserError: ``make`` raises one, which all processes then raise; or the first process has ended meanwhile.
+        UserError: ``make`` raises one, which all processes then raise; or the first process has ended.
     """
     if world_size() == 1:
         return make()
@@ -69,15 +65,15 @@ def share(make: Callable[[], T]) -> T:
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this."""
     gather(None)
     share(lambda: None)
 
 
 class Counter:
-    """A number that all processes add to and any may read at any time; nobody waits.
+    """A number that every process can add to and read at any time, without waiting.
 
-    Every process makes the same counters in the same order.
+    Every process must make the same counters in the same order.
     """
 
     _numbers = itertools.count()
@@ -97,26 +93,85 @@ class Counter:
 
 @functools.cache
 def _join() -> Store:
-    """Join the processes that torchrun started; returns the store that they share."""
-    store, _, _ = next(iter(rendezvous("env://", timeout=LONGEST_WAIT)))
-    # torchrun may keep the store when it starts processes again: the dead ones' addresses and counts must not be found
-    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    """Meet the other processes of the job; returns the store for counters."""
+    store = job_store()
+    assert store is not None
+    try:
+        _wait_for_arrivals(store, "start")
+    except RuntimeError as error:
+        raise _lost_contact() from error
     group = PrefixStore("group", store)
     dist.init_process_group("gloo", store=group, rank=rank(), world_size=world_size(), timeout=LONGEST_WAIT)
     atexit.register(_leave)
     return PrefixStore("counters", store)
 
 
+def _wait_for_arrivals(store: Store, meeting: str) -> None:
+    """Arrive at ``meeting`` and wait for all others; signals are obeyed meanwhile, which they are not inside gloo.
+
+    Raises:
+        UserError: another process has ended early.
+        RuntimeError: the store is gone.
+    """
+    store.set(f"{meeting} {rank()}", "")
+    everyone = [f"{meeting} {number}" for number in range(world_size())]
+    patience = Patience(lambda: _missing(store, meeting))
+    while not store.check(everyone):
+        if store.check([ENDED_EARLY]):
+            raise _lost_contact()
+        patience.check()
+        time.sleep(0.1)
+
+
+def _missing(store: Store, meeting: str) -> str:
+    """Which processes have not arrived at ``meeting``; empty if all have."""
+    numbers = [str(number) for number in range(world_size()) if not store.check([f"{meeting} {number}"])]
+    return f"process{'es' if len(numbers) > 1 else ''} {', '.join(numbers)}" if numbers else ""
+
+
 def _leave() -> None:
-    if dist.is_initialized():
+    if dist.is_initialized() and not _pending:
         dist.destroy_process_group()
 
 
+_meetings = itertools.count()
+_pending: list[threading.Thread] = []
+
+
 def _meet(collective: Callable[[], None]) -> None:
+    """Run ``collective`` in a thread: it may wait for hours, and the main thread has to obey signals.
+
+    Raises:
+        UserError: another process has ended.
+    """
+    store, meeting = job_store(), f"meeting {next(_meetings)}"
+    assert store is not None
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            collective()
+        except BaseException as error:  # raised again below
+            failures.append(error)
+
+    patience = Patience(lambda: _missing(store, meeting) if rank() == 0 else "")
+    thread = threading.Thread(target=run, daemon=True)
     try:
-        collective()
+        store.set(f"{meeting} {rank()}", "")
+        _pending.append(thread)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.5)
+            patience.check()
+        _pending.remove(thread)
+        for failure in failures:
+            raise failure
     except RuntimeError as error:
-        raise UserError(
-            f"process {rank()} (number {local_rank()} on its machine) lost the others: one of them has ended, and says "
-            "why above or on its own machine"
-        ) from error
+        raise _lost_contact() from error
+
+
+def _lost_contact() -> UserError:
+    return UserError(
+        f"process {rank()} (number {local_rank()} on its machine) lost contact with the other processes: one of them "
+        "has ended, and printed why above or on its own machine"
+    )

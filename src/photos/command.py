@@ -15,6 +15,7 @@ from .. import cli
 from ..config.schema import Config
 from ..errors import UserError
 from ..files import resolve, user_path
+from ..runtime import world_size
 from ..screen import progress, say
 from ..task import settled_on
 from .files import find_photos, name_outputs
@@ -92,6 +93,8 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
         UserError: wrong words, paths or settings before the start; results that cannot be written; photos that were
             left out, at the end.
     """
+    if world_size() > 1:
+        raise UserError("photos are segmented by one process; start this command without torchrun")
     output = args.output_dir or resolve(FOLDER)
     photos = name_outputs(find_photos(args.images, output)[: args.limit])
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)

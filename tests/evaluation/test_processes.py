@@ -1,0 +1,126 @@
+"""Real processes of one job that wait for each other, and that end early: what they print, and whether they obey."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from src.files import REPOSITORY
+from src.runtime import JOB
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="gloo on one machine: Linux")
+
+JOB_SCRIPT = textwrap.dedent("""
+    import sys, time
+    from src import cli, runtime
+    from src.errors import UserError
+    runtime.SAY_AFTER = 0.5
+
+    def main(arguments):
+        from src.evaluation import processes
+        what = arguments[0]
+        if what == "refuse before meeting" and runtime.rank() == 1:
+            raise UserError("image a.jpg is missing")
+        processes.wait_for_all()
+        if what == "refuse" and runtime.rank() == 1:
+            raise UserError("image a.jpg is missing")
+        if what == "be killed" and runtime.rank() == 1:
+            import os
+            os.kill(os.getpid(), 9)
+        if what == "be late" and runtime.rank() == 1:
+            print("late", file=sys.stderr, flush=True)
+            time.sleep(600)
+        if what == "refuse together":
+            processes.share(refuse)
+        processes.gather(runtime.rank())
+        print("process", runtime.rank(), "is done", flush=True)
+
+    def refuse():
+        raise UserError("image a.jpg is missing")
+
+    sys.exit(cli.run(main, sys.argv[1:]))
+""")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in JOB}
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def start(what: str, rank: int, port: str) -> subprocess.Popen[str]:
+    """One of two processes of a job that no torchrun supervises."""
+    job = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-c", JOB_SCRIPT, what]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=REPOSITORY, env=ENVIRONMENT | job, stdout=pipe, stderr=pipe, text=True)
+
+
+def both(what: str) -> tuple[list[int], str]:
+    port = free_port()
+    jobs = [start(what, rank, port) for rank in (0, 1)]
+    said = [job.communicate(timeout=120) for job in jobs]
+    return [job.returncode for job in jobs], "".join(out + error for out, error in said)
+
+
+def test_two_processes_meet_without_torchrun() -> None:
+    codes, said = both("nothing")
+    assert codes == [0, 0], said
+    assert sorted(said.splitlines()) == ["process 0 is done", "process 1 is done"]
+
+
+@pytest.mark.parametrize("what", ["refuse", "refuse before meeting"])
+def test_the_line_of_the_process_that_refuses_is_printed_once(what: str) -> None:
+    codes, said = both(what)
+    assert codes == [2, 2], said
+    assert [line for line in said.splitlines() if "waits for" not in line] == ["error: image a.jpg is missing"]
+
+
+@pytest.mark.parametrize("what", ["refuse", "refuse before meeting", "refuse together"])
+def test_under_torchrun_the_line_is_printed_once_too(what: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    command += ["--no-python", sys.executable, "-c", JOB_SCRIPT, what]
+    done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("error: image a.jpg is missing") == 1, done.stderr
+    assert "lost contact" not in done.stderr
+    assert "terminated" not in done.stderr
+
+
+def test_that_a_process_was_killed_is_said() -> None:
+    codes, said = both("be killed")
+    assert codes == [2, -signal.SIGKILL], said
+    assert "error: process 0 (number 0 on its machine) lost contact with the other processes" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("rank", "whom"), [(0, "process 1"), (1, "process 0 at 127.0.0.1:")])
+def test_a_process_that_waits_for_the_start_says_so_and_obeys(number: signal.Signals, rank: int, whom: str) -> None:
+    with start("nothing", rank, free_port()) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(f"process {rank} waits for {whom}")
+        process.send_signal(number)
+        assert process.wait(timeout=60) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+
+
+def test_a_process_that_has_finished_and_waits_says_so_and_obeys() -> None:
+    port = free_port()
+    with start("be late", 1, port) as late, start("be late", 0, port) as finished:
+        assert late.stderr is not None
+        assert finished.stderr is not None
+        while "late" not in late.stderr.readline():
+            time.sleep(0.1)
+        while "process 0 waits for process 1" not in (line := finished.stderr.readline()):
+            assert line
+        finished.send_signal(signal.SIGTERM)
+        assert finished.wait(timeout=60) == 143
+        assert finished.stderr.read().splitlines() == ["terminated"]
+        late.kill()
