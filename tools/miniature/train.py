@@ -39,7 +39,7 @@ from torch.multiprocessing.spawn import spawn
 from transformers import BlipForImageTextRetrieval
 
 from src import cli
-from src.files import user_path, write_text
+from src.files import refuse_special, user_path, write_text
 from src.screen import say
 from tools.miniature import student, teacher
 from tools.miniature.batches import PictureSampler, PromptSampler, normalise
@@ -206,6 +206,7 @@ class Training:
             save_tokenizer(self.tokenizer, Path(folder))
             for file in Path(folder).iterdir():
                 file.chmod(0o644)  # safetensors makes them private
+                refuse_special(output / file.name)
                 os.replace(file, output / file.name)
         report = {
             "command": shlex.join(["python", "-m", "tools.miniature.train", *sys.argv[1:]]),

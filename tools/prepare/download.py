@@ -12,10 +12,11 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import refuse_special
-from tools.prepare.sources import COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
+from src.files import refuse_special
+from tools.prepare.sources import COCO_MD5, COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
 
-# what goes wrong on the way: no network, a broken connection (both kinds of OSError or HTTPException), and a file
-# whose checksum differs (torchvision's RuntimeError)
+# no network or a broken connection (OSError, HTTPException), and a file with another checksum (RuntimeError, as
+# torchvision raises it)
 _FAILURES = (OSError, http.client.HTTPException, RuntimeError)
 
 _OF_THE_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM)
@@ -53,13 +54,15 @@ def download_sbd(folder: Path) -> None:
 def download_coco(name: str, root: Path) -> None:
     """Fetch one of the archives of :data:`tools.prepare.sources.COCO_URLS` to ``root``.
 
-    The archive gets its name only when it is whole: torchvision takes any file of that name for the archive.
+    The archive gets its name only when it is whole and has the known checksum: torchvision takes any file of that name
+    for the archive.
 
     Raises:
         UserError: the download failed.
     """
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.utils import calculate_md5, download_url
 
+    refuse_special(root / name)
     refuse_special(root / name)
     unfinished = root / ".download" / name
     with _downloading(COCO_URLS[name], f"fetch it from {ELSEWHERE[name]} and put it in {root}"):
@@ -68,8 +71,10 @@ def download_coco(name: str, root: Path) -> None:
         download_url(COCO_URLS[name], str(unfinished.parent), name)
         if not zipfile.is_zipfile(unfinished):
             raise RuntimeError("the connection ended early")
+        if (md5 := calculate_md5(str(unfinished))) != COCO_MD5[name]:
+            raise RuntimeError(f"its md5 is {md5}; expected {COCO_MD5[name]}")
         os.replace(unfinished, root / name)
-        with suppress(OSError):  # another archive's beginning may lie there
+        with suppress(OSError):  # the beginning of another archive may be there
             unfinished.parent.rmdir()
 
 

@@ -1,7 +1,9 @@
-"""Doing the same small job for many images, in several processes, with a progress bar."""
+"""Run the same small job for many images, in several processes, with a progress bar."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,22 +18,22 @@ from src.screen import progress
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-JOBS_AT_ONCE = 16  # most jobs that are handed to a process in one go; they take milliseconds each
+JOBS_AT_ONCE = 16  # most jobs handed to a process at once; each takes milliseconds
 
 
 def for_each(
     function: Callable[[Job], Result], jobs: Iterable[Job], total: int, workers: int, label: str
 ) -> list[Result]:
-    """Call ``function`` once per job, in ``workers`` processes (up to 1: in this one); return what it returned.
+    """Call ``function`` once per job, in ``workers`` processes (1: in this one); return the results in order.
 
-    The first error ends the work, after the jobs under way.
+    The first error ends the work, after the jobs in progress. If this process is killed, the others end too.
 
     Raises:
-        UserError: a process was ended from outside; and whatever ``function`` raises.
+        UserError: a process was killed; and whatever ``function`` raises.
     """
     if not total:
         return []
-    workers = min(workers, total)  # all of them are started, needed or not
+    workers = min(workers, total)  # the pool starts all of them, needed or not
     at_once = max(1, min(JOBS_AT_ONCE, total // (4 * workers)))
     results = []
     with progress(total, label) as bar:
@@ -40,8 +42,7 @@ def for_each(
                 results.append(function(job))
                 bar.update()
             return results
-        # Ctrl-C reaches every process of the terminal; only this one may act on it: files under way are finished
-        pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+        pool = ProcessPoolExecutor(workers, initializer=_start_worker)
         with _one_interrupt(), pool:
             try:
                 for result in pool.map(function, jobs, chunksize=at_once):
@@ -49,19 +50,33 @@ def for_each(
                     bar.update()
             except BrokenProcessPool:
                 raise UserError(
-                    f"{label}: a worker process was ended from outside, most often for want of memory; "
-                    "start again with fewer --workers, it goes on where it stopped"
+                    f"{label}: a worker process was killed, most often because memory ran out; "
+                    "run the command again with fewer --workers: it resumes"
                 ) from None
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # and wait: nothing may be under way once this function is left
+                pool.shutdown(cancel_futures=True)  # and wait: no job may run once this function returns
                 raise
     return results
 
 
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of the terminal; only the parent may act on it, so that files in work are finished
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent to end, however it ends, and end this process: nobody would hand it jobs or collect it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """While it lasts, the first Ctrl-C interrupts and the next are ignored: a second one in the middle of the pool's
-    shutdown would leave it waiting for ever, and the files under way take milliseconds."""
+    """Let the first Ctrl-C interrupt and ignore the next: a second one during the pool's shutdown would hang it, and
+    the jobs in progress take milliseconds."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return

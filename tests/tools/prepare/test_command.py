@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,32 @@ def test_ctrl_c_again_and_again_ends_the_processes() -> None:
     assert done.returncode == 130, done.stderr
     assert done.stderr.endswith("interrupted\n")
     assert "Traceback" not in done.stderr
+
+
+def say_who_works(number: int) -> None:
+    """Print the number of this process, and then take long, as a mask on a slow disk does."""
+    os.write(1, f"{os.getpid()}\n".encode())
+    time.sleep(1000)
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    module = "tests.tools.prepare.test_command"
+    code = f"from {module} import *; for_each(say_who_works, range(2), 2, 2, 'x')"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert parent.stdout is not None
+    workers = {int(parent.stdout.readline()) for _ in range(2)}
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    # the pipe's other end closes when the last of them has ended
+    ended = threading.Thread(target=parent.stdout.read, daemon=True)
+    ended.start()
+    ended.join(30)
+    try:
+        assert not ended.is_alive()
+    finally:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)

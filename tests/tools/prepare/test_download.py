@@ -72,9 +72,12 @@ def pascal_offer(offered: Path, address: str, tmp_path: Path, monkeypatch: pytes
 def coco_offer(offered: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tmp_path / "made"
     make_coco(made)
-    pack_zip(offered / "annotations_trainval2014.zip", made, "annotations")
-    pack_zip(offered / "val2014.zip", made, "val2014")
+    packed = [
+        pack_zip(offered / "annotations_trainval2014.zip", made, "annotations"),
+        pack_zip(offered / "val2014.zip", made, "val2014"),
+    ]
     monkeypatch.setattr(download, "COCO_URLS", {name: f"{address}/{name}" for name in download.COCO_URLS})
+    monkeypatch.setattr(download, "COCO_MD5", {path.name: md5(path) for path in packed})
 
 
 @pytest.mark.usefixtures("pascal_offer")
@@ -210,3 +213,24 @@ def test_room_is_asked_for_before_a_download(tmp_path: Path, monkeypatch: pytest
         prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
     assert not (tmp_path / "pascal").exists()
     assert not (tmp_path / "coco").exists()
+
+
+def test_coco_comes_over_https_with_a_checksum_of_each_archive() -> None:
+    assert all(url.startswith("https://") for url in download.COCO_URLS.values())
+    assert download.COCO_MD5.keys() == download.COCO_URLS.keys()
+
+
+@pytest.mark.usefixtures("coco_offer")
+def test_a_coco_archive_with_another_checksum_does_not_get_its_name(tmp_path: Path, offered: Path) -> None:
+    shutil.copy(offered / "annotations_trainval2014.zip", offered / "val2014.zip")
+    with pytest.raises(UserError, match=r"val2014\.zip failed \(its md5 is [0-9a-f]{32}; expected [0-9a-f]{32}\)"):
+        prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
+    assert not (tmp_path / "coco/val2014.zip").exists()
+
+
+@pytest.mark.usefixtures("coco_offer")
+def test_a_download_does_not_replace_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "val2014.zip")
+    with pytest.raises(UserError, match=r"cannot write .*val2014\.zip: it is a named pipe"):
+        download.download_coco("val2014.zip", tmp_path)
+    assert (tmp_path / "val2014.zip").is_fifo()
