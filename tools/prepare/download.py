@@ -12,7 +12,6 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import refuse_special
-from src.files import refuse_special
 from tools.prepare.sources import COCO_MD5, COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
 
 # no network or a broken connection (OSError, HTTPException), and a file with another checksum (RuntimeError, as
@@ -62,7 +61,6 @@ def download_coco(name: str, root: Path) -> None:
     """
     from torchvision.datasets.utils import calculate_md5, download_url
 
-    refuse_special(root / name)
     refuse_special(root / name)
     unfinished = root / ".download" / name
     with _downloading(COCO_URLS[name], f"fetch it from {ELSEWHERE[name]} and put it in {root}"):
