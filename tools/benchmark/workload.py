@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import BlipConfig, BlipForImageTextRetrieval
+from transformers.models.blip.modeling_blip_text import BlipTextLayer
 
 from src.data.frame import Frame
 from src.errors import UserError
@@ -63,7 +64,7 @@ def model_on(device: torch.device, options: Options) -> BlipForImageTextRetrieva
     model = blip_large()
     if options.what == "infoscore":
         model.itm_head.weight.mul_(ITM_SPREAD)
-        for layer in model.text_encoder.encoder.layer:
+        for layer in cast("list[BlipTextLayer]", list(model.text_encoder.encoder.layer)):
             layer.crossattention.self.query.weight.mul_(LOGITS_SPREAD)
     nn.Module.to(model, device)  # in place; transformers' own ``to`` hides from type checkers what it takes
     return model
