@@ -60,6 +60,7 @@ class LiveBytes(TorchDispatchMode):
         peak: most bytes that lived at once, of tensors that were made or touched since.
         calls: how often each operation was called.
         waits: operations that copied from the GPU to the processor, which waits for them.
+        uploads: operations that copied from the processor to the GPU, for which pageable memory waits, too.
     """
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self.calls: Counter[str] = Counter()
         self.waits: list[str] = []
+        self.uploads: list[str] = []
         self._references: Counter[int] = Counter()
         self._bytes: dict[int, int] = {}
 
@@ -80,6 +82,8 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
+                if tensor.device.type == "cuda" and "cpu" in devices:
+                    self.uploads.append(name)
                 if tensor.device.type == "cpu" and "cuda" in devices:
                     self.waits.append(name)
         return result

@@ -154,21 +154,31 @@ def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, place: Place, tmp_path
             assert is_float32_on_cuda(segmenter.segment(fake.pixels, embeds))
 
 
-def test_infoscore_waits_once_for_the_clamp_and_once_for_the_shares(
+def test_infoscore_waits_twice_and_copies_indices_once_whatever_is_clamped(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waited 588 times for a batch of 16: once for each image and layer, and again for each of them with a clamp."""
+    """It waited 588 times for a batch of 16, and later some 190 times, for a copy of indices per image and layer.
+
+    As on the miniature, all layers and images have prompts that may be clamped, about half of the prompts.
+    """
     segmenter, layers = fake.segmenter, range(tiny.LAYERS)
-    index = torch.zeros(2, dtype=torch.long, device="cpu")
-    monkeypatch.setattr(infoscore_module, "_marked", lambda _: [(1, 0, index)])
+    each = BATCH * len(PROMPTS) // 2
+    marked = torch.zeros(each * tiny.LAYERS, 2, dtype=torch.long, device="cpu"), [each] * tiny.LAYERS
+    monkeypatch.setattr(infoscore_module, "_marked", lambda _: marked)
+    monkeypatch.setattr(infoscore_module, "CLAMPED_BYTES", 4 * 4 * tiny.SIZE**2)  # several chunks a layer
     with torch.no_grad():
         attended = segmenter.attend(segmenter.encode_images(fake.pixels), layers)
+        fake.memory.uploads.clear()
+        fake.memory.calls.clear()
         shares = layer_shares(attended, layers, tiny.SIZE)
     assert shares.shape == (tiny.LAYERS, BATCH, len(PROMPTS))
     assert len(fake.memory.waits) == 1
+    assert len(fake.memory.uploads) == 1
+    assert fake.memory.calls["index_put_"] == tiny.LAYERS * -(-each // 4)
     scores = InfoScore(layers, tiny.SIZE)
     scores.add(shares)
     assert len(fake.memory.waits) == 2
+    assert len(fake.memory.uploads) == 1
     assert scores.images == BATCH
 
 

@@ -6,7 +6,7 @@ A layer is good if its attention in one image is about few prompts (low entropy 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -22,6 +22,7 @@ from ..runtime import threads
 from ..screen import table
 
 CLAMP = 1e-6
+CLAMPED_BYTES = 32 * 2**20  # of full-size maps that are formed at a time
 
 COLUMNS = ("layer", "mean_image_entropy", "dataset_entropy", "entropy_ratio", "cov", "infoscore", "rank")
 """Header of the CSV that :meth:`LayerScores.rows` fills."""
@@ -110,16 +111,23 @@ def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: in
 
 
 def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
-    """:func:`prompt_shares` of L layers' maps, [B, P, N] each: [L, B, P]. A GPU is waited for once, for the clamp."""
+    """:func:`prompt_shares` of L layers' maps, [B, P, N] each: [L, B, P].
+
+    A GPU is waited for once, for the clamp, and gets the indices of all prompts below it in one copy.
+    """
+    together = max(1, CLAMPED_BYTES // (4 * image_size**2))
     with threads(1):  # a sum that threads share is rounded by how many they are
         parts = [_unclamped_shares(maps, image_size) for maps in layers]
         shares = torch.stack([part.shares for part in parts])
-        may_clamp = torch.stack([part.may_clamp for part in parts]).cpu()
-        for layer, image, prompts in _marked(may_clamp):
-            prompts = prompts.to(shares.device)
-            full_size = upsample(layers[layer][image, prompts][None], image_size)[0]
-            clamped = full_size.div_(parts[layer].total[image]).clamp_(min=CLAMP)
-            shares[layer, image, prompts] = clamped.mean((1, 2))
+        marked, by_layer = _marked(torch.stack([part.may_clamp for part in parts]).cpu())
+        for maps, part, own, indices in zip(
+            layers, parts, shares, marked.to(shares.device).split(by_layer), strict=True
+        ):
+            for first in range(0, len(indices), together):
+                image, prompt = indices[first : first + together].unbind(1)
+                full_size = upsample(maps[image, prompt][:, None], image_size)[:, 0]  # [K', S, S]
+                clamped = full_size.div_(part.total[image]).clamp_(min=CLAMP)
+                own[image, prompt] = clamped.mean((1, 2))
     return shares
 
 
@@ -141,10 +149,10 @@ def _unclamped_shares(maps: Tensor, image_size: int) -> _Unclamped:
     return _Unclamped(shares, maps.amin(2) < CLAMP * total.amax((1, 2))[:, None], total)
 
 
-def _marked(may_clamp: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Layer, image and prompts of what is marked in [L, B, P]."""
-    for layer, image in may_clamp.any(2).nonzero().tolist():
-        yield layer, image, may_clamp[layer, image].nonzero().flatten()
+def _marked(may_clamp: Tensor) -> tuple[Tensor, list[int]]:
+    """Image and prompt, [K, 2], of everything marked in [L, B, P], layer by layer, and how many each layer has."""
+    places = may_clamp.nonzero()
+    return places[:, 1:].contiguous(), places[:, 0].bincount(minlength=len(may_clamp)).tolist()
 
 
 class InfoScore:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.schema import OneShotConfig
@@ -159,7 +158,10 @@ def summed_loss(unary: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
         labels: [B, S, S] uint8.
         ignore_label: stands for no class.
     """
-    weights = torch.ones(unary.shape[1], device=unary.device)
-    weights[0] = BACKGROUND_WEIGHT
-    log_probabilities = unary.clamp(min=MIN_PROBABILITY).log()
-    return F.nll_loss(log_probabilities, labels.long(), weights, ignore_index=ignore_label, reduction="sum")
+    ignored = labels == ignore_label
+    # One probability per pixel: the logarithm of all C maps costs a tenth of a step on the CPU, and nll_loss is not
+    # deterministic on CUDA.
+    classes = labels.long().masked_fill(ignored, 0)[:, None]
+    log_probabilities = unary.gather(1, classes)[:, 0].clamp(min=MIN_PROBABILITY).log()
+    weights = torch.where(labels == 0, BACKGROUND_WEIGHT, 1.0).masked_fill(ignored, 0)
+    return -(weights * log_probabilities).sum()

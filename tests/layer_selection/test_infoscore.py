@@ -98,18 +98,29 @@ def test_only_prompts_that_may_fall_below_the_clamp_are_upsampled(monkeypatch: p
     upsampled = []
 
     def count(maps: Tensor, size: int) -> Tensor:
-        upsampled.append(maps.shape[1])
+        upsampled.append(len(maps))
         return upsample(maps, size)
 
     upsample = subject.upsample
     monkeypatch.setattr(subject, "upsample", count)
     maps = maps_like_the_method(2, 9, 4, 1.0)
     prompt_shares(maps, 32)
-    assert upsampled == [1]  # the sum over prompts
+    assert upsampled == [2]  # the sum over prompts of both images
     maps[1, [3, 5]] *= 1e-9
     upsampled.clear()
     prompt_shares(maps, 32)
-    assert upsampled == [1, 2]
+    assert upsampled == [2, 2]
+
+
+@pytest.mark.parametrize("together", [1, 3, 1000])
+def test_clamped_maps_are_formed_in_chunks_with_the_same_result(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [maps_like_the_method(3, 7, 5, sharpness) for sharpness in (0.5, 12.0, 6.0)]
+    monkeypatch.setattr(subject, "CLAMPED_BYTES", 4 * 40 * 40 * together)
+    shares = subject._shares(layers, 40)
+    for got, maps in zip(shares, layers, strict=True):
+        torch.testing.assert_close(got.double(), plain_prompt_shares(maps, 40), rtol=2e-5, atol=1e-9)
+    monkeypatch.undo()
+    assert torch.equal(shares, subject._shares(layers, 40))
 
 
 def scored(layers: list[Tensor], batch: int, size: int) -> LayerScores:
