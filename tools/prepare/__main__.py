@@ -16,6 +16,8 @@ Lay out a data set and write its image lists.
 
   python -m tools.prepare pascal --help    PASCAL VOC 2012 with the masks of SBD
   python -m tools.prepare coco --help      COCO 2014
+  python -m tools.prepare context|coco-object|coco-stuff|ade20k|cityscapes --help
+                                           the other data sets of the open-vocabulary suites
   python -m tools.prepare own --help       a data set of your own: a folder of images, a folder of masks
 
 A list holds one line per image, "image mask", both relative to the data root:
@@ -79,6 +81,26 @@ What is made:
 )
 
 
+SUITE = """\
+{title}
+
+Put this below --root; archives there are unpacked:
+  {sources}
+
+What is made: masks with the labels of configs/classes/{classes}.json where the official ones have others, and the list
+src/lists/{lists}/val.txt; --splits train val makes both lists. Existing masks and lists are kept.
+Not checked against an official archive: layout, labels and counts are those that the authors document.
+"""
+
+# data set -> its title, folder in data/, folder in src/lists/, class file
+SUITE_TEXTS = {
+    "context": ("PASCAL Context, 59 classes with or without the background.", "context", "context", "context"),
+    "coco-object": ("COCO-Object: COCO 2017's 80 objects and the background.", "coco_stuff", "coco_object", "coco"),
+    "coco-stuff": ("COCO-Stuff, 171 classes, on COCO 2017.", "coco_stuff", "coco_stuff", "coco_stuff"),
+    "ade20k": ("ADE20K, the 150 classes of the scene parsing challenge.", "ade20k", "ade20k", "ade20k"),
+    "cityscapes": ("Cityscapes, 19 classes.", "cityscapes", "cityscapes", "cityscapes"),
+}
+
 OWN = """\
 Your own data: images with masks, or with what a labelling tool wrote. The format is found out and printed:
 
@@ -114,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; its help is the manual of data preparation."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="python -m tools.prepare", description=OVERVIEW, formatter_class=raw)
-    commands = top.add_subparsers(dest="dataset", required=True, metavar="pascal|coco|own")
+    commands = top.add_subparsers(dest="dataset", required=True, metavar="DATASET")
     pascal = commands.add_parser("pascal", help="PASCAL VOC 2012 with SBD", description=PASCAL, formatter_class=raw)
     coco = commands.add_parser("coco", help="COCO 2014", description=COCO, formatter_class=raw)
     for name, command in (("pascal", pascal), ("coco", coco)):
@@ -149,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
         "since their pixels do show it and the counts above are of images with any annotation; "
         "exclude leaves them background",
     )
+    suites = [_suite_parser(commands, name) for name in SUITE_TEXTS]
     own = commands.add_parser("own", help="a folder of images with masks", description=OWN, formatter_class=raw)
     own.add_argument("--images", type=user_path, metavar="DIR", help="folder of images")
     own.add_argument(
@@ -175,7 +198,7 @@ def parser() -> argparse.ArgumentParser:
         help="convert grey masks of one kind of object: values from N on are the object",
     )
     own.add_argument("--force", action="store_true", help="replace existing files that differ")
-    for command in (pascal, coco, own):
+    for command in (pascal, coco, *suites, own):
         command.add_argument(
             "--workers",
             type=int,
@@ -184,6 +207,27 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--debug", action="store_true", help="show where an error came from")
     return top
+
+
+def _suite_parser(commands: Any, name: str) -> argparse.ArgumentParser:
+    from tools.prepare.suites import SUITES
+
+    title, root, lists, classes = SUITE_TEXTS[name]
+    manual = SUITE.format(title=title, sources=SUITES[name].sources, lists=lists, classes=classes)
+    raw = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser(name, help=title.rstrip("."), description=manual, formatter_class=raw)
+    command.add_argument(
+        "--root", type=user_path, default=REPOSITORY / "data" / root, help=f"data root (default: data/{root})"
+    )
+    command.add_argument(
+        "--lists",
+        type=user_path,
+        default=REPOSITORY / "src" / "lists" / lists,
+        help=f"folder the lists are written to (default: src/lists/{lists})",
+    )
+    command.add_argument("--splits", nargs="+", choices=("train", "val"), default=("val",), help="default: val")
+    command.add_argument("--force", action="store_true", help="replace lists that differ")
+    return command
 
 
 def main(arguments: list[str]) -> None:
@@ -219,6 +263,11 @@ def _prepare(dataset: str, options: dict[str, Any]) -> None:
 
         options["root"] = options["root"] or REPOSITORY / "data" / options["name"]
         prepare_own(**options)
+    elif dataset in SUITE_TEXTS:
+        from tools.prepare.suites import prepare_suite
+
+        options["splits"] = tuple(dict.fromkeys(options["splits"]))
+        prepare_suite(dataset, **options)
     else:
         from tools.prepare.coco import prepare_coco
 
