@@ -41,11 +41,11 @@ LOGITS_BUDGET_BYTES = 256 * 2**20
 # What is used of each part of HuggingFace's BlipTextModel; anything missing means another release.
 _NEEDED = {
     "embeddings": ("word_embeddings", "position_embeddings", "LayerNorm"),
-    "encoder.layer.0": ("attention", "crossattention", "feed_forward_chunk"),
-    "encoder.layer.0.attention": ("self", "output"),
-    "encoder.layer.0.attention.self": ("query", "key", "value", "num_attention_heads"),
-    "encoder.layer.0.crossattention": ("self", "output"),
-    "encoder.layer.0.crossattention.self": ("query", "key", "value", "num_attention_heads"),
+    "encoder.layer.{}": ("attention", "crossattention", "feed_forward_chunk"),
+    "encoder.layer.{}.attention": ("self", "output"),
+    "encoder.layer.{}.attention.self": ("query", "key", "value", "num_attention_heads"),
+    "encoder.layer.{}.crossattention": ("self", "output"),
+    "encoder.layer.{}.crossattention.self": ("query", "key", "value", "num_attention_heads"),
 }
 
 LogitsReducer = Callable[[Tensor, Tensor], Tensor]
@@ -65,7 +65,7 @@ class PromptStates:
     """Prompts as they are before they meet an image.
 
     Attributes:
-        hidden: [P, T, D] states after the embeddings and the first layer's self-attention.
+        hidden: [P, T, D] states after the self-attention of the first layer that has cross-attention.
         attention_mask: [P, T] 1 for tokens, 0 for padding.
     """
 
@@ -89,8 +89,10 @@ class TextOutput:
 class CrossAttentionTextEncoder(nn.Module):
     """The submodules of a HuggingFace ``BlipTextModel``, run prompt-parallel, with cross-attention logits exposed.
 
+    Its first ``config.fusion_layer`` layers (0 if the configuration lacks it, as BLIP's does) have no cross-attention.
+
     Args:
-        text_model: whose submodules to take over.
+        text_model: the model whose submodules are used.
         fused: form softmax(q k^T) v of cross-attention with PyTorch's fused kernel where no logits are wanted. Faster,
             but rounds differently; without it operations keep HuggingFace's own order.
 
@@ -104,7 +106,9 @@ class CrossAttentionTextEncoder(nn.Module):
     def __init__(self, text_model: BlipTextModel, fused: bool = True) -> None:
         super().__init__()
         self.fused = fused
-        for path, names in _NEEDED.items():
+        self.fusion_layer: int = getattr(text_model.config, "fusion_layer", 0)
+        for pattern, names in _NEEDED.items():
+            path = pattern.format(self.fusion_layer)
             part = _submodule(text_model, path)
             missing = [name for name in names if not hasattr(part, name)]
             if part is None or missing:
@@ -122,16 +126,19 @@ class CrossAttentionTextEncoder(nn.Module):
         return cast("list[BlipTextLayer]", list(self.encoder.layer))
 
     @property
-    def num_layers(self) -> int:
-        return len(self.encoder.layer)
+    def image_layers(self) -> tuple[int, ...]:
+        """Numbers of the layers with cross-attention."""
+        return tuple(range(self.fusion_layer, len(self.encoder.layer)))
 
     def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> PromptStates:
-        """Embeddings and first self-attention of prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T].
+        """Run prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T] up to the first cross-attention.
 
         ``words`` [P, T, D] stand in for the model's own word embeddings of ``input_ids``; they are changed in place.
         """
         hidden = self.embeddings(input_ids=input_ids, inputs_embeds=words)
-        return PromptStates(_self_attention(self.layers[0], hidden, attention_mask), attention_mask)
+        for layer in self.layers[: self.fusion_layer]:
+            hidden = layer.feed_forward_chunk(_self_attention(layer, hidden, attention_mask))
+        return PromptStates(_self_attention(self.layers[self.fusion_layer], hidden, attention_mask), attention_mask)
 
     def keys_values(
         self, image_embeds: Tensor, layers: Sequence[int], wanted: Collection[int] = ()
@@ -169,13 +176,14 @@ class CrossAttentionTextEncoder(nn.Module):
             known: keys and values of these images where they are there already, from :meth:`keys_values`.
         """
         known = known or {}
-        missing = [layer for layer in range(self.num_layers) if layer not in known]
+        missing = [layer for layer in self.image_layers if layer not in known]
         image_keys_values = {**known, **self.keys_values(image_embeds, missing, layers)}  # shared by all prompts
         states, reduced = [], {layer: [] for layer in layers}
         for chunk in self._chunks(prompts, image_embeds, logits_budget or LOGITS_BUDGET_BYTES):
             hidden = chunk.hidden.expand(len(image_embeds), *chunk.hidden.shape)  # [B, P', T, D]
-            for index, layer in enumerate(self.layers):
-                if index > 0:
+            for index in self.image_layers:
+                layer = self.layers[index]
+                if index > self.fusion_layer:
                     hidden = _self_attention(layer, hidden, chunk.attention_mask)
                 wanted = index in reduced
                 hidden, logits = _cross_attention(
@@ -190,7 +198,7 @@ class CrossAttentionTextEncoder(nn.Module):
 
     def _chunks(self, prompts: PromptStates, image_embeds: Tensor, budget: int) -> list[PromptStates]:
         batch, positions = image_embeds.shape[:2]
-        heads = self.layers[0].crossattention.self.num_attention_heads
+        heads = self.layers[self.fusion_layer].crossattention.self.num_attention_heads
         bytes_per_prompt = batch * heads * prompts.hidden.shape[1] * positions * 4
         size = max(1, budget // bytes_per_prompt)
         return [

@@ -217,6 +217,7 @@ def _check_ranges(config: Config) -> None:
         expected = "a list of different layer numbers, counted from 0, at least one"
         check("model.layers", model.layers, bool(model.layers) and unique and positive, expected)
     check("model.top_k", model.top_k, model.top_k >= 1, "1 or more")
+    check("model.heads", model.heads, model.heads is None or min(model.heads) >= 1, "two numbers, each 1 or more")
     check("dataloader.batch_size", loader.batch_size, loader.batch_size >= 1, "1 or more, or auto")
     check("dataloader.num_workers", loader.num_workers, loader.num_workers >= 0, "0 or more, or auto")
     check("crf.iters", config.crf.iters, config.crf.iters >= 0, "0 (no CRF) or more")

@@ -38,12 +38,17 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which BLIP image-text-matching model, at which image side, with which text layers' attention."""
+    """Which image-text-matching model (BLIP or ALBEF), at which image side, with which text layers' attention.
+
+    ``tokenizer`` and ``heads`` [vision encoder, text encoder] are for ALBEF checkpoints, which contain neither.
+    """
 
     name: str = "Salesforce/blip-itm-large-coco"
     image_size: int = 512
     layers: tuple[int, ...] | Literal["auto"] = (0, 3)
     top_k: int = 2
+    tokenizer: str | None = None
+    heads: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

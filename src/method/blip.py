@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -63,7 +64,7 @@ class Blip(Model):
     @property
     def layers(self) -> tuple[int, ...]:
         """Numbers of the text layers that see the image."""
-        return tuple(range(self.text_encoder.num_layers))
+        return self.text_encoder.image_layers
 
     @property
     def text_config(self) -> BlipTextConfig:
@@ -115,7 +116,8 @@ class Blip(Model):
             prompt = prompts[int(beyond.int().argmax())]
             raise UserError(
                 f"the tokenizer of {self.name} does not fit its weights: prompt {prompt!r} has token numbers beyond "
-                f"the {known} that the text encoder knows; put the model's own tokenizer files beside it"
+                f"the {known} that the text encoder knows; put the model's own tokenizer files beside it, or name them "
+                "in model.tokenizer if it is an ALBEF checkpoint"
             )
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
@@ -189,25 +191,18 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
     """
     folder = _local_folder(name)
     source = str(folder) if folder else name
-    progress_bar = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report on keys and shapes: what matters of it is checked below
     try:
-        _check_config(source, name)
-        loaded: Any = BlipForImageTextRetrieval.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-        model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with quiet_transformers():  # what matters of its report on keys and shapes is checked below
+            _check_config(source, name)
+            loaded: Any = BlipForImageTextRetrieval.from_pretrained(
+                source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+            model, report = loaded
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except UserError:
         raise
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
         raise _not_loadable(name, folder, error) from error
-    finally:
-        transformers_logging.set_verbosity(level)
-        if progress_bar:
-            transformers_logging.enable_progress_bar()
     if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:
         # transformers makes up a vocabulary of special tokens where a folder has none
         raise UserError(f"model {name} has no vocabulary: vocab.txt or tokenizer.json must lie beside its weights")
@@ -261,6 +256,26 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
     return model.eval().requires_grad_(False)
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings of transformers."""
+    progress_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if progress_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def offline_note() -> str:
+    """For messages on what the hub does not give: says if HF_HUB_OFFLINE is the reason."""
+    return " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+
+
 def _local_folder(name: str) -> Path | None:
     folder = resolve(name)
     if folder.is_dir():
@@ -291,8 +306,7 @@ def _not_loadable(name: str, folder: Path | None, error: Exception) -> UserError
             f"model folder {folder} cannot be loaded: {reason}; it must hold config.json, model.safetensors and the "
             "tokenizer files, as save_pretrained writes them"
         )
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
     return UserError(
-        f"model {name} is neither in the HuggingFace cache nor reachable{offline}: {reason}; on a machine with "
+        f"model {name} is neither in the HuggingFace cache nor reachable{offline_note()}: {reason}; on a machine with "
         f"a network run `hf download {name}`, or give model.name the path of a local folder"
     )

@@ -5,18 +5,52 @@ from __future__ import annotations
 import torch
 
 from ..config.schema import Config
+from ..errors import UserError
+from ..files import resolve
+from .albef import ENDINGS, is_albef_folder, load_albef, load_albef_folder
 from .blip import load_blip
 from .model import Model
+
+
+def load_model(
+    name: str,
+    device: torch.device,
+    fused: bool = True,
+    tokenizer: str | None = None,
+    heads: tuple[int, int] | None = None,
+) -> Model:
+    """Load a model: a file is an ALBEF checkpoint, a folder is what its config.json says, anything else is on the hub.
+
+    Args:
+        name: file, folder or hub name.
+        device: where to put the model.
+        fused: see :func:`.blip.prepare`.
+        tokenizer: of an ALBEF checkpoint, see :func:`.albef.load_albef`.
+        heads: of an ALBEF checkpoint, too.
+
+    Raises:
+        UserError: see :func:`.blip.load_blip` and :func:`.albef.load_albef`.
+    """
+    path = resolve(name)
+    if path.is_file() or (path.suffix in ENDINGS and not path.is_dir()):
+        return load_albef(path, name, device, fused, tokenizer, heads)
+    for key, value in (("tokenizer", tokenizer), ("heads", heads)):
+        if value is not None:
+            raise UserError(f"model.{key} is for ALBEF checkpoints; {name} is none and has its own: remove the key")
+    if is_albef_folder(path):
+        return load_albef_folder(path, name, device, fused)
+    return load_blip(name, device, fused)
 
 
 def load_configured(config: Config, device: torch.device) -> Model:
     """Load the model that a configuration names and check that the configuration fits it.
 
     Raises:
-        UserError: see :func:`.blip.load_blip`; or the layers do not see the image, there are fewer than ``top_k``, or
+        UserError: see :func:`load_model`; or the layers do not see the image, there are fewer than ``top_k``, or
             the image size is no multiple of the patch size.
     """
-    model = load_blip(config.model.name, device, fused=config.runtime.attention == "fused")
+    wanted = config.model
+    model = load_model(wanted.name, device, config.runtime.attention == "fused", wanted.tokenizer, wanted.heads)
     if config.model.layers != "auto":
         wrong = [layer for layer in config.model.layers if layer not in model.layers]
         if wrong:

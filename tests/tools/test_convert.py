@@ -1,0 +1,73 @@
+"""Converting an ALBEF checkpoint: the folder computes what the checkpoint does, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from src import cli
+from src.errors import UserError
+from src.files import REPOSITORY
+from src.method.checkpoints import load_model
+from tests.parity.test_albef import GOLDEN, load, pixels_of, segmenter_of
+from tools import convert
+
+CPU = torch.device("cpu")
+
+
+def run(folder: Path, checkpoint: Path = GOLDEN / "checkpoint.pth") -> int:
+    options = ["--tokenizer", str(GOLDEN), "--heads", "2", "3"]
+    return cli.run(convert.main, ["albef", str(checkpoint), str(folder), *options])
+
+
+def test_the_folder_is_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "albef"
+    assert run(folder) == 0
+    assert not list(folder.parent.glob(".*"))
+    checkpoint, converted = load(), load_model(str(folder), CPU, fused=False)
+    assert converted.digest == checkpoint.digest
+    assert converted.architecture == checkpoint.architecture
+    assert converted.layers == (6, 7, 8, 9, 10, 11)
+    before, after = segmenter_of(checkpoint), segmenter_of(converted)
+    assert torch.equal(before.input_ids, after.input_ids)
+    assert torch.equal(before.segment(pixels_of(64)), after.segment(pixels_of(64)))
+
+
+def test_existing_files_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert run(tmp_path) == 2
+    assert "is not an empty folder; choose another name" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_refused_checkpoint_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "new", REPOSITORY / "README.md") == 2
+    assert "cannot be read as weights saved by PyTorch" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["config", "weights", "tokenizer"])
+def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "albef"
+    assert run(folder) == 0
+    if damage == "config":
+        (folder / "config.json").write_text(json.dumps({"model_type": "albef"}))
+    elif damage == "weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-1000])
+    else:
+        for path in [*folder.glob("*token*"), *folder.glob("vocab*")]:
+            path.unlink()
+    expected = (
+        "tokenizer .* has no vocabulary|tokenizer .* cannot be loaded" if damage == "tokenizer" else "convert the"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_model(str(folder), CPU)
+
+
+def test_it_brings_its_own_tokenizer_and_heads(tmp_path: Path) -> None:
+    assert run(tmp_path / "albef") == 0
+    with pytest.raises(UserError, match=r"model\.tokenizer is for ALBEF checkpoints.*remove the key"):
+        load_model(str(tmp_path / "albef"), CPU, tokenizer="google-bert/bert-base-uncased")
