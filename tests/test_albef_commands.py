@@ -64,8 +64,8 @@ def test_one_shot_and_its_tuned_weights(tmp_path: Path) -> None:
 
 def test_photos_and_explorer() -> None:
     segmenter = load_segmenter(CONFIG, "bus; bird", "sky", device="cpu")
-    labels = segmenter.segment_image(left_red_right_blue(40, 60))
-    assert labels.shape == (40, 60)
+    labels = segmenter.segment_image(np.asarray(left_red_right_blue()))
+    assert labels.shape == (20, 40)
     studio = Studio.load(load_config(CONFIG), [REPOSITORY / "tests/golden/albef/image_0.png"], "cpu")
     content = studio.explore("0", "bus; bird", "sky")
     studio.close()
@@ -85,4 +85,4 @@ def test_reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.run(reproduce.main, [*arguments, "--output-dir", str(tmp_path)]) == 0
     report = (tmp_path / "reproduction.md").read_text()
     best = ", ".join(map(str, sorted(EXPECTED["ranking"][:2])))
-    assert f"| {best} | 8, 10 |" in report
+    assert [best, "8, 10", "no"] in [[cell.strip() for cell in line.split("|")[2:5]] for line in report.splitlines()]

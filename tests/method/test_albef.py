@@ -174,7 +174,10 @@ def test_tokenizers_that_do_not_serve_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     refused(checkpoint, r"tokenizer google-bert/bert-base-uncased cannot be loaded.*; on a machine with", None)
     (tmp_path / "empty").mkdir()
-    refused(checkpoint, r"tokenizer .*empty (cannot be loaded|has no vocabulary)", str(tmp_path / "empty"))
+    refused(
+        checkpoint, r"tokenizer .*empty cannot be loaded.*; the folder must contain vocab\.txt", str(tmp_path / "empty")
+    )
+    refused(checkpoint, r"model\.tokenizer \./nowhere: the folder .* does not exist", "./nowhere")
     words = (GOLDEN / "vocab.txt").read_text().split()
     cased = tokenizer_of(tmp_path / "cased", [*words, "Image"], do_lower_case=False)
     refused(checkpoint, "is case-sensitive; ALBEF needs the vocabulary of bert-base-uncased", str(cased))

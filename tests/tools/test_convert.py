@@ -60,9 +60,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
     else:
         for path in [*folder.glob("*token*"), *folder.glob("vocab*")]:
             path.unlink()
-    expected = (
-        "tokenizer .* has no vocabulary|tokenizer .* cannot be loaded" if damage == "tokenizer" else "convert the"
-    )
+    expected = "tokenizer .* cannot be loaded" if damage == "tokenizer" else "convert the checkpoint again"
     with pytest.raises(UserError, match=expected):
         load_model(str(folder), CPU)
 
