@@ -98,7 +98,8 @@ def load_albef_folder(folder: Path, name: str, device: torch.device, fused: bool
     """
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = BlipConfig(text_config=values["text_config"], vision_config=values["vision_config"])
+        text, vision = values["text_config"], values["vision_config"]
+        config = BlipConfig(text_config={**text, "fusion_layer": int(text["fusion_layer"])}, vision_config=vision)
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -239,7 +240,7 @@ def _assemble(
     with torch.random.fork_rng(devices=[]):
         model = BlipForImageTextRetrieval(config)
     del model.vision_proj, model.text_proj
-    fusion_layer: int = model.config.text_config.fusion_layer
+    fusion_layer: int = getattr(config.text_config, "fusion_layer", 0)
     for layer in model.text_encoder.encoder.layer[:fusion_layer]:
         del layer.crossattention
     expected = {name_in_file(key): (key, value) for key, value in model.state_dict().items()}
