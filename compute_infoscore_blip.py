@@ -67,10 +67,11 @@ def main(arguments: list[str]) -> int:
         origin = {"experiment": "infoscore", "images": images, **provenance(config, segmenter, layers=top)}
         compared = {"comparison": comparison.to_dict(task.prompts.scored_names)} if comparison else {}
         write_json(csv.with_suffix(".json"), {**scores.to_dict(), **compared, **origin})
-        charts.infoscore_bars(csv.with_suffix(".png"), scores.infoscore.tolist(), top)
-        say(f"wrote {csv}, {csv.with_suffix('.json').name} and {csv.with_suffix('.png').name}")
+        chart = csv.with_suffix(f".{args.figures}")
+        charts.infoscore_bars(chart, scores.infoscore.tolist(), top)
+        say(f"wrote {csv}, {csv.with_suffix('.json').name} and {chart.name}")
         if comparison:
-            scatter = csv.with_name(f"{csv.stem}_against_miou.png")
+            scatter = csv.with_name(f"{csv.stem}_against_miou.{args.figures}")
             infoscore, miou = scores.infoscore.tolist(), comparison.single_layer_miou
             charts.infoscore_scatter(scatter, infoscore, miou, top, comparison.rho)
             say(f"wrote {scatter}")

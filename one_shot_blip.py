@@ -59,8 +59,9 @@ def main(arguments: list[str]) -> int:
     write_result(summary_csv, csv_text(("Run", "mIoU"), summary.summary_rows()))
     origin = {"experiment": "one-shot", "multi_prompt": args.multi_prompt, **provenance(config, segmenter)}
     write_json(summary_csv.with_suffix(".json"), {**summary.to_dict(), **origin})
-    chart = summary_csv.with_name(f"{summary_csv.stem}_iou.png")
-    charts.iou_bars(chart, names, summary.class_means, summary.class_stds)
+    chart = summary_csv.with_name(f"{summary_csv.stem}_iou.{args.figures}")
+    absent = [names.index(name) for name in summary.absent]
+    charts.iou_bars(chart, names, summary.class_means, summary.class_stds, absent=absent)
     say(f"wrote {classwise_csv}, {summary_csv}, {summary_csv.stem}.json and {chart.name}")
     return cli.end(summary.skipped)
 

@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> int | None:
     config = task.config
     segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
     dataset = SegmentationDataset.from_config(task.entries, config)
-    pictures = EvaluationPictures(csv, dataset, task.prompts.class_names, args.save_predictions, args.save_overlays)
+    pictures = EvaluationPictures(
+        csv, dataset, task.prompts.class_names, args.save_predictions, args.save_overlays, args.figures
+    )
     with open_journal("training-free", task, csv, segmenter, tuned=file_digest(args.tuned)) as journal:
         evaluation = evaluate(segmenter, dataset, config.dataloader, pictures.observers, journal, pictures.lacks)
 

@@ -127,6 +127,7 @@ def experiment_parser(
 def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True, limit: str = LIMIT) -> None:
     """Add what the three entry scripts share to ``parser``; ``limit`` says what --limit does."""
     model_arguments(parser, limit)
+    figures_argument(parser)
     if multi_prompt:
         parser.add_argument(
             "--multi_prompt",
@@ -197,6 +198,12 @@ def picture_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="draw image, prediction and ground truth of N images, evenly spaced in the list, in one picture",
     )
+
+
+def figures_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--figures`` to ``parser``."""
+    formats = ("png", "pdf", "svg")  # src.output.charts.FORMATS, without importing NumPy
+    parser.add_argument("--figures", choices=formats, default="png", help="format of charts (default: png)")
 
 
 def explorer_argument(parser: argparse.ArgumentParser, what: str) -> None:

@@ -29,15 +29,18 @@ def main(arguments: list[str]) -> None:
     args = _parser().parse_args(arguments)
     first: Path = args.results[0]
     output: Path = args.output or (first if first.is_dir() else first.parent) / "report.md"
-    if output.suffix == ".png":
-        raise UserError(f"--output {output}: expected a name for the table, such as report.md; the chart gets .png")
+    if output.suffix == f".{args.figures}":
+        raise UserError(
+            f"--output {output}: expected a name for the table, such as report.md; charts get .{args.figures}"
+        )
 
-    chart = output.with_suffix(".png")
+    chart = output.with_suffix(f".{args.figures}")
+    difference = output.with_name(f"{output.stem}_difference.{args.figures}")
     taken = {path.resolve() for path in args.results}
-    for path in (output, chart):
+    for path in (output, chart, difference):
         if path.resolve() in taken:
             raise UserError(f"--output {output}: {path} is one of the results; choose another name")
-    check_writable(output, chart)
+    check_writable(output, chart, difference)
 
     from src.output import charts
     from src.output.reading import find_results
@@ -51,6 +54,10 @@ def main(arguments: list[str]) -> None:
     if series:
         charts.grouped_bars(chart, rows, series)
         written.append(chart)
+    if len(series) == 2:
+        (first_title, first_values, _), (second_title, second_values, _) = series
+        charts.difference_bars(difference, rows, first_values, second_values, (first_title, second_title))
+        written.append(difference)
     say(table)
     say(" ".join(map(str, ("wrote", *written))))
 
@@ -68,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the table goes, the chart beside it (default: report.md beside the first of the results)",
     )
+    cli.figures_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
     return parser
 

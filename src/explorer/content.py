@@ -24,6 +24,7 @@ from torch import Tensor
 from ..layer_selection.infoscore import entropy, prompt_shares
 from ..method.segmenter import PatchAttention, Segmenter
 from ..output import pictures
+from ..output.colours import VOC_PALETTE, safe_palette
 
 LONGEST_SIDE = 1024  # of the photo in the page, pixels
 JPEG_QUALITY = 88
@@ -102,7 +103,7 @@ def page_content(
             "iou": truth.iou,
             "resolution": truth.resolution,
         },
-        "palette": _base64(pictures.PALETTE.tobytes()),
+        "palette": _base64((safe_palette() if truth is None else VOC_PALETTE).tobytes()),
         "heatColours": _base64(heat_colours().tobytes()),
         "leastHeat": pictures.LEAST_HEAT,
     }

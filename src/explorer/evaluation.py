@@ -19,6 +19,7 @@ from ..evaluation.metrics import ConfusionMatrix
 from ..files import write_bytes
 from ..method.segmenter import Segmenter
 from ..output import pictures
+from ..output.colours import IGNORED
 from ..output.evaluation_pictures import evenly_spaced, prediction_files
 from ..runtime import rank
 from ..screen import progress
@@ -96,9 +97,9 @@ def _truth(prediction: Prediction, dataset: SegmentationDataset) -> Truth:
     entry = dataset.entries[prediction.index]
     assert entry.mask is not None
     labels = read_mask(entry.mask, dataset.labelling)
-    labels[labels == dataset.labelling.ignore_label] = pictures.IGNORED
+    labels[labels == dataset.labelling.ignore_label] = IGNORED
     iou = image_iou(prediction, dataset.labelling)
-    return Truth(labels, dataset.frame.mask(labels, pictures.IGNORED), iou, dataset.resolution)
+    return Truth(labels, dataset.frame.mask(labels, IGNORED), iou, dataset.resolution)
 
 
 def _card(

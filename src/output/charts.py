@@ -1,12 +1,12 @@
 """Charts of results: IoU per class, confusion matrix, InfoScore, several results side by side.
 
-Every chart is a ``Figure`` of its own on the Agg canvas: no display is needed, nothing of pyplot's state is touched.
-IoU comes in as a fraction and is shown in percent. Charts replace earlier ones: they are made again from the results.
+Every chart is a ``Figure`` of its own: it needs no display and leaves pyplot alone. The ending of its path is its
+format, see :data:`FORMATS`. IoU comes in as a fraction and is shown in percent. Charts replace earlier ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..files import replacing
 from ..runtime import rank
+from .fonts import drawable, families
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,10 @@ BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
 # blue, vermilion, green, purple, sky, orange, grey: told apart with any colour vision (after Okabe and Ito 2008)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#777777")
 MAX_CLASSES_WITH_NUMBERS = 25
+MAX_LINE = 60  # characters of a word or title
+ABSENT = "\N{EN DASH}"
+FORMATS = ("png", "pdf", "svg")
+METADATA: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
 def iou_bars(
@@ -31,22 +36,68 @@ def iou_bars(
     iou: Sequence[float],
     std: Sequence[float] | None = None,
     title: str = "",
+    absent: Collection[int] = (),
 ) -> None:
-    """IoU of each of C classes as a bar, in label order, the mean over classes as a line; ``std`` draws error bars."""
+    """IoU of each of C classes as a bar, in label order, with its value beside it, and the mean as a line.
+
+    Args:
+        path: the file to write.
+        names: C class names.
+        iou: C values.
+        std: C standard deviations, drawn as error bars.
+        title: stands above.
+        absent: numbers of classes that the masks lack. They have a dash for a value: 0 is what mIoU counts for them.
+    """
     figure, axes = _figure(7.5, 1.1 + 0.24 * len(names))
     positions, labels = np.arange(len(names)), [*map(_verbatim, names)]
     percent = 100 * np.asarray(iou)
     errors = None if std is None else 100 * np.asarray(std)
     axes.barh(positions, percent, color=BAR, xerr=errors, ecolor=LINE, capsize=2)
+    values = axes.get_yaxis_transform()  # a column right of the axes, where no bar and no line can reach
     for position, value in enumerate(percent):
-        end = value + (errors[position] if errors is not None else 0)
-        axes.annotate(f"{value:.1f}", (end, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.axvline(percent.mean(), color=CHOSEN, linewidth=1.2, label=f"mIoU {percent.mean():.2f}")
+        text = ABSENT if position in absent else f"{value:.1f}"
+        if errors is not None and position not in absent:
+            text += f" ± {errors[position]:.1f}"
+        axes.text(1.01, position, text, transform=values, va="center", fontsize=8)
+    axes.axvline(percent.mean(), color=CHOSEN, linewidth=1.2, label=f"mIoU {percent.mean():.2f} %")
     axes.set(yticks=positions, yticklabels=labels, xlabel="IoU in percent", ylim=(len(names) - 0.4, -0.6))
-    axes.set_xlim(0, min(108, max(1, 1.12 * float((percent + (0 if errors is None else errors)).max()))))
+    axes.set_xlim(0, min(100, max(1, 1.05 * float((percent + (0 if errors is None else errors)).max()))))
     axes.legend(loc="lower right", frameon=False, bbox_to_anchor=(1, 1), borderaxespad=0.1)
     if title:
         axes.set_title(_verbatim(title), loc="left", fontsize=11)
+    _save(figure, path)
+
+
+def difference_bars(
+    path: Path,
+    names: Sequence[str],
+    first: Sequence[float | None],
+    second: Sequence[float | None],
+    titles: tuple[str, str],
+) -> None:
+    """How much the IoU of each class, or mIoU, of a second result differs from the first, in percentage points.
+
+    Args:
+        path: the file to write.
+        names: what is measured, one bar each.
+        first: values of the first result; None where it has none.
+        second: values of the second result.
+        titles: of the two results.
+    """
+    figure, axes = _figure(7.5, 1.3 + 0.24 * len(names))
+    pairs = zip(first, second, strict=True)
+    points = 100 * np.array([np.nan if a is None or b is None else b - a for a, b in pairs], dtype=float)
+    positions = np.arange(len(names))
+    axes.barh(positions, points, color=[SERIES[0] if value >= 0 else SERIES[1] for value in points])
+    values = axes.get_yaxis_transform()
+    for position, value in enumerate(points):
+        text = ABSENT if np.isnan(value) else f"{value:+.1f}"
+        axes.text(1.01, position, text, transform=values, va="center", fontsize=8)
+    axes.axvline(0, color=LINE, linewidth=0.8)
+    axes.set(yticks=positions, yticklabels=[*map(_verbatim, names)], ylim=(len(names) - 0.4, -0.6))
+    reach = 1.05 * max(1.0, float(np.nanmax(np.abs(points), initial=0)))
+    axes.set(xlim=(-reach, reach), xlabel="difference in percentage points of IoU")
+    axes.set_title(_verbatim(f"{titles[1]}\nminus {titles[0]}"), loc="left", fontsize=10)
     _save(figure, path)
 
 
@@ -54,7 +105,7 @@ def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence
     """Where the pixels of each true class went, in percent of that class.
 
     Args:
-        path: the PNG to write.
+        path: the file to write.
         names: C class names.
         counts: [C, C] pixels, row = label, column = prediction. The row of a class without pixels stays empty.
         title: stands above.
@@ -88,7 +139,7 @@ def infoscore_bars(path: Path, infoscore: Sequence[float], chosen: Sequence[int]
     layers = range(len(infoscore))
     bars = axes.bar(layers, infoscore, color=[CHOSEN if layer in chosen else BAR for layer in layers])
     axes.bar_label(bars, fmt="%.3g", fontsize=8, padding=2)
-    axes.set(xlabel="text layer", ylabel="InfoScore", xticks=layers)
+    axes.set(xlabel="text layer", ylabel="InfoScore (no unit)", xticks=layers)
     axes.margins(y=0.12)
     _two_colours(axes, len(chosen))
     _save(figure, path)
@@ -102,7 +153,7 @@ def infoscore_scatter(
     for layer, (score, value) in enumerate(zip(infoscore, miou, strict=True)):
         axes.scatter(score, 100 * value, color=CHOSEN if layer in chosen else BAR, s=42, zorder=3)
         axes.annotate(str(layer), (score, 100 * value), (5, 4), textcoords="offset points", fontsize=9)
-    axes.set(xlabel="InfoScore", ylabel="mIoU of the layer alone, percent")
+    axes.set(xlabel="InfoScore (no unit)", ylabel="mIoU of the layer alone in percent")
     axes.margins(0.12)
     axes.set_title(f"Spearman's ρ = {rho:.2f}", loc="left", fontsize=11)
     _two_colours(axes, len(chosen))
@@ -117,7 +168,7 @@ def grouped_bars(
     """Several results side by side.
 
     Args:
-        path: the PNG to write.
+        path: the file to write.
         rows: what is measured, for example mIoU and class names; one group of bars each.
         series: per result its title, its values, and their standard deviations; None where there is none.
     """
@@ -146,8 +197,9 @@ def grouped_bars(
 
 
 def _verbatim(text: str) -> str:
-    """``text`` to be drawn as it is: what stands between two dollar signs would be read as a formula."""
-    return text.replace("$", r"\$")
+    """``text`` to be drawn as it is: text between two dollar signs would be read as a formula. Long lines are cut."""
+    lines = (line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…" for line in drawable(text).split("\n"))
+    return "\n".join(lines).replace("$", r"\$")
 
 
 def _two_colours(axes: Axes, chosen: int) -> None:
@@ -175,7 +227,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a chart; of a job's processes one writes."""
+    from matplotlib.text import Text
+
     if rank() > 0:
         return
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and not text.get_text().isascii():
+            text.set_fontfamily(families(text.get_text()))
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", bbox_inches="tight")
+        # without a date
+        figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight", metadata=METADATA[path.suffix])

@@ -21,6 +21,7 @@ from ..files import write_bytes
 from ..runtime import rank
 from ..screen import note
 from . import charts, pictures
+from .colours import IGNORED
 
 
 class EvaluationPictures:
@@ -33,7 +34,8 @@ class EvaluationPictures:
         dataset: what is evaluated.
         names: C class names.
         save_predictions: write ``<csv stem>_predictions/<image>.png``.
-        overlays: draw so many images into ``<csv stem>_overlays.png``; None or 0: none.
+        overlays: draw N images into ``<csv stem>_overlays.png``; None or 0: none.
+        figures: format of the charts, one of :data:`src.output.charts.FORMATS`.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class EvaluationPictures:
         names: Sequence[str],
         save_predictions: bool = False,
         overlays: int | None = None,
+        figures: str = "png",
     ) -> None:
         self.csv = csv
         self.dataset = dataset
         self.names = names
         self.save_predictions = save_predictions
+        self.figures = figures
         self.predictions = csv.with_name(f"{csv.stem}_predictions")
         self.observers: list[Observer] = []
         self._shown: list[int] = []
@@ -78,13 +82,12 @@ class EvaluationPictures:
 
         A picture that cannot be written is named and left out: the scores are what counts.
         """
-        iou, matrix, overlays = (
-            self.csv.with_name(f"{self.csv.stem}_{name}.png") for name in ("iou", "confusion", "overlays")
-        )
+        iou, matrix = (self.csv.with_name(f"{self.csv.stem}_{name}.{self.figures}") for name in ("iou", "confusion"))
+        overlays = self.csv.with_name(f"{self.csv.stem}_overlays.png")
         title, confusion = f"{self.csv.stem}: {evaluation.images} images", evaluation.confusion
         scored = self.names[-len(confusion.scored) :]  # without the background, where there is none
         drawings: dict[Path, Callable[[], None]] = {
-            iou: lambda: charts.iou_bars(iou, scored, confusion.iou.tolist(), title=title),
+            iou: lambda: charts.iou_bars(iou, scored, confusion.iou.tolist(), title=title, absent=confusion.absent),
             matrix: lambda: charts.confusion_matrix(matrix, scored, confusion.scored.tolist(), title=title),
         }
         if self._shown and rank() == 0:  # of a job's processes one writes
@@ -125,7 +128,7 @@ class EvaluationPictures:
             entry, dataset = self.dataset.entries[index], self.dataset
             assert entry.mask is not None
             image, target = read_image(entry.image), read_mask(entry.mask, dataset.labelling)
-            target[target == dataset.labelling.ignore_label] = pictures.IGNORED
+            target[target == dataset.labelling.ignore_label] = IGNORED
             predicted = np.asarray(Image.open(io.BytesIO(kept[f"overlay.{index}"])))
             rows.append((image, pictures.overlay(image, predicted), pictures.overlay(image, target)))
             label_maps += [predicted, target]

@@ -22,7 +22,8 @@ from PIL import Image
 
 from ..errors import UserError
 from ..files import write_bytes, write_text
-from .pictures import PALETTE, label_png
+from .colours import VOC_PALETTE
+from .pictures import label_png
 
 TOLERANCE = 0.75
 """Largest distance in pixels between a simplified polygon and the boundary; a diagonal staircase is within it."""
@@ -306,7 +307,7 @@ class Cvat(Export):
         self._names.append(photo.name)
 
     def finish(self) -> Path:
-        colours = [",".join(map(str, PALETTE[label].tolist())) for label in range(len(self.class_names))]
+        colours = [",".join(map(str, VOC_PALETTE[label].tolist())) for label in range(len(self.class_names))]
         names = ["background", *self.class_names[1:]]
         rows = [f"{name}:{colour}::" for name, colour in zip(names, colours, strict=True)]
         write_text(self.folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *rows]) + "\n")
@@ -351,7 +352,7 @@ class LabelStudio(Export):
 
         write_text(self.folder / "tasks.json", json.dumps(self._tasks, ensure_ascii=False) + "\n")
         labels = "\n".join(
-            f'    <Label value={quoteattr(name)} background="#{bytes(PALETTE[label].tolist()).hex()}"/>'
+            f'    <Label value={quoteattr(name)} background="#{bytes(VOC_PALETTE[label].tolist()).hex()}"/>'
             for label, name in enumerate(self.class_names)
             if label
         )

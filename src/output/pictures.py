@@ -1,6 +1,7 @@
 """Pictures of label maps: palette PNGs, overlays with a legend, heat maps, grids for comparing.
 
 Images are RGB uint8 [height, width, 3], label maps uint8 [height, width]. Label 0 is the background, 255 is ignored.
+A palette is uint8 [256, 3], see :mod:`src.output.colours`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-BACKGROUND, IGNORED = 0, 255
+from .colours import IGNORED, VOC_PALETTE
+from .fonts import drawable, pillow_font
+
+BACKGROUND = 0
 OPACITY = 0.6
 LEAST_HEAT = 0.05
 PHOTO_PNG = (
@@ -22,23 +26,6 @@ PHOTO_PNG = (
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
 )
 INK, PAPER, FRAME = (32, 32, 32), (255, 255, 255), (150, 150, 150)
-
-
-def voc_palette() -> np.ndarray:
-    """The colours of PASCAL VOC's label maps, uint8 [256, 3].
-
-    Bit 3 k + c of a label is bit 7 - k of channel c (the colour map of the VOC devkit).
-    """
-    labels = np.arange(256)
-    palette = np.zeros((256, 3), np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= (labels >> (3 * bit + channel) & 1) << (7 - bit)
-    return palette.astype(np.uint8)
-
-
-PALETTE = voc_palette()
-OUTLINES = PALETTE // 2 + 127  # VOC's colours are dark: an outline is theirs, half way to white
 
 
 @dataclass(frozen=True)
@@ -57,11 +44,11 @@ def legend_of(label_maps: Sequence[np.ndarray], names: Sequence[str]) -> list[Le
     return [*classes, LegendEntry(IGNORED, "ignored")] if IGNORED in present else classes
 
 
-def label_png(labels: np.ndarray) -> bytes:
-    """A label map as a palette PNG: pixel values are labels, colours are VOC's."""
+def label_png(labels: np.ndarray, palette: np.ndarray = VOC_PALETTE) -> bytes:
+    """A label map as a palette PNG: pixel values are labels."""
     picture = Image.fromarray(labels)
-    picture.putpalette(PALETTE.tobytes())
-    return _saved(picture, compress_type=zlib.Z_RLE)  # runs are all there is in labels: a third smaller, twice as fast
+    picture.putpalette(palette.tobytes())
+    return _saved(picture, compress_type=zlib.Z_RLE)  # labels are runs: a third smaller, twice as fast
 
 
 def png(picture: Image.Image) -> bytes:
@@ -85,48 +72,89 @@ def _saved(picture: Image.Image, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """``image`` with its classes tinted in their colours and outlined; the background stays as it is."""
-    side = 2 * max(1, round(min(labels.shape) / 300)) + 1  # outlines of the same look on small and on large images
-    kernel = np.ones((side, side), np.uint8)
-    outline = (labels != BACKGROUND) & (cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))
+def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray = VOC_PALETTE) -> np.ndarray:
+    """``image`` with its classes tinted and outlined by a light and a dark line; the background stays as it is."""
+    width = max(1, round(min(labels.shape) / 300))  # outlines look the same on small and on large images
+    light, edge = (_near_another_label(labels, reach) for reach in (width, 2 * width))
     # ``take`` is several times as fast as indexing, and so is OpenCV's copy under a mask
-    tinted = cv2.addWeighted(image, 1 - OPACITY, PALETTE.take(labels, 0), OPACITY, 0)
-    tinted[outline] = OUTLINES.take(labels[outline], 0)
+    tinted = cv2.addWeighted(image, 1 - OPACITY, palette.take(labels, 0), OPACITY, 0)
+    tinted[edge] = palette.take(labels[edge], 0) // 3
+    tinted[light] = palette.take(labels[light], 0) // 3 + 170
     return cv2.copyTo(image, (labels == BACKGROUND).view(np.uint8), tinted)
 
 
-def overlay_with_legend(image: np.ndarray, labels: np.ndarray, legend: Sequence[LegendEntry]) -> Image.Image:
-    """:func:`overlay` at the image's own size, a legend below it."""
-    return _below(overlay(image, labels), lambda width: legend_strip(legend, width))
+def _near_another_label(labels: np.ndarray, reach: int) -> np.ndarray:
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return (labels != BACKGROUND) & (cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))
 
 
-def heat_map(image: np.ndarray, strength: np.ndarray, title: str) -> Image.Image:
-    """How strongly one class was seen, over the greyed image, with a colour bar below.
+def overlay_with_legend(
+    image: np.ndarray,
+    labels: np.ndarray,
+    legend: Sequence[LegendEntry],
+    names: Sequence[str] = (),
+    palette: np.ndarray = VOC_PALETTE,
+) -> Image.Image:
+    """:func:`overlay` at the image's own size, with ``names`` of classes in their areas and a legend below."""
+    drawn = Image.fromarray(overlay(image, labels, palette))
+    _write_names(drawn, labels, names)
+    return _below(np.asarray(drawn), lambda width: legend_strip(legend, width, palette=palette))
+
+
+def _write_names(picture: Image.Image, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write each class's name where its area is deepest, the deepest areas first; names do not overlap."""
+    draw, size = ImageDraw.Draw(picture), max(11, round(min(picture.size) / 24))
+    spots = []
+    for label in np.unique(labels).tolist():
+        if BACKGROUND < label < len(names):
+            inside = cv2.copyMakeBorder((labels == label).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+            _, depth, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(inside, cv2.DIST_L2, 3))
+            spots.append((depth, x - 1, y - 1, names[label]))
+    taken: list[tuple[float, float, float, float]] = []
+    for depth, x, y, name in sorted(spots, reverse=True):
+        text, font = drawable(name), pillow_font(name, size)
+        half = font.getlength(text) / 2 + 3
+        if depth < size / 3 or 2 * half > picture.width or 2 * size > picture.height:
+            continue
+        x, y = min(max(x, half), picture.width - half), min(max(y, size), picture.height - size)
+        box = (x - half, y - 0.7 * size, x + half, y + 0.7 * size)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        stroke = max(2, size // 9)
+        draw.text((x, y), text, PAPER, font, anchor="mm", stroke_width=stroke, stroke_fill=(20, 20, 20))
+
+
+def heat_map(image: np.ndarray, strength: np.ndarray, title: str, top: float | None = None) -> Image.Image:
+    """The probability of one class over the greyed image, with a labelled colour bar below.
 
     Args:
         image: RGB uint8 [height, width, 3].
-        strength: float32 [height, width], a probability. The colours span 0 to its maximum, which the bar names, but
-            never less than :data:`LEAST_HEAT`: what is nowhere must not look as if it were somewhere.
+        strength: float32 [height, width], a probability.
         title: stands before the colour bar.
+        top: of the colour scale, so that several heat maps can share one; None: the maximum of ``strength``. It is
+            never less than :data:`LEAST_HEAT`: a class that is nowhere must not look as if it were somewhere.
     """
-    top = max(float(strength.max()), LEAST_HEAT)
-    scaled = (strength * (255 / top)).astype(np.uint8)
+    top = max(float(strength.max()) if top is None else top, LEAST_HEAT)
+    scaled = (strength * (255 / top)).clip(0, 255).astype(np.uint8)
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     blended = cv2.addWeighted(grey, 0.35, heat_colours(scaled), 0.65, 0)
     return _below(blended, lambda width: _colour_bar(title, top, width))
 
 
-def legend_strip(entries: Sequence[LegendEntry], width: int, size: int | None = None) -> Image.Image:
+def legend_strip(
+    entries: Sequence[LegendEntry], width: int, size: int | None = None, palette: np.ndarray = VOC_PALETTE
+) -> Image.Image:
     """A strip of colour swatches and texts, ``width`` pixels wide or as wide as its longest entry.
 
     ``size`` is the height of the text in pixels; by default it follows the width.
     """
     size = _text_size(width) if size is None else size
-    font, swatch, gap = _font(size), size, round(0.45 * size)
+    swatch, gap = size, round(0.45 * size)
     if not entries:
-        return _text_strip("background only", font, width, gap)
-    widths = [swatch + gap + round(font.getlength(entry.text)) for entry in entries]
+        return _text_strip("background only", pillow_font("", size), width, gap)
+    texts = {entry.text: (drawable(entry.text), pillow_font(entry.text, size)) for entry in entries}
+    widths = [swatch + gap + round(font.getlength(text)) for text, font in (texts[entry.text] for entry in entries)]
     width = max(width, max(widths) + 2 * gap)
     rows, x = [[]], gap
     for entry, entry_width in zip(entries, widths, strict=True):
@@ -142,8 +170,9 @@ def legend_strip(entries: Sequence[LegendEntry], width: int, size: int | None = 
         middle = gap // 2 + row * line + line // 2
         for x, entry in row_entries:
             box = (x, middle - swatch // 2, x + swatch - 1, middle - swatch // 2 + swatch - 1)
-            draw.rectangle(box, tuple(PALETTE[entry.label].tolist()), FRAME)
-            draw.text((x + swatch + gap, middle), entry.text, INK, font, anchor="lm")
+            draw.rectangle(box, tuple(palette[entry.label].tolist()), FRAME)
+            text, font = texts[entry.text]
+            draw.text((x + swatch + gap, middle), text, INK, font, anchor="lm")
     return strip
 
 
@@ -162,7 +191,7 @@ def grid(
         cell: width and height of a cell, pixels.
     """
     gap, size = 8, 20
-    font, head = _font(size), 34
+    font, head = pillow_font("", size), 34
     width = gap + len(titles) * (cell[0] + gap)
     # a row is as high as its highest image: landscape pictures leave no stripes between them
     fitted = [[_fit(image, cell) for image in row] for row in rows]
@@ -199,12 +228,6 @@ def _below(image: np.ndarray, strip_of_width: Callable[[int], Image.Image]) -> I
     return canvas
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # what Pillow's wheels bring; a bitmap font has no sizes
-    return font
-
-
 def _text_size(width: int) -> int:
     return max(14, round(width / 32))
 
@@ -216,19 +239,20 @@ def _text_strip(text: str, font: ImageFont.FreeTypeFont, width: int, gap: int) -
 
 
 def _colour_bar(title: str, top: float, width: int) -> Image.Image:
-    """``title  0 [bar] top``."""
-    font = _font(_text_size(width))
-    gap = round(0.45 * font.size)
-    texts = [f"{title}   0", f"{top:.2g}"]
-    lengths = [round(font.getlength(text)) for text in texts]
-    bar = max(6 * round(font.size), width - sum(lengths) - 4 * gap)
-    strip = Image.new("RGB", (sum(lengths) + bar + 4 * gap, round(font.size * 1.5) + gap), PAPER)
+    """``title  0 [bar] top probability``."""
+    size = _text_size(width)
+    gap = round(0.45 * size)
+    font, plain = pillow_font(title, size), pillow_font("", size)
+    texts = [(f"{drawable(title)}   0", font), (f"{top:.2g} probability", plain)]
+    lengths = [round(font.getlength(text)) for text, font in texts]
+    bar = max(6 * size, width - sum(lengths) - 4 * gap)
+    strip = Image.new("RGB", (sum(lengths) + bar + 4 * gap, round(size * 1.5) + gap), PAPER)
     draw = ImageDraw.Draw(strip)
     middle, x = strip.height // 2, 2 * gap + lengths[0]
-    draw.text((gap, middle), texts[0], INK, font, anchor="lm")
-    ramp = np.linspace(0, 255, bar).astype(np.uint8)[None].repeat(round(font.size), 0)
+    draw.text((gap, middle), texts[0][0], INK, font, anchor="lm")
+    ramp = np.linspace(0, 255, bar).astype(np.uint8)[None].repeat(size, 0)
     strip.paste(Image.fromarray(heat_colours(ramp)), (x, middle - ramp.shape[0] // 2))
-    draw.text((x + bar + gap, middle), texts[1], INK, font, anchor="lm")
+    draw.text((x + bar + gap, middle), texts[1][0], INK, plain, anchor="lm")
     return strip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..method.segmenter import ImageAnalysis
 from ..output import pictures
+from ..output.colours import safe_palette
 from ..screen import table
 
 MAX_MISSING = 10  # so many classes without pixels are still worth a word each
@@ -41,19 +42,26 @@ def pictures_of(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = Fals
         for label, share in enumerate(shares)
         if share and label != pictures.BACKGROUND
     ]
-    drawn = {"labels": partial(pictures.label_png, labels), "overlay": partial(_overlay, rgb, labels, legend)}
+    drawn = {
+        "labels": partial(pictures.label_png, labels, safe_palette()),
+        "overlay": partial(_overlay, rgb, labels, legend, names),
+    }
     for label, name in enumerate(names if heat_maps else ()):
         ending = f"heatmap_{label:02d}_{re.sub(r'[^0-9A-Za-z]+', '-', name).strip('-')[:40]}"
         drawn[ending] = partial(_heat_map, rgb, analysis, label)
     return drawn
 
 
-def _overlay(rgb: np.ndarray, labels: np.ndarray, legend: Sequence[pictures.LegendEntry]) -> bytes:
-    return pictures.photo_png(pictures.overlay_with_legend(rgb, labels, legend))
+def _overlay(
+    rgb: np.ndarray, labels: np.ndarray, legend: Sequence[pictures.LegendEntry], names: Sequence[str]
+) -> bytes:
+    return pictures.photo_png(pictures.overlay_with_legend(rgb, labels, legend, names, safe_palette()))
 
 
 def _heat_map(rgb: np.ndarray, analysis: ImageAnalysis, label: int) -> bytes:
-    drawn = pictures.heat_map(rgb, analysis.heat_map(label), analysis.class_names[label])
+    height, width = analysis.frame.inner((rgb.shape[0], rgb.shape[1]))
+    top = float(analysis.unary[:, :height, :width].max())  # one scale for all classes: their heat maps can be compared
+    drawn = pictures.heat_map(rgb, analysis.heat_map(label), analysis.class_names[label], top)
     return pictures.photo_png(drawn)
 
 

@@ -26,7 +26,7 @@ from src.method.checkpoints import load_configured
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import PatchAttention, Segmenter, labels_of
-from src.output.pictures import PALETTE
+from src.output.colours import safe_palette
 from tests import tiny
 from tests.explorer.conftest import missing
 
@@ -205,7 +205,7 @@ def test_saved_labels_are_a_palette_png(one: Explored, view: str, open_page: Cal
     assert download.value.suggested_filename == name
     with Image.open(download.value.path()) as saved:
         assert saved.mode == "P"
-        assert saved.getpalette() == PALETTE.ravel().tolist()
+        assert saved.getpalette() == safe_palette().ravel().tolist()
         labels = np.asarray(saved)
     if view == "labels":
         assert_labels(labels, one.undo(one.segmenter.unary(one.seen)[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from src.data.lists import ListEntry
 from src.errors import UserError
 from src.files import REPOSITORY, write_bytes
 from src.output import charts, pictures
+from src.output.colours import SAFE_DISTANCE, VISIONS, VOC_PALETTE, as_seen, safe_palette
 from src.output.evaluation_pictures import evenly_spaced, prediction_files
+from src.output.fonts import drawable
 
 CONFIG = str(REPOSITORY / "tests/golden_training_free.yaml")
 
@@ -34,7 +37,7 @@ def labels_with_square() -> np.ndarray:
 def test_palette_is_that_of_pascal_voc() -> None:
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
     for label, colour in {**known, 255: (224, 224, 192)}.items():
-        assert tuple(pictures.PALETTE[label].tolist()) == colour
+        assert tuple(VOC_PALETTE[label].tolist()) == colour
 
 
 def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Path) -> None:
@@ -44,7 +47,7 @@ def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Pat
     write_bytes(path, pictures.label_png(labels))
     assert np.array_equal(read_mask(path, Labelling(21)), labels)
     with Image.open(path) as picture:
-        assert np.array_equal(np.asarray(picture.convert("RGB")), pictures.PALETTE[labels])
+        assert np.array_equal(np.asarray(picture.convert("RGB")), VOC_PALETTE[labels])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53), (1, 1_000_001)])
@@ -61,7 +64,7 @@ def test_overlay_tints_classes_and_leaves_the_background_alone() -> None:
     drawn = pictures.overlay(image, labels)
     assert np.array_equal(drawn[labels == 0], image[labels == 0])
     inside = np.s_[15:25, 25:35]
-    expected = (1 - pictures.OPACITY) * image[inside] + pictures.OPACITY * pictures.PALETTE[15].astype(float)
+    expected = (1 - pictures.OPACITY) * image[inside] + pictures.OPACITY * VOC_PALETTE[15].astype(float)
     assert np.abs(drawn[inside] - expected).max() <= 1
     assert drawn[10, 20].tolist() != pytest.approx(expected[0, 0].tolist())  # the outline
 
@@ -78,7 +81,7 @@ def test_overlay_with_legend_keeps_the_image_in_its_own_size(size: tuple[int, in
     assert np.array_equal(picture[: size[0], : size[1]], pictures.overlay(image, labels))
     below = picture[size[0] :].reshape(-1, 3)
     for entry in legend:
-        assert (below == pictures.PALETTE[entry.label]).all(1).any(), f"no swatch of {entry.text}"
+        assert (below == VOC_PALETTE[entry.label]).all(1).any(), f"no swatch of {entry.text}"
 
 
 def test_legend_holds_the_classes_that_occur() -> None:
@@ -145,7 +148,7 @@ def test_iou_bars_show_percent_in_label_order_and_the_mean(tmp_path: Path, figur
     axes = figures[0].axes[0]
     assert [bar.get_width() for bar in axes.patches] == [90, 25, 0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["background", "cat", "dog"]
-    assert axes.get_legend().get_texts()[0].get_text() == "mIoU 38.33"
+    assert axes.get_legend().get_texts()[0].get_text() == "mIoU 38.33 %"
     assert axes.yaxis_inverted()
     assert Image.open(tmp_path / "iou.png").width > 500
 
@@ -224,3 +227,89 @@ def test_charts_are_drawn_unasked_and_nothing_else(tmp_path: Path, capsys: pytes
     assert cli.run(training_free_blip.main, arguments) == 0, capsys.readouterr().err
     present = {path.name for path in tmp_path.iterdir()}
     assert present == {"out.csv", "out.json", "out_iou.png", "out_confusion.png"}
+
+
+def distances(colours: np.ndarray) -> np.ndarray:
+    """[4, N, N] delta E of ``colours`` under normal, protan, deutan and tritan vision."""
+    seen = as_seen(colours)
+    return np.linalg.norm(seen[:, :, None] - seen[:, None], axis=3)
+
+
+def test_photos_colours_differ_under_every_kind_of_colour_vision() -> None:
+    palette = safe_palette()
+    distinct = len(np.unique(palette[1:255], axis=0))
+    assert distinct >= 30
+    colours = palette[[*range(distinct + 1), 255]]  # with background and ignored pixels
+    between = distances(colours)
+    assert list(VISIONS) == ["normal", "protan", "deutan", "tritan"]
+    for vision, found in zip(VISIONS, between, strict=True):
+        assert found[np.triu_indices(len(colours), 1)].min() >= SAFE_DISTANCE, vision
+    assert bytes(palette[1]).hex() == "e69f00"  # Okabe and Ito's orange
+
+
+def test_vocs_colours_do_not() -> None:
+    assert distances(VOC_PALETTE[:21])[1][np.triu_indices(21, 1)].min() < SAFE_DISTANCE
+
+
+def test_simulated_vision_confuses_what_it_should() -> None:
+    red_and_green = as_seen(np.array([[200, 60, 0], [120, 120, 0]], np.uint8))
+    normal, _, deutan, tritan = np.linalg.norm(red_and_green[:, 0] - red_and_green[:, 1], axis=1)
+    assert deutan < 0.5 * normal
+    assert tritan > 0.5 * normal
+
+
+def test_names_stand_in_their_areas() -> None:
+    image = np.full((200, 300, 3), 90, np.uint8)
+    labels = np.zeros((200, 300), np.uint8)
+    labels[50:150, 50:250] = 1
+    plain = np.asarray(pictures.overlay_with_legend(image, labels, []))
+    named = np.asarray(pictures.overlay_with_legend(image, labels, [], ["background", "cat"]))
+    changed = np.argwhere((plain != named).any(2))
+    assert len(changed)
+    assert changed.min(0).tolist() > [50, 50]
+    assert changed.max(0).tolist() < [150, 250]
+
+
+def test_outlines_are_light_and_dark() -> None:
+    labels = labels_with_square()
+    for value in (0, 255):  # on any photo
+        drawn = pictures.overlay(np.full((40, 60, 3), value, np.uint8), labels).mean(2)
+        edge = drawn[20, 20:24]
+        assert edge[0] - edge[1] > 100
+
+
+def test_heat_maps_share_a_scale() -> None:
+    image = np.full((50, 80, 3), 120, np.uint8)
+    weak = np.full((50, 80), 0.2, np.float32)
+    alone, shared = (np.asarray(pictures.heat_map(image, weak, "cat", top)).astype(int) for top in (None, 0.8))
+    assert alone[25, 40].sum() > shared[25, 40].sum() + 100
+
+
+@pytest.mark.parametrize("ending", charts.FORMATS)
+def test_charts_in_every_format_have_words_of_every_script(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"iou.{ending}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Matplotlib warns of a character that it draws as a box
+        words = ["background", "\N{CAT FACE}", "\u732b", "\u05d7\u05ea\u05d5\u05dc", "w" * 200]
+        charts.iou_bars(path, words, [0.5] * 5)
+    assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF", b"<?xm")
+
+
+def test_a_character_without_a_font_is_its_number() -> None:
+    assert drawable("cat \U000f0000") == "cat U+F0000"
+    assert drawable("na\u00efve") == "na\u00efve"
+
+
+def test_absent_classes_have_a_dash(tmp_path: Path, figures: list[Figure]) -> None:
+    charts.iou_bars(tmp_path / "iou.png", ["background", "cat", "dog"], [0.9, 0.0, 0.0], absent=[2])
+    axes = figures[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["90.0", "0.0", charts.ABSENT]
+    right = axes.get_window_extent().x1
+    assert all(text.get_window_extent().x0 > right for text in axes.texts)  # no bar, no line reaches a value
+
+
+def test_difference_of_two_results(tmp_path: Path, figures: list[Figure]) -> None:
+    charts.difference_bars(tmp_path / "d.svg", ["mIoU", "cat", "dog"], [0.5, 0.2, None], [0.4, 0.5, 0.1], ("a", "b"))
+    axes = figures[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["-10.0", "+30.0", charts.ABSENT]
+    assert [bar.get_width() for bar in axes.patches][:2] == pytest.approx([-10, 30])

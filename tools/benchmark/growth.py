@@ -66,6 +66,9 @@ def growth(options: Options, formats: Sequence[str], plot: Path | None) -> None:
         draw(plot, curves)
 
 
+MARKERS = "os^Dv"  # of number formats: they differ without colour
+
+
 def draw(path: Path, curves: list[Curve]) -> None:
     """Plot ``curves``, one panel for each thing that grows, a colour for each number format."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -78,7 +81,7 @@ def draw(path: Path, curves: list[Curve]) -> None:
             axes.plot(
                 list(curve.speeds),
                 list(curve.speeds.values()),
-                marker="o",
+                marker=MARKERS[formats.index(curve.numbers) % len(MARKERS)],
                 color=f"C{formats.index(curve.numbers)}",
                 linestyle=("-", "--")[labels.index(curve.label)],
                 label=", ".join(filter(None, (curve.numbers, curve.label))),

@@ -23,7 +23,7 @@ from PIL import Image
 from src import cli
 from src.errors import UserError
 from src.files import user_path, write_text
-from src.output.pictures import PALETTE
+from src.output.colours import VOC_PALETTE
 from src.screen import say
 from tools.miniature.scenes import Scene, draw_scene
 from tools.miniature.words import CLASSES
@@ -48,7 +48,7 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 def write_mask(labels: np.ndarray, path: Path) -> None:
     """Write uint8 labels [height, width] as the palette PNG ``path``, in the VOC colours."""
     mask = Image.fromarray(labels)
-    mask.putpalette(PALETTE.tobytes())
+    mask.putpalette(VOC_PALETTE.tobytes())
     mask.save(path, optimize=True)
 
 
