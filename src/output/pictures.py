@@ -114,7 +114,7 @@ def _write_names(picture: Image.Image, labels: np.ndarray, names: Sequence[str])
     for depth, x, y, name in sorted(spots, reverse=True):
         text, font = drawable(name), pillow_font(name, size)
         half = font.getlength(text) / 2 + 3
-        if depth < size / 3 or 2 * half > picture.width or 2 * size > picture.height:
+        if depth < 0.7 * size or 2 * half > picture.width or 2 * size > picture.height:
             continue
         x, y = min(max(x, half), picture.width - half), min(max(y, size), picture.height - size)
         box = (x - half, y - 0.7 * size, x + half, y + 0.7 * size)
