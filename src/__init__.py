@@ -1,5 +1,9 @@
 import os
 
+from .files import give_user_a_name
+
+give_user_a_name()
+
 # How often a thread of GNU OpenMP looks for the others before it sleeps; read when torch is imported. By
 # default they look on for milliseconds, in which none of them works: beside a busy process the miniature is tuned
 # (configs/miniature_one_shot.yaml, crf.iters=0) at 5 steps a second, with this setting at 8; alone at 19 and 17. Never

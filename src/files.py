@@ -26,6 +26,31 @@ TRIAL_BYTES = 1 << 18
 """What :func:`check_writable` writes: about a result with its charts."""
 
 
+def give_user_a_name() -> None:
+    """Set what PyTorch and the hub client need of a user without a passwd entry or a home folder, as in containers.
+
+    They ask for a user name when they are imported, and would keep their caches in a folder called ``~``.
+    """
+    if sys.platform == "win32":
+        return
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+            os.environ["USER"] = f"uid{os.getuid()}"
+    if os.path.isabs(os.path.expanduser("~")):
+        return
+    caches = os.path.join(tempfile.gettempdir(), f"uid{os.getuid()}-caches")
+    with suppress(OSError):
+        os.mkdir(caches, 0o700)
+    if os.path.islink(caches) or not os.path.isdir(caches) or os.stat(caches).st_uid != os.getuid():
+        caches = tempfile.mkdtemp()  # somebody else has made the folder
+    for name, folder in (("XDG_CACHE_HOME", ""), ("XDG_CONFIG_HOME", "config"), ("TRITON_HOME", "")):
+        os.environ.setdefault(name, os.path.join(caches, folder))
+
+
 def resolve(path: str) -> Path:
     """An absolute path unchanged, any other relative to :data:`ROOT`; ``~`` is the home folder."""
     return ROOT / user_path(path)

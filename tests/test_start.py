@@ -123,3 +123,38 @@ def test_what_a_finished_experiment_leaves_is_still_collected() -> None:
         assert model() is None
     finally:
         gc.unfreeze()
+
+
+NAMELESS = """
+import os, pwd, sys
+def lack(*_):
+    raise KeyError("getpwuid(): uid not found: 12345")
+pwd.getpwuid = lack
+import src
+import getpass
+from src.errors import UserError
+from src.files import user_path
+from src.method.precision import _folder
+print(getpass.getuser(), os.path.isabs(_folder()))
+from transformers.utils.hub import constants
+print(os.path.isabs(constants.HF_HOME))
+try:
+    print(user_path("~/x"))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no passwd")
+@pytest.mark.parametrize("own", [{}, {"USER": "x", "XDG_CACHE_HOME": "/caches"}])
+def test_a_user_without_a_name_and_a_home_is_given_what_libraries_ask_for(own: dict[str, str], tmp_path: Path) -> None:
+    """As in `docker run --user 12345`: importing transformers ended in a KeyError, and a folder ~ appeared."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path), **own}
+    command = [sys.executable, "-c", NAMELESS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.splitlines() == [
+        f"{own.get('USER', f'uid{os.getuid()}')} True",
+        "True",
+        "~/x: this user has no home folder; give the whole path",
+    ]
+    assert not (tmp_path / "~").exists()

@@ -1,4 +1,4 @@
-"""Reading YAML files into the typed configuration of :mod:`src.config.schema`, and refusing what cannot be meant."""
+"""Reading YAML files into the typed configuration of :mod:`src.config.schema`; what cannot be meant is refused."""
 
 from __future__ import annotations
 
@@ -6,18 +6,65 @@ import dataclasses
 import difflib
 import json
 import math
+import os
+import re
 import types
 import typing
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ..errors import UserError
-from ..files import REPOSITORY, resolve
-from .schema import COCO_EVALUATION_IMAGES, Config, refusal
+from ..files import REPOSITORY, read_regular, resolve
+from .schema import COCO_EVALUATION_IMAGES, SHOWN, Config, refusal, shown
 
 MAX_CLASSES = 255  # labels are bytes, and one of them stands for ignored pixels
+MAX_BYTES = 1 << 18  # of a configuration
+MAX_TEXT = 4096  # characters of a text, as of a path
+MAX_CLASS_FILE = 1 << 20  # bytes of a class file
+MAX_REASON = 300  # characters of an error of the YAML parser
+MAX_NAME = 200  # bytes of a result's name, to which results add an experiment, a date and a suffix
+
+RANGES: dict[str, tuple[float, float]] = {
+    "max_images": (1, 10**9),
+    "dataset.num_classes": (2, MAX_CLASSES),
+    "dataset.first_label": (0, 255),
+    "dataset.ignore_label": (0, 255),
+    "model.image_size": (16, 4096),
+    "model.top_k": (1, 1000),
+    "model.heads": (1, 1000),
+    "dataloader.batch_size": (1, 4096),
+    "dataloader.num_workers": (0, 1024),
+    "crf.iters": (0, 10_000),
+    "runtime.seed": (0, 2**63 - 1),
+    "oneshot.shot": (1, 10**6),
+    "oneshot.split": (-(2**63), 2**63 - 1),
+    "oneshot.min_support_area": (1, 10**9),
+    "oneshot.num_iterations": (1, 10**6),
+    "oneshot.total_runs": (1, 10_000),
+    "oneshot.batch_gradient_accumulation": (1, 10**6),
+    "oneshot.lr": (1e-12, 100),
+    "oneshot.weight_decay": (0, 1000),
+    "dataset.mean": (0, 1),
+    "dataset.std": (0.001, 10),
+    "model.layers": (0, 999),
+}
+"""The smallest and the largest value of every number, and of every number of a list."""
+
+NOTES = {
+    "dataset.num_classes": ", background included",
+    "max_images": ", or null",
+    "dataloader.batch_size": ", or auto",
+    "dataloader.num_workers": ", or auto",
+    "crf.iters": "; 0 switches the CRF off",
+    "dataset.mean": ": pixels count from 0 to 1 (123.7 of 255 is 0.485)",
+    "dataset.std": ": pixels count from 0 to 1 (58.4 of 255 is 0.229)",
+    "model.layers": ", counted from 0",
+}
+"""What an error adds to the range of a number."""
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -31,18 +78,19 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         UserError: the file is missing or no YAML mapping, or a key or value is refused.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parse(read_regular(path, MAX_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"config {path} does not exist; the shipped ones are in {REPOSITORY / 'configs'}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"config {path} cannot be read as YAML: {_one_line(reason)}") from error
     if not isinstance(values, dict):
         raise UserError(f"config {path}: expected a mapping of keys to values, got {type(values).__name__}")
     source = str(path)
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {override}: expected key.sub=value, such as --set crf.iters=0")
+            raise UserError(f"--set {_short(override)}: expected key.sub=value, such as --set crf.iters=0")
         source = f"{path} with --set {key}" if source == str(path) else f"{source}, {key}"
         _set_key(values, key.strip(), text)
     if values.get("data_set") == "coco":
@@ -57,7 +105,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def _take_automatic(values: dict[str, Any]) -> tuple[str, ...]:
-    """Keys of ``dataloader`` that are ``auto`` or left out; takes them out of ``values``."""
+    """Remove the keys of ``dataloader`` that are ``auto`` from ``values``; returns them and those that are missing."""
     section = values.get("dataloader") or {}
     if not isinstance(section, dict):
         return ()
@@ -68,7 +116,7 @@ def _take_automatic(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _count_classes(values: dict[str, Any]) -> None:
-    """Let ``dataset.num_classes``, where it is left out, be the length of the class file.
+    """Set a missing ``dataset.num_classes`` to the length of the class file.
 
     A class file that has no length is refused when it is read.
     """
@@ -76,7 +124,7 @@ def _count_classes(values: dict[str, Any]) -> None:
     if not isinstance(path, str) or (dataset and (not isinstance(dataset, dict) or "num_classes" in dataset)):
         return
     try:
-        classes = json.loads(resolve(path).read_text(encoding="utf-8-sig"))
+        classes = json.loads(read_regular(resolve(path), MAX_CLASS_FILE).decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return
     if not isinstance(classes, list):
@@ -94,11 +142,76 @@ def _set_key(values: dict[str, Any], key: str, text: str) -> None:
             values[section] = {}
         values = values[section]
         if not isinstance(values, dict):
-            raise UserError(f"--set {key}={text}: {section} is a value, not a section")
+            raise UserError(f"--set {key}={_short(text)}: {section} is a value, not a section")
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {key}={text}: the value is not YAML: {' '.join(str(error).split())}") from error
+        values[last] = _parse(text)
+    except ValueError as error:
+        raise UserError(f"--set {key}={_short(text)}: the value is not YAML: {_one_line(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without what nobody means: dates, base 60 and 8, merged mappings, keys twice, tags."""
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | None):
+                raise yaml.YAMLError(f"the key {shown(key)} is no text")
+            if key in seen:
+                raise yaml.YAMLError(
+                    f"the key {shown(key)} is given twice, again in line {key_node.start_mark.line + 1}"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def plain_number(self, node: Any) -> int | float:
+        text = node.value
+        if ":" in text or re.fullmatch(r"[-+]?0[0-9_]+", text):
+            base = "60" if ":" in text else "8"
+            raise yaml.YAMLError(f"YAML reads {_short(text)} as a number to base {base}; put it in quotes")
+        construct = self.construct_yaml_int if node.tag.endswith(":int") else self.construct_yaml_float
+        return construct(node)
+
+    def refuse_tag(self, node: Any) -> None:
+        raise yaml.YAMLError(f"the tag {_short(node.tag)} is not supported")
+
+
+_Loader.yaml_constructors = {
+    f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
+    for kind in ("null", "bool", "str", "seq", "map")
+}
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.plain_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.plain_number)
+_Loader.add_constructor(None, _Loader.refuse_tag)
+
+
+def _parse(text: str) -> Any:
+    """The values of a YAML text.
+
+    Raises:
+        ValueError: ``text`` is not YAML, or uses a part of it that is refused.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _one_line(reason: object) -> str:
+    text = " ".join(str(reason).split())
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]} ..."
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
 def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
@@ -108,9 +221,10 @@ def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
+            name = _short(str(key))
+            close = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {prefix}{close[0]}?" if close else ""
-            raise UserError(f"{source}: unknown key {prefix}{key}{hint} (known: {', '.join(fields)})")
+            raise UserError(f"{source}: unknown key {prefix}{name}{hint} (known: {', '.join(fields)})")
         arguments[key] = _convert(hints[key], value, source, prefix + str(key))
     for name, f in fields.items():
         if name not in arguments and f.default is f.default_factory is dataclasses.MISSING:
@@ -184,20 +298,25 @@ def _plural(hint: Any) -> str:
 
 
 def _check_ranges(config: Config) -> None:
-    """Refuse numbers that no run could use. Layers are checked against the model when it is loaded."""
+    """Refuse values that no run could use. Layers are checked against the model when it is loaded."""
 
     def check(key: str, value: Any, holds: bool, expected: str) -> None:
         if not holds:
             raise config.refusal(key, list(value) if isinstance(value, tuple) else value, expected)
 
-    model, loader, dataset, shots = config.model, config.dataloader, config.dataset, config.oneshot
-    check(
-        "dataset.num_classes",
-        dataset.num_classes,
-        2 <= dataset.num_classes <= MAX_CLASSES,
-        f"2 to {MAX_CLASSES}, background included",
-    )
-    check("dataset.first_label", dataset.first_label, dataset.first_label >= 0, "0 or more")
+    for key, value in _flat(config):
+        texts = [value] if isinstance(value, str) else []
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for text in texts for sign in text):
+            raise config.refusal(key, value, "a text without control characters")
+        if any(len(text) > MAX_TEXT for text in texts):
+            raise config.refusal(key, value, f"at most {MAX_TEXT:,} characters")
+        numbers = value if isinstance(value, tuple) else [value]
+        if key in RANGES and all(type(number) in (int, float) for number in numbers):
+            low, high = RANGES[key]
+            what = "numbers from " if isinstance(value, tuple) else ""
+            expected = f"{what}{_number(low)} to {_number(high)}{NOTES.get(key, '')}"
+            check(key, value, all(low <= number <= high for number in numbers), expected)
+    model, dataset = config.model, config.dataset
     if dataset.background:
         expected = "1, because masks that show the background have 0 for it; see dataset.background"
         check("dataset.first_label", dataset.first_label, dataset.first_label == 1, expected)
@@ -208,28 +327,38 @@ def _check_ranges(config: Config) -> None:
         least <= dataset.ignore_label <= 255,
         f"a value that is no class: {least} to 255",
     )
-    check("dataset.std", dataset.std, all(s > 0 for s in dataset.std), "numbers above 0")
-    size = model.image_size
-    check("model.image_size", size, size >= 16 and size % 8 == 0, "a multiple of 8 (letterbox), 16 or more")
+    check("model.image_size", model.image_size, model.image_size % 8 == 0, "a multiple of 8 (letterbox)")
     if model.layers != "auto":
         unique = len(set(model.layers)) == len(model.layers)
-        positive = all(layer >= 0 for layer in model.layers)
         expected = "a list of different layer numbers, counted from 0, at least one"
-        check("model.layers", model.layers, bool(model.layers) and unique and positive, expected)
-    check("model.top_k", model.top_k, model.top_k >= 1, "1 or more")
-    check("model.heads", model.heads, model.heads is None or min(model.heads) >= 1, "two numbers, each 1 or more")
-    check("dataloader.batch_size", loader.batch_size, loader.batch_size >= 1, "1 or more, or auto")
-    check("dataloader.num_workers", loader.num_workers, loader.num_workers >= 0, "0 or more, or auto")
-    check("crf.iters", config.crf.iters, config.crf.iters >= 0, "0 (no CRF) or more")
-    check(
-        "max_images",
-        config.max_images,
-        config.max_images is None or config.max_images >= 1,
-        "1 or more, or null",
-    )
-    check("runtime.seed", config.runtime.seed, config.runtime.seed >= 0, "0 or more")
-    if shots is not None:
-        for key in ("shot", "min_support_area", "num_iterations", "total_runs", "batch_gradient_accumulation"):
-            check(f"oneshot.{key}", getattr(shots, key), getattr(shots, key) >= 1, "1 or more")
-        check("oneshot.lr", shots.lr, shots.lr > 0, "a number above 0")
-        check("oneshot.weight_decay", shots.weight_decay, shots.weight_decay >= 0, "0 or more")
+        check("model.layers", model.layers, bool(model.layers) and unique, expected)
+    for field in dataclasses.fields(config.output):
+        path = getattr(config.output, field.name)
+        if path is None:
+            continue
+        name = Path(path).name
+        taken = Path(name).suffix in (".json", ".png", ".html")
+        fits = 0 < len(os.fsencode(name)) <= MAX_NAME
+        expected = f"a file name of 1 to {MAX_NAME} bytes without * and ? that does not end in .json, .png or .html"
+        check(
+            f"output.{field.name}",
+            path,
+            fits and not taken and not set(name) & set("*?"),
+            expected,
+        )
+
+
+def _flat(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys of a configuration with their values: ``crf.iters``, 20."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if not field.metadata.get("yaml", True):
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _flat(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -8,6 +8,7 @@ the file, the key, the value and what was expected.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from ..errors import UserError
 
 Amp = bool | Literal["bf16", "fp16"]
 """``runtime.amp``; see :func:`src.method.precision.number_format`."""
+
+SHOWN = 80  # characters of a value in a message
 
 COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 lines of its list
 
@@ -156,4 +159,23 @@ class Config:
 
 
 def refusal(source: str, key: str, value: object, expected: str) -> UserError:
-    return UserError(f"{source}: {key}: {value!r} is not valid; expected {expected}")
+    """An error about one key of a configuration."""
+    return UserError(f"{source}: {key}: {shown(value)} is not valid; expected {expected}")
+
+
+class _Short(reprlib.Repr):
+    """``repr`` that stays short and quick for numbers, lists and mappings of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict = 3, 8, 8
+        self.maxstring = self.maxother = SHOWN
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 10**SHOWN else f"a number of more than {SHOWN} digits"
+
+
+def shown(value: object) -> str:
+    """``value`` in a message, cut at :data:`SHOWN` characters; it may be a number or a list of any size."""
+    text = _Short().repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."

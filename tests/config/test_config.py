@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -218,41 +220,54 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
         ("crf.iters", 2.5, r"crf\.iters: 2\.5 is not valid; expected a whole number"),
         ("crf.iters", True, r"crf\.iters: True is not valid; expected a whole number"),
         ("crf.iters", None, r"crf\.iters: None is not valid"),
-        ("crf.iters", -1, r"crf\.iters: -1 is not valid; expected 0 \(no CRF\) or more"),
+        ("crf.iters", -1, r"crf\.iters: -1 is not valid; expected 0 to 10,000; 0 switches the CRF off"),
         ("crf", 5, r"crf: 5 is not valid; expected a section with keys iters"),
         ("data_set", 7, r"data_set: 7 is not valid; expected a text"),
         ("dataset.first_label", 0, r"dataset\.first_label: 0 is not valid; expected 1, because masks that show"),
         ("data_root", 5, r"data_root: 5 is not valid; expected a text"),
-        ("max_images", 0, r"max_images: 0 is not valid; expected 1 or more, or null"),
+        ("max_images", 0, r"max_images: 0 is not valid; expected 1 to 1,000,000,000, or null"),
         ("dataset.mean", [0.5, 0.5], r"dataset\.mean: \[0\.5, 0\.5\] is not valid; expected a list of 3 numbers"),
-        ("dataset.std", [0.2, 0.0, 0.2], r"dataset\.std: .*expected numbers above 0"),
+        (
+            "dataset.std",
+            [0.2, 0.0, 0.2],
+            r"dataset\.std: .*expected numbers from 0.001 to 10: pixels count",
+        ),
         ("dataset.std", [0.2, float("nan"), 0.2], r"dataset\.std: .*expected a list of 3 numbers"),
         ("dataset.num_classes", 1, r"dataset\.num_classes: 1 .*expected 2 to 255"),
         ("dataset.num_classes", 256, r"dataset\.num_classes: 256 .*expected 2 to 255"),
         ("dataset.ignore_label", 20, r"dataset\.ignore_label: 20 .*a value that is no class: 21 to 255"),
         ("dataset.ignore_label", -1, r"dataset\.ignore_label: -1"),
         ("model.image_size", 500, r"model\.image_size: 500 .*a multiple of 8"),
-        ("model.image_size", 8, r"model\.image_size: 8 .*16 or more"),
+        ("model.image_size", 8, r"model\.image_size: 8 .*16 to 4,096"),
         ("model.layers", [], r"model\.layers: \[\] .*at least one"),
         ("model.layers", [0, 0], r"model\.layers: \[0, 0\] .*different layer numbers"),
         ("model.layers", [-1], r"model\.layers: \[-1\] .*counted from 0"),
         ("model.layers", [0.5], r"model\.layers: \[0\.5\] .*a list of whole numbers or auto"),
         ("model.layers", "all", r"model\.layers: 'all' .*a list of whole numbers or auto"),
         ("model.top_k", 0, r"model\.top_k: 0"),
-        ("dataloader.batch_size", 0, r"dataloader\.batch_size: 0 .*1 or more"),
-        ("dataloader.num_workers", -1, r"dataloader\.num_workers: -1 .*0 or more"),
+        ("dataloader.batch_size", 0, r"dataloader\.batch_size: 0 .*1 to 4,096, or auto"),
+        ("dataloader.num_workers", -1, r"dataloader\.num_workers: -1 .*0 to 1,024, or auto"),
         ("eval.resolution", "native", r"eval\.resolution: 'native' .*letterbox or original"),
         ("runtime.amp", "fp8", r"runtime\.amp: 'fp8' .*true or false or bf16 or fp16"),
         ("runtime.amp", 1, r"runtime\.amp: 1 "),
         ("runtime.attention", "flash", r"runtime\.attention: 'flash' .*fused or exact"),
         ("runtime.seed", -1, r"runtime\.seed: -1"),
-        ("oneshot.shot", 0, r"oneshot\.shot: 0 .*1 or more"),
-        ("oneshot.lr", 0, r"oneshot\.lr: 0\.0 .*a number above 0"),
+        ("oneshot.shot", 0, r"oneshot\.shot: 0 .*1 to 1,000,000"),
+        ("oneshot.lr", 0, r"oneshot\.lr: 0\.0 .*expected 1e-12 to 100"),
         ("oneshot.lr", "fast", r"oneshot\.lr: 'fast' .*expected a number"),
         ("oneshot.lr", "nan", r"oneshot\.lr: 'nan' .*expected a number"),
         ("oneshot.lr", float("inf"), r"oneshot\.lr: inf .*expected a number"),
-        ("oneshot.weight_decay", -0.1, r"oneshot\.weight_decay: -0\.1 .*0 or more"),
+        ("oneshot.weight_decay", -0.1, r"oneshot\.weight_decay: -0\.1 .*0 to 1,000"),
         ("output.csv", None, r"output\.csv: None is not valid; expected a text"),
+        ("output.csv", "a/x.json", r"output\.csv: 'a/x\.json' .*does not end in \.json, \.png or \.html"),
+        ("output.infoscore_csv", "x.png", r"output\.infoscore_csv: 'x\.png' .*does not end in \.json"),
+        ("output.csv", "a/**", r"output\.csv: 'a/\*\*' .*without \* and \?"),
+        ("output.summary_csv", "/", r"output\.summary_csv: '/' .*a file name of 1 to 200 bytes"),
+        ("output.classwise_csv", "a" * 201, r"output\.classwise_csv: 'aa.*aa.* a file name of 1 to 200 bytes"),
+        ("dataset.mean", [123.7, 116.3, 103.5], r"dataset\.mean: .* 0 to 1: pixels count from 0 to 1 \(123\.7 of 255"),
+        ("model.image_size", 100_000, r"model\.image_size: 100000 .*16 to 4,096"),
+        ("data_root", "a\0b", r"data_root: 'a\\x00b' .*a text without control characters"),
+        ("mask_dir", "a" * 5000, r"mask_dir: 'aaa.* at most 4,096 characters"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_file_key_value_and_expectation(
@@ -357,3 +372,90 @@ def test_to_dict_loads_again_as_the_same_configuration(load: Load) -> None:
 
 def test_a_byte_order_mark_is_passed_over(load: Load) -> None:
     assert load("\ufeff" + PUBLISHED) == load(PUBLISHED)
+
+
+NUMBERS = {
+    f"{section}{field.name}": field
+    for section, cls in (("", Config), *((f"{name}.", hint) for name, hint in SECTIONS.items()), ("oneshot.", ONE_SHOT))
+    for field in dataclasses.fields(cls)
+    if {"int", "float"} & set(re.findall(r"\w+", str(field.type))) and field.metadata.get("yaml", True)
+}
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400])
+def test_every_number_has_a_range(key: str, value: int, load: Load) -> None:
+    default = NUMBERS[key].default
+    text = f"[{value}, {value}, {value}]" if isinstance(default, tuple) else str(value)
+    text = f"[{value}]" if key == "model.layers" else text
+    with pytest.raises(UserError, match=rf"{key}: .* is not valid; expected") as refusal:
+        load(MINIMAL, f"{key}={text}")
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("crf: {iters: 1}\ndata_set: a\ncrf: {iters: 2}", "the key 'crf' is given twice, again in line 3"),
+        ("crf: {iters: 1, iters: 2}", "the key 'iters' is given twice, again in line 1"),
+        ("crf: {iters: 1:30}", "YAML reads 1:30 as a number to base 60; put it in quotes"),
+        ("oneshot: {lr: 1:30.5}", r"YAML reads 1:30\.5 as a number to base 60"),
+        ("crf: {iters: 010}", "YAML reads 010 as a number to base 8"),
+        ("crf: {iters: 0b_}", "cannot be read as YAML"),
+        ("crf: {iters: " + "9" * 5000 + "}", "cannot be read as YAML"),
+        ("crf: {iters: [0x" + "f" * 5000 + "]}", r"crf.iters: \[a number of more than 80 digits\] is not valid"),
+        ("crf: " + "[" * 20_000, "it is nested too deeply"),
+        ("crf: " + "{a: " * 20_000, "it is nested too deeply"),
+        ("crf: {iters: !!int x}", "cannot be read as YAML"),
+        ("crf: {iters: !!bool x}", "cannot be read as YAML"),
+        ("crf: {iters: !!timestamp x}", "the tag tag:yaml.org,2002:timestamp is not supported"),
+        ("crf: {iters: !!binary x}", "the tag tag:yaml.org,2002:binary is not supported"),
+        ("data_set: a\ndata_root: b\nclass_name_dir: c\ncrf: {iters: 2024-13-45}", "crf.iters: '2024-13-45' is not"),
+        ("? [a, b]\n: c", "is no text"),
+        ("crf: {<<: {iters: 1}}", "unknown key crf.<<"),
+        ("a: &a [*a]\ncrf: *a", "unknown key a"),
+        ("crf: &a [*a]", r"crf: \[+\.\.\.\]+ is not valid"),
+        ("x" * (1 << 18), r"it has 0\.3 MB; expected at most 0\.3 MB"),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_yaml_that_nobody_means_is_refused_in_one_short_line(content: str, reason: str, load: Load) -> None:
+    with pytest.raises(UserError, match=reason) as refusal:
+        load(content + "\n")
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 1000
+
+
+def test_an_anchor_bomb_is_refused_in_one_short_line(load: Load) -> None:
+    """The value has 9^30 elements, of which the message shows few."""
+    nested = "&x0 [1, 2]"
+    for n in range(1, 30):
+        nested = f"&x{n} [{nested}, {', '.join([f'*x{n - 1}'] * 8)}]"
+    with pytest.raises(UserError, match=r"model\.layers: \[\[.* \.\.\. is not valid") as refusal:
+        load(MINIMAL, f"model.layers={nested}")
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("value", [r'"a\ud800b"', r'"a\0b"', r'"a\eb"'])
+def test_texts_that_can_be_no_path_are_refused(value: str, load: Load) -> None:
+    with pytest.raises(UserError, match=r"val_list: 'a\\.*b' is not valid; expected a text without control characters"):
+        load(MINIMAL, f"val_list={value}")
+
+
+def test_a_date_is_a_text(load: Load) -> None:
+    assert load(MINIMAL, "data_root=2024-01-31").data_root == "2024-01-31"
+
+
+def test_shared_values_are_read(load: Load) -> None:
+    """Programs that write YAML write equal lists so."""
+    dataset = load(yaml.safe_dump(MINIMAL) + "dataset: {mean: &a [0.5, 0.5, 0.5], std: *a}\n").dataset
+    assert dataset.mean == dataset.std == (0.5, 0.5, 0.5)
+
+
+def test_a_configuration_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe cannot be read as YAML: it is a named pipe; expected a regular file"):
+        load_config(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match=r"circle cannot be read as YAML: Too many levels of symbolic links"):
+        load_config(tmp_path / "circle")
