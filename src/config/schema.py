@@ -47,6 +47,7 @@ class ModelConfig:
     """
 
     name: str = "Salesforce/blip-itm-large-coco"
+    revision: str | None = None
     image_size: int = 512
     layers: tuple[int, ...] | Literal["auto"] = (0, 3)
     top_k: int = 2

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ..config.schema import Config
 from ..errors import UserError
-from ..files import resolve
+from ..files import read_regular, resolve
 from .images import IMAGE_ENDINGS, images_in
 
+MAX_BYTES = 1 << 28  # of an image list
 MOST_NUMBERS = 20  # of malformed lines in an error
 
 
@@ -49,7 +50,8 @@ def read_list(
     if not os.path.isdir(root):
         raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # editors on Windows put a byte order mark first
+        # utf-8-sig: editors on Windows put a byte order mark first
+        lines = read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(
             f"image list {path} cannot be read ({error.strerror}); "
@@ -86,7 +88,7 @@ def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListE
         if masks:
             raise UserError(f"{folder} is a folder of images; mask_dir must name the folder of their masks")
         return [ListEntry(image, None) for image in images]
-    if not mask_dir.is_dir():
+    if not os.path.isdir(mask_dir):
         raise UserError(f"mask_dir {mask_dir} is no folder")
     if mask_dir.samefile(folder):
         raise UserError(f"mask_dir {mask_dir} is the folder of the images; move the masks into a folder of their own")

@@ -29,6 +29,7 @@ def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | Non
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "config_file": config.source,
         "config": config.to_dict(),
+        "model_commit": segmenter.model.commit,
         "layers": list(segmenter.layers if layers is None else layers),
         "prompts": segmenter.prompts.prompts,
         "python": platform.python_version(),

@@ -22,7 +22,7 @@ from ..evaluation import processes
 from ..evaluation.identity import settings_of
 from ..evaluation.journal import Journal
 from ..evaluation.sources import source_files
-from ..files import check_writable, write_text
+from ..files import check_writable, read_regular, write_text
 from ..method import checkpoints
 from ..method.model import Model
 from ..method.prompts import ClassEntry
@@ -32,6 +32,7 @@ from . import ranking
 from .infoscore import LayerScores
 from .ranking import rank_layers, ranking_segmenter
 
+MAX_BYTES = 1 << 20  # of a kept ranking
 PARTS = ("mean_image_entropy", "dataset_entropy", "cov")
 
 
@@ -135,7 +136,7 @@ def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
     The latter is said: the file may have been cut short by a full disk, or edited.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
         if not isinstance(values, dict) or values.get("layers") != list(layers):
             raise ValueError(f"it is not about layers {list(layers)}")
         for part in PARTS:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import (
@@ -23,8 +26,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from ..config.schema import shown
 from ..errors import UserError
-from ..files import resolve
+from ..files import require_regular, resolve
 from .model import Model, ModelOutput, first_not_finite
 from .replacements import (
     CrossAttentionTextEncoder,
@@ -38,6 +42,21 @@ from .replacements import (
     fuse_vision_attention,
     modeling_blip_text,
 )
+
+MAX_TEXTS, MAX_WEIGHTS = 1 << 28, 1 << 36  # bytes of a file in a model folder
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LARGEST = {
+    "num_hidden_layers": 1000,
+    "num_attention_heads": 1000,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 18,
+    "encoder_hidden_size": 1 << 16,
+    "vocab_size": 10**7,
+    "max_position_embeddings": 10**6,
+    "image_size": 1 << 13,
+    "patch_size": 1 << 10,
+}
+"""The largest sizes of a model: larger ones in a config.json would fill the memory before its weights are read."""
 
 USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that anything is asked of
 
@@ -60,6 +79,11 @@ class Blip(Model):
     def text_encoder(self) -> CrossAttentionTextEncoder:
         """The model's text encoder, which exposes its cross-attention."""
         return cast(CrossAttentionTextEncoder, self.model.text_encoder)
+
+    @property
+    def commit(self) -> str | None:
+        """Commit of its files on the hub; None for a folder or a file."""
+        return getattr(self.model.config, "_commit_hash", None)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -177,13 +201,14 @@ class Blip(Model):
         return ModelOutput(itm_logits, output.reduced_logits)
 
 
-def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
+def load_blip(name: str, device: torch.device, fused: bool = True, revision: str | None = None) -> Blip:
     """Load an image-text-matching BLIP in float32.
 
     Args:
         name: a HuggingFace hub name, or a folder in HuggingFace format (absolute, or relative to the repository root).
         device: where to put it.
         fused: see :func:`prepare`.
+        revision: commit, tag or branch on the hub; None is the main branch.
 
     Raises:
         UserError: nothing of that name, not a BLIP, a BLIP without a matching head, weights of other shapes than its
@@ -191,14 +216,25 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
     """
     folder = _local_folder(name)
     source = str(folder) if folder else name
+    if folder:
+        _check_folder(folder)
+        if revision is not None:
+            raise UserError(f"model.revision {revision} is for models of the hub, but model.name {name} is a folder")
     try:
+        options: dict[str, Any] = {"revision": revision or "main"}
+        options["local_files_only"] = folder is None and not _hub_answers(name, options["revision"])
         with quiet_transformers():  # what matters of its report on keys and shapes is checked below
-            _check_config(source, name)
+            _check_config(source, name, options)
             loaded: Any = BlipForImageTextRetrieval.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+                source,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                attn_implementation="eager",  # a foreign config.json may name code on the hub that would be loaded
+                **options,
             )
             model, report = loaded
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except UserError:
         raise
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
@@ -216,6 +252,12 @@ def load_blip(name: str, device: torch.device, fused: bool = True) -> Blip:
         )
     missing = sorted(key for key in report["missing_keys"] if key.startswith(USED))
     if missing:
+        for prefix in ("model.", "module."):
+            if any(prefix + key in report["unexpected_keys"] for key in missing):
+                raise UserError(
+                    f'model {name}: the names of its weights begin with "{prefix}", as those of a wrapped model do; '
+                    "save the state of the inner model, or remove the prefix from all names"
+                )
         raise UserError(
             f"model {name} is no image-text-matching model: its weights lack {missing[0]} "
             f"(and {len(missing) - 1} more); use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
@@ -277,17 +319,63 @@ def offline_note() -> str:
 
 
 def _local_folder(name: str) -> Path | None:
+    if "://" in name:
+        hub = "/".join(name.partition("://")[2].split("/")[1:3])
+        raise UserError(f"model.name {name} is an address; give the hub name alone ({hub}), or a folder")
     folder = resolve(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # unlike Path.is_dir, it takes names that are too long
         return folder
+    if "\\" in name and os.sep == "/":
+        raise UserError(f"model.name {name}: the parts of a path are separated by /, not by \\")
     # a hub name is at most "owner/model"; anything else can only have been meant as a folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] == "data":
         raise UserError(f"model.name {name}: the folder {folder} does not exist; give a folder or a hub name")
     return None
 
 
-def _check_config(source: str, name: str) -> None:
-    config = BlipConfig.get_config_dict(source)[0]
+def _check_folder(folder: Path) -> None:
+    """Refuse a model folder whose files are no regular files, or only pointers of Git-LFS.
+
+    Raises:
+        UserError: there is such a file.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in (".json", ".txt", ".safetensors", ".bin"):
+            continue
+        try:
+            require_regular(file, MAX_WEIGHTS if file.suffix in (".safetensors", ".bin") else MAX_TEXTS)
+            with file.open("rb") as opened:
+                pointer = opened.read(len(LFS_POINTER)) == LFS_POINTER
+        except OSError as error:
+            raise UserError(f"model folder {folder}: {file.name} cannot be read: {error.strerror or error}") from error
+        if pointer:
+            raise UserError(
+                f"model folder {folder}: {file.name} is a pointer of Git-LFS, not the file; run `git lfs pull` there"
+            )
+
+
+def _hub_answers(name: str, revision: str) -> bool:
+    """Whether the hub can be reached, tried once: transformers would try for most of a minute, for every file."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return True  # which transformers handles
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=10)
+    except (httpx.TransportError, OSError) as error:
+        return isinstance(error, HfHubHTTPError)  # an answer, which says more when transformers gets it
+    except ValueError:  # no name of a model, which transformers says better
+        return True
+    return True
+
+
+def _check_config(source: str, name: str, options: dict[str, Any]) -> None:
+    config = BlipConfig.get_config_dict(source, **options)[0]
+    for part in ("text_config", "vision_config"):
+        for key, value in (config.get(part) or {}).items():
+            most = LARGEST.get(key)
+            if most is not None and not (type(value) is int and 1 <= value <= most):
+                raise UserError(
+                    f"model {name}: {part}.{key} in its config.json is {shown(value)}; expected 1 to {most:,}"
+                )
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if kind is None:
         raise ValueError("there is no config.json, or none of a transformers model")

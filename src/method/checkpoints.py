@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ..config.schema import Config
@@ -18,6 +20,7 @@ def load_model(
     fused: bool = True,
     tokenizer: str | None = None,
     heads: tuple[int, int] | None = None,
+    revision: str | None = None,
 ) -> Model:
     """Load a model: a file is an ALBEF checkpoint, a folder is what its config.json says, anything else is on the hub.
 
@@ -27,19 +30,23 @@ def load_model(
         fused: see :func:`.blip.prepare`.
         tokenizer: of an ALBEF checkpoint, see :func:`.albef.load_albef`.
         heads: of an ALBEF checkpoint, too.
+        revision: of a model on the hub, see :func:`.blip.load_blip`.
 
     Raises:
         UserError: see :func:`.blip.load_blip` and :func:`.albef.load_albef`.
     """
     path = resolve(name)
-    if path.is_file() or (path.suffix in ENDINGS and not path.is_dir()):
+    albef_file = os.path.isfile(path) or (path.suffix in ENDINGS and not os.path.isdir(path))
+    if (albef_file or is_albef_folder(path)) and revision is not None:
+        raise UserError(f"model.revision {revision} is for models of the hub, but model.name {name} is on the disk")
+    if albef_file:
         return load_albef(path, name, device, fused, tokenizer, heads)
     for key, value in (("tokenizer", tokenizer), ("heads", heads)):
         if value is not None:
             raise UserError(f"model.{key} is for ALBEF checkpoints; {name} is none and has its own: remove the key")
     if is_albef_folder(path):
         return load_albef_folder(path, name, device, fused)
-    return load_blip(name, device, fused)
+    return load_blip(name, device, fused, revision)
 
 
 def load_configured(config: Config, device: torch.device) -> Model:
@@ -49,8 +56,8 @@ def load_configured(config: Config, device: torch.device) -> Model:
         UserError: see :func:`load_model`; or the layers do not see the image, there are fewer than ``top_k``, or
             the image size is no multiple of the patch size.
     """
-    wanted = config.model
-    model = load_model(wanted.name, device, config.runtime.attention == "fused", wanted.tokenizer, wanted.heads)
+    wanted, fused = config.model, config.runtime.attention == "fused"
+    model = load_model(wanted.name, device, fused, wanted.tokenizer, wanted.heads, wanted.revision)
     if config.model.layers != "auto":
         wrong = [layer for layer in config.model.layers if layer not in model.layers]
         if wrong:

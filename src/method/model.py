@@ -39,6 +39,11 @@ class Model(ABC):
     """The file, folder or hub name it was loaded from."""
 
     @property
+    def commit(self) -> str | None:
+        """Commit of its files on the hub; None for a folder or a file."""
+        return None
+
+    @property
     @abstractmethod
     def layers(self) -> tuple[int, ...]:
         """Numbers of the text layers that see the image, in the order in which they run."""

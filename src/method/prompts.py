@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import read_regular
 
 TEMPLATE = "Image of {word}."
+MAX_BYTES = 1 << 20  # of a class file
 MAX_WORD_LENGTH = 200  # longer ones fit into no table and no legend
 TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn what stands after them around
 FORMULA = ("=", "+", "-", "@")
@@ -87,7 +89,7 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     """
     try:
         # utf-8-sig: editors on Windows put a byte order mark first
-        entries = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        entries = json.loads(read_regular(path, MAX_BYTES).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UserError(
             f"class file {path} does not exist; set class_name_dir to a JSON file such as configs/classes/pascal.json"

@@ -13,10 +13,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import require_regular
 from ..method.model import digest_of, first_not_finite
 from ..method.segmenter import Segmenter
 from ..result_files import write_json, write_result
 from .tuning import untuned_weights
+
+MAX_BYTES = 1 << 34  # of a file of tuned weights
 
 
 def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None:
@@ -44,6 +47,7 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
         UserError: the file is missing, damaged or not such a file, or was made for another model, prompt set or layers.
     """
     try:
+        require_regular(path, MAX_BYTES)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)

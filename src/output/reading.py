@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import read_regular
 from ..result_files import earlier_result_of
 
+MAX_BYTES = 1 << 28  # of a result
 EXPERIMENTS = ("training-free", "one-shot", "infoscore")
 
 
@@ -91,17 +94,21 @@ def find_results(paths: Sequence[Path]) -> Found:
     results: dict[Path, Result] = {}
     left_out: dict[Path, str] = {}
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             found = _read_folder(path)
-            left_out |= {file.resolve(): reason for file, reason in found.left_out}
-        elif path.exists():
+            left_out |= {_real(file): reason for file, reason in found.left_out}
+        elif os.path.lexists(path):
             found = Found([read_named(path)], [])
         else:
             raise UserError(f"result {path} does not exist")
         for result in found.results:
-            results.setdefault(result.path.resolve(), result)
+            results.setdefault(_real(result.path), result)
     # a file that is named is read though its folder leaves it out
     return Found(list(results.values()), [(path, why) for path, why in left_out.items() if path not in results])
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike Path.resolve, it takes links in a circle
 
 
 def read_named(path: Path) -> Result:
@@ -125,7 +132,7 @@ def read_result(path: Path) -> Result:
         NoResultError: it cannot be read, or is not what an experiment writes.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise NoResultError(f"cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:

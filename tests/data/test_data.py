@@ -329,3 +329,12 @@ def test_all_malformed_lines_of_a_list_are_named(tmp_path: Path) -> None:
     expected = r"list\.txt, line 2: expected .* got 'b\.jpg'; likewise line 5, 6$"
     with pytest.raises(UserError, match=expected):
         read_list(tmp_path / "list.txt", tmp_path)
+
+
+def test_a_list_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(UserError, match=r"image list .*list\.txt cannot be read \(it is a named pipe"):
+        read_list(tmp_path / "list.txt", tmp_path)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match=r"image list .*circle cannot be read \(Too many levels of symbolic links\)"):
+        read_list(tmp_path / "circle", tmp_path)

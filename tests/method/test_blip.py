@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from transformers import BertTokenizer
 
 from src.config.schema import Config
 from src.errors import UserError
+from src.files import REPOSITORY
+from src.method import blip
 from src.method.blip import Blip, load_blip
 from src.method.checkpoints import load_configured
 from tests import tiny
@@ -222,3 +228,98 @@ def test_layers_and_sizes_the_model_does_not_have_are_refused(make_config: Calla
         load_configured(make_config(model={"layers": "auto", "top_k": 5}), CPU)
     with pytest.raises(UserError, match=r"model\.image_size: 72 is not valid; expected a multiple of 16"):
         load_configured(make_config(model={"image_size": 72}), CPU)
+
+
+def change_config(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    edit(values)
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def test_pointers_of_git_lfs_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3512345\n"
+    )
+    with pytest.raises(UserError, match=r"model\.safetensors is a pointer of Git-LFS.*git lfs pull"):
+        load_blip(str(folder), CPU)
+
+
+def test_a_model_folder_holds_regular_files(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(UserError, match=r"config\.json cannot be read: it is a named pipe"):
+        load_blip(str(folder), CPU)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module."])
+def test_weights_of_a_wrapped_model_are_named(prefix: str, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    wrapped = {prefix + name: value for name, value in weights.items()}
+    save_file(wrapped, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f'the names of its weights begin with "{prefix}"'):
+        load_blip(str(folder), CPU)
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+@pytest.mark.parametrize("value", [10**7, 0, -1, "many"])
+def test_sizes_that_no_model_has_are_refused_before_memory_is_taken(part: str, value: object, folder: Path) -> None:
+    change_config(folder, lambda values: values[part].update(num_hidden_layers=value))
+    with pytest.raises(UserError, match=rf"{part}\.num_hidden_layers in its config\.json is .*; expected 1 to 1,000"):
+        load_blip(str(folder), CPU)
+
+
+def test_code_that_a_config_names_is_not_loaded(folder: Path) -> None:
+    """An ``attn_implementation`` with a slash is the name of a repository of kernels."""
+
+    def name_kernels(values: dict[str, Any]) -> None:
+        for section in (values, values["text_config"], values["vision_config"]):
+            section["attn_implementation"] = section["_attn_implementation"] = "somebody/kernels"
+
+    change_config(folder, name_kernels)
+    config = load_blip(str(folder), CPU).model.config
+    used = {each._attn_implementation for each in (config, config.text_config, config.vision_config)}
+    assert used == {"eager"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("https://huggingface.co/Salesforce/blip-itm-base-coco", r"give the hub name alone \(Salesforce/blip-itm-base"),
+        ("models\\\\blip", r"the parts of a path are separated by /"),
+        ("./" + "a" * 300, "does not exist"),
+    ],
+)
+def test_names_that_are_no_path_are_refused(name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        load_blip(name, CPU)
+
+
+def test_a_revision_is_for_models_of_the_hub(model_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.revision v1 is for models of the hub, but model\.name .* is a folder"):
+        load_blip(str(model_folder), CPU, revision="v1")
+
+
+def test_a_pinned_revision_reaches_every_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(blip, "_hub_answers", lambda name, revision: seen.append(revision) or True)
+    monkeypatch.setattr(
+        blip.BlipConfig, "get_config_dict", lambda name, **options: seen.append(options["revision"]) or 1
+    )
+    with pytest.raises(UserError, match="neither in the HuggingFace cache nor reachable"):
+        load_blip("a/b", CPU, revision="v1")
+    assert seen == ["v1", "v1"]
+
+
+def test_a_hub_that_does_not_answer_is_tried_once(tmp_path: Path) -> None:
+    """transformers tried five times for each of several files, for 47 seconds."""
+    look = (
+        "import torch; from src.errors import UserError; from src.method.blip import load_blip\n"
+        "try: load_blip('nobody/nothing', torch.device('cpu'))\nexcept UserError as error: print(error)"
+    )
+    own = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", look]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | own, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.startswith("model nobody/nothing is neither in the HuggingFace cache nor reachable")
+    assert "Retrying" not in done.stderr

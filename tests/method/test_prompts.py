@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,9 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.json does not exist; set class_name_dir"):
         read_class_file(tmp_path / "nothing.json", 2)
+
+
+def test_a_class_file_is_a_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "classes.json")
+    with pytest.raises(UserError, match="it is a named pipe; expected a regular file"):
+        read_class_file(tmp_path / "classes.json", 2)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from src import cli
 from src.config.reader import load_config
 from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
+from src.errors import UserError
 from src.method.blip import load_blip
 from src.method.model import digest_of
 from src.method.prompts import build_prompts, read_class_file
@@ -338,3 +340,9 @@ def test_bad_metadata_are_one_line(
     error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path))
     assert error.startswith(f"error: --tuned {path} is no file of tuned weights")
     assert reason in error
+
+
+def test_tuned_weights_are_a_regular_file(tmp_path: Path, tuned: tuple[Path, Segmenter, Tensor]) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="it is a named pipe; expected a regular file"):
+        load_tuned(tmp_path / "pipe.safetensors", tuned[1])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
+from src.files import read_regular
 from src.output.reading import Result, Score, read_named
 from src.output.report import NOTHING, markdown_table
 from tools.reproduce.jobs import CONFIGS, SCRIPTS, Job
@@ -98,7 +99,7 @@ def read_reference(path: Path) -> Reference:
     """
     known = (tuple(CONFIGS), ("single", "multi"), tuple(SCRIPTS))
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True))
+        lines = list(csv.reader(read_regular(path, 1 << 20).decode("utf-8-sig").splitlines(), skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"reference {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not lines or tuple(cell.strip() for cell in lines[0]) != COLUMNS:

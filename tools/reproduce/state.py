@@ -16,10 +16,11 @@ from typing import Any
 
 from src.evaluation.identity import file_digest
 from src.evaluation.journal import differences
-from src.files import write_text
+from src.files import read_regular, write_text
 from src.runtime import rank
 from src.screen import note
 
+MAX_BYTES = 1 << 26  # of the state file
 NAME = "reproduction.json"
 SHOWN_DIFFERENCES = 3
 
@@ -36,7 +37,7 @@ class State:
         """The state that ``folder`` holds; an empty one if there is none, or none that can be read, which is said."""
         path = folder / NAME
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
             jobs = values["jobs"]
             if not isinstance(jobs, dict) or not all(isinstance(job, dict) for job in jobs.values()):
                 raise ValueError("its jobs are no mapping of names to mappings")
