@@ -24,8 +24,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..files import resolve
-from .blip import Blip, offline_note, prepare, quiet_transformers
+from ..files import read_regular, resolve
+from .blip import MAX_TEXTS, Blip, offline_note, prepare, quiet_transformers
 from .model import first_not_finite
 
 ENDINGS = (".pth", ".pt")
@@ -84,7 +84,7 @@ def load_albef(
 def is_albef_folder(folder: Path) -> bool:
     """Whether ``folder`` holds a converted ALBEF."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads(read_regular(folder / "config.json", MAX_TEXTS).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("model_type") == MODEL_TYPE
