@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from pycocotools import mask as rle_codec
 from src import cli
 from src.config.reader import load_config
 from src.method.prompts import read_class_file
+from src.output.exports import LabelledPhoto, open_exports
 from tools.prepare.__main__ import main as prepare
 
 HEIGHT, WIDTH = 40, 60
@@ -407,3 +409,21 @@ def test_other_json_beside_masks_does_not_matter(tmp_path: Path, capsys: pytest.
     (tmp_path / "m/info.json").write_text('{"made": "yesterday"}')
     assert run(tmp_path / "out", "--images", tmp_path / "i", "--masks", tmp_path / "m") == 0
     assert "masks whose values are labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("form", "labels"), [("labelme-masks", "."), ("cvat", "."), ("coco", "instances.json"), ("labelme", ".")]
+)
+def test_what_this_project_exports_comes_back(form: str, labels: str, tmp_path: Path) -> None:
+    (made_export,) = open_exports([form], tmp_path, ("background", "cat", "red dog"))
+    made_export.add(LabelledPhoto(photo(tmp_path / "photos/a.png"), "a", TRUTH, ("background", "cat", "red dog")))
+    made_export.finish()
+    given = ["--masks", tmp_path / f"export_{form}" / labels, "--images", tmp_path / "photos"]
+    assert run(tmp_path / "out", *given) == 0
+    assert names(tmp_path / "out") == ["cat", "red dog"]
+    mask = made(tmp_path / "out")["a"][1]
+    if form == "labelme":  # polygons are drawn as labelme draws them, edges included
+        near = cv2.dilate((cv2.erode(TRUTH, np.ones((3, 3))) != TRUTH).astype(np.uint8), np.ones((3, 3))) > 0
+        assert np.array_equal(mask[~near], TRUTH[~near])
+    else:
+        assert np.array_equal(mask, TRUTH)
