@@ -129,7 +129,7 @@ def test_links(path: str) -> None:
 
 def test_own_data_in_three_lines(tmp_path: Path, model_folder: Path) -> None:
     """From a folder to a result, on drawn scenes of two things that PASCAL does not know."""
-    own = tiny.make_data(tmp_path / "my", sizes=((90, 120), (120, 77)))
+    own = tiny.make_data(tmp_path / "my", sizes=((90, 120), (120, 77), (80, 80)))
     made = tmp_path / "data" / "mine"
     assert len(OWN_DATA) == 3
     prepared, named, segmented = (shlex.split(command) for command in OWN_DATA)

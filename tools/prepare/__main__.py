@@ -1,4 +1,4 @@
-"""``python -m tools.prepare pascal|coco``: lay out a data set and write its image lists."""
+"""``python -m tools.prepare DATASET``: lay out a data set and write its image lists."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ A list holds one line per image, "image mask", both relative to the data root:
 """
 
 ENDING = """
-Start it again after an interruption: it goes on where it stopped. Every file appears whole or not at all, and files
-that are there are kept. A list that differs from the one made is kept too, and it is said how it differs (other images,
-another order, masks in another folder); --force replaces it. Images and masks that cannot be read or are not of one
-size are reported.
+After an interruption, run the command again: it resumes. Every file appears whole or not at all, and existing files are
+kept. An existing list that differs is kept too, and the difference is printed (other images, another order, masks in
+another folder); --force replaces it. Images and masks that cannot be read or differ in size are reported.
 """
 
 PASCAL = (
     """\
 PASCAL VOC 2012 (Everingham et al.) with the masks of SBD (Hariharan et al.).
 
-Put one of each below --root, or name it, or let --download fetch it (about 8 GB with all that is unpacked):
+Put one of each below --root, or name it, or add --download (about 8 GB with everything unpacked):
   VOC 2012   VOCtrainval_11-May-2012.tar      the archive (host.robots.ox.ac.uk/pascal/VOC/voc2012)
              VOCdevkit/VOC2012/               or unpacked: ImageSets, JPEGImages, SegmentationClass
   SBD        benchmark.tgz                    the archive
              benchmark_RELEASE/dataset/cls/   or unpacked: a .mat file per image
-             SegmentationClassAug/            or, instead of SBD, ready masks in the layout below, beside JPEGImages/,
-                                              as the archive of DIaM has them: only lists are made, from ImageSets/
+             SegmentationClassAug/            or, instead of SBD, masks in the layout below, beside JPEGImages/, as in
+                                              the archive of DIaM: only lists are written, from ImageSets/
 
 What is made:
   data/pascal/
-    JPEGImages/             images that have a mask; hard links to the devkit's, copies where these are impossible
+    JPEGImages/             images that have a mask; hard links to the devkit's, or copies
     SegmentationClassAug/   grey PNGs: 0 background, 1..20 classes, 255 void; VOC's own mask where it exists,
                             SBD's (which have no void) elsewhere; 12,031 in all
   src/lists/pascal/
     val.txt     ImageSets/Segmentation/val in its order: 1,449 images
     train.txt   5,953 images, in the published order: those of ImageSets/Main/train that SBD has (5,623), then the
                 others of ImageSets/Segmentation/train (330); none of val
-  Both are the published lists, byte for byte, and it is said whether they are.
+  Both equal the published lists byte for byte; the command checks this and prints the result.
 """
     + ENDING
 )
@@ -62,17 +61,17 @@ COCO = (
     """\
 COCO 2014 (Lin et al.): one mask per image from the instance annotations.
 
-Put this below --root, or let --download fetch what is missing (about 44 GB with all that is unpacked; --splits val
+Put this below --root, or add --download for what is missing (about 44 GB with everything unpacked; --splits val
 alone: 16 GB). Archives in --root are unpacked there:
   annotations/instances_{train,val}2014.json   or annotations_trainval2014.zip
   train2014/, val2014/                         or train2014.zip, val2014.zip
-Without annotations, but with ready masks in train/ and val/, as the archive of DIaM has them, only lists are made, of
-the images that have a mask.
+Without annotations, but with masks in train/ and val/, as in the archive of DIaM, only lists are written, of the images
+that have a mask.
 
 What is made:
   data/coco/
     train/, val/    grey PNGs: 0 background, 1..80 the categories in the order of their ids. All parts of an object
-                    are drawn; larger objects first, so that smaller ones stay visible on top of them
+                    are drawn, larger objects first, so that smaller ones stay visible
   src/lists/coco/
     train.txt   images with at least one annotation, by file name (which is the order of image ids): 82,081
     val.txt     likewise: 40,137; evaluation takes the first 10,000
@@ -149,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
             default=REPOSITORY / "src" / "lists" / name,
             help=f"folder the lists are written to (default: src/lists/{name})",
         )
-        command.add_argument("--download", action="store_true", help="fetch official archives that are not found")
+        command.add_argument("--download", action="store_true", help="download official archives that are missing")
     pascal.add_argument("--force", action="store_true", help="replace lists that differ")
     pascal.add_argument("--voc", type=user_path, metavar="PATH", help="VOC archive or unpacked devkit elsewhere")
     pascal.add_argument(
@@ -158,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     coco.add_argument(
         "--force",
         action="store_true",
-        help="replace lists that differ; draw masks anew that were drawn here with other annotations or --crowd",
+        help="replace lists that differ; draw masks again that were drawn here with other annotations or --crowd",
     )
     coco.add_argument(
         "--splits", nargs="+", choices=("train", "val"), default=("train", "val"), help="default: train val"
@@ -168,8 +167,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("include", "exclude"),
         default="include",
         help="crowd regions (many objects of a class under one outline): include (default) draws them as their class, "
-        "since their pixels do show it and the counts above are of images with any annotation; "
-        "exclude leaves them background",
+        "because their pixels show it; exclude leaves them background",
     )
     suites = [_suite_parser(commands, name) for name in SUITE_TEXTS]
     own = commands.add_parser("own", help="a folder of images with masks", description=OWN, formatter_class=raw)
@@ -203,9 +201,9 @@ def parser() -> argparse.ArgumentParser:
             "--workers",
             type=int,
             default=min(8, os.cpu_count() or 1),
-            help="processes that read or write masks (default: one per core, up to 8)",
+            help="processes that read and write masks (default: one per core, up to 8)",
         )
-        command.add_argument("--debug", action="store_true", help="show where an error came from")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
 
 
@@ -246,14 +244,14 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        # a folder nobody may look into, a name that is too long, a disk that is gone
+        # no permission, a name that is too long, a disk that is gone
         raise UserError(
-            f"{error.filename} cannot be used: {error.strerror}; see to it and start again, it goes on where it stopped"
+            f"{error.filename} cannot be used: {error.strerror}; fix this and run the command again, it resumes"
         ) from error
 
 
 def _prepare(dataset: str, options: dict[str, Any]) -> None:
-    # imported where it is used, so that each data set needs only its own packages and --help none
+    # imported here, so that each data set needs only its own packages
     if dataset == "pascal":
         from tools.prepare.pascal import prepare_pascal
 

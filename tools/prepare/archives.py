@@ -1,4 +1,4 @@
-"""Unpacking tar and zip archives file by file, so that an interrupted unpacking goes on where it stopped."""
+"""Unpack tar and zip archives file by file, so that an interrupted unpacking resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tools.prepare.sources import DIAM, ELSEWHERE
 
 MAKE_ROOM = "make room or choose another --root"
 
-# what the readers of archives raise on a file that is damaged, cut short or locked
+# what archive readers raise for damaged, truncated or encrypted files
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -36,7 +36,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: its path there, its size in bytes, and how to read it."""
+    """A file in an archive: its path, its size in bytes, and how to read it."""
 
     name: str
     size: int
@@ -46,18 +46,18 @@ class Member:
 def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool], expected: str) -> int:
     """Unpack the ``wanted`` files of a .tar, .tgz or .zip archive below ``folder``; return how many were written.
 
-    A file that is there with the size it has in the archive is kept; one of another size is replaced, and that is
-    said. Every file appears whole or not at all.
+    An existing file of the same size as in the archive is kept; one of another size is replaced, and their number is
+    printed. Every file appears whole or not at all.
 
     Args:
         archive: the archive.
         folder: where its paths begin.
-        wanted: whether a path of the archive is to be unpacked.
+        wanted: whether to unpack a path of the archive.
         expected: what ``wanted`` looks for, in words.
 
     Raises:
-        UserError: the archive is damaged, is a web page, holds nothing that is wanted or a path that leads out of
-            ``folder``, or the disk has no room.
+        UserError: the archive is damaged, is a web page, has no wanted file or a path that leads out of ``folder``, or
+            the disk is full.
     """
     elsewhere = ELSEWHERE.get(archive.name, f"its official source, or take {DIAM}")
     try:
@@ -72,7 +72,7 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
                 if path.is_absolute() or ".." in path.parts:
                     raise UserError(
                         f"{archive} holds the path {member.name!r}, which leads out of {folder}; "
-                        f"delete the archive and fetch it from {elsewhere}"
+                        f"delete the archive and download it from {elsewhere}"
                     )
                 found += 1
                 target = folder / path
@@ -81,7 +81,7 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
             if not found:
                 raise UserError(
                     f"archive {archive} holds no {expected} (its first file is {first!r}); unpack it by hand so that "
-                    f"{folder} has them, or fetch it from {elsewhere}"
+                    f"{folder} has them, or download it from {elsewhere}"
                 )
             cut_short = sum(target.is_file() for _, target in missing)
             needed = sum(member.size for member, _ in missing)
@@ -97,10 +97,10 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
     except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"archive {archive} is damaged or not whole ({reason}); delete it and fetch it again from {elsewhere}"
+            f"archive {archive} is damaged or incomplete ({reason}); delete it and download it again from {elsewhere}"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot unpack {archive}: {error}; see to it and start again") from error
+        raise UserError(f"cannot unpack {archive}: {error}; fix this and run the command again") from error
     return len(missing)
 
 
@@ -110,7 +110,7 @@ def _refuse_web_page(archive: Path, elsewhere: str) -> None:
     if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         raise UserError(
             f"{archive} is a web page, not an archive: the server answered with a log-in, a notice or an error; delete "
-            f"it and fetch it again from {elsewhere}"
+            f"it and download it again from {elsewhere}"
         )
 
 
@@ -142,9 +142,9 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[Member]:
     for info in tar:
         if info.isfile():
             yield Member(info.name, info.size, reader(info))
-    # tarfile takes a file that is cut, or damaged, between two members for an archive that ends there
+    # for tarfile, a file that is truncated or damaged between two members ends there
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     end = tar.fileobj.read(tarfile.BLOCKSIZE)
     if len(end) < tarfile.BLOCKSIZE or any(end):
-        raise tarfile.ReadError(f"it breaks off after {tar.offset:,} bytes")
+        raise tarfile.ReadError(f"it ends after {tar.offset:,} bytes")

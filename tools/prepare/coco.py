@@ -24,7 +24,7 @@ EXPECTED_CATEGORIES = 80
 # archive and what is unpacked from it, rounded up
 ARCHIVE_BYTES = {COCO_ANNOTATIONS: 2 * GB, "train2014.zip": 28 * GB, "val2014.zip": 14 * GB}
 
-# says, in the folder of the masks, how they were drawn
+# in the folder of the masks: how they were drawn
 RECORD = "masks.json"
 
 
@@ -37,17 +37,17 @@ def prepare_coco(
     force: bool = False,
     workers: int = 1,
 ) -> None:
-    """Draw ``root``/{train,val}/*.png from the annotations and write ``lists``/{train,val}.txt; say what was done.
+    """Draw ``root``/{train,val}/*.png from the annotations and write ``lists``/{train,val}.txt; print what was done.
 
-    Masks that are there already are kept, unless they are known to be drawn from other annotations or with another
-    ``crowd``: then ``force`` is needed. Of a split without annotations whose masks are there, only the list is made.
+    Existing masks are kept. If they were drawn from other annotations or with another ``crowd``, ``force`` is needed. A
+    split with masks and without annotations gets its list only.
 
     Args:
         root: the data root.
         lists: folder of the lists.
         splits: "train", "val" or both.
         crowd: "include" or "exclude" crowd regions.
-        download: fetch what is not found.
+        download: download what is missing.
         force: replace lists that differ, and masks drawn here with other settings.
         workers: processes that draw masks.
 
@@ -61,7 +61,7 @@ def prepare_coco(
 
 
 def _fetch(root: Path, splits: tuple[str, ...], download: bool) -> None:
-    """Download what is missing, unpack the archives in ``root``, and make sure that all sources are there."""
+    """Download what is missing, unpack the archives in ``root``, and check that all sources exist."""
     folders = {f"{split}2014.zip": root / f"{split}2014" for split in splits}
     files = {split: _annotations(root, split) for split in splits}
     if download:
@@ -86,7 +86,7 @@ def _fetch(root: Path, splits: tuple[str, ...], download: bool) -> None:
             if not there:
                 raise UserError(
                     f"{path} does not exist: put {archive} from cocodataset.org in {root}, add --download{instead}, "
-                    "or leave out a split with --splits"
+                    "or leave the split out with --splits"
                 )
 
 
@@ -99,7 +99,7 @@ def _has_sources(root: Path, split: str) -> bool:
 
 
 def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: bool, workers: int) -> None:
-    """Make the masks of a split, or take the ready ones where there are no annotations, and its list."""
+    """Draw the masks of a split, or use existing ones if it has no annotations, and write its list."""
     images, folder = root / f"{split}2014", root / split
     instances, annotations = None, _annotations(root, split)
     if annotations.is_file():
@@ -110,7 +110,7 @@ def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: b
             say(f"{split} categories: {count}; are these COCO's own?")
         names = sorted(name for name, image in instances.images.items() if image["id"] in instances.annotations)
     else:
-        say(f"{annotations} does not exist: the masks in {folder} are taken as they are, only the list is made")
+        say(f"{annotations} does not exist: the masks in {folder} are used as they are, and only the list is written")
         names = sorted(names_in(folder, ".png"))
     with_image = names_in(images, ".jpg")
     listed = [name for name in names if name in with_image]
@@ -129,12 +129,12 @@ def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: b
         say(f"{len(names) - len(listed):,} masks have no image in {images}, e.g. {lost}: left out of the list")
     check_pairs(root, lines, workers, split)
     write_list(list_path, lines, force, root)
-    remedy = "are annotations and images whole?" if instances else f"put {annotations.name} in {annotations.parent}"
+    remedy = "are annotations and images complete?" if instances else f"put {annotations.name} in {annotations.parent}"
     say_count(f"{split} images", len(lines), EXPECTED_LINES[split], remedy)
 
 
 def _why_empty(images: Path, names: list[str], source: Path) -> str:
-    """What to do where no image can be listed."""
+    """What to do if no image can be listed."""
     if not names:
         return f"{source} has no objects; unpack {COCO_ANNOTATIONS} again"
     found = sorted(path.name for path in images.iterdir())
@@ -160,7 +160,7 @@ def _fingerprint(root: Path, split: str) -> dict[str, str | int]:
 
 
 def _match_record(folder: Path, settings: dict[str, object], force: bool) -> None:
-    """Compare ``settings`` with the record of the masks in ``folder``; start a record where there are no masks.
+    """Compare ``settings`` with the record of the masks in ``folder``; start a record if there are no masks.
 
     Raises:
         UserError: the masks were drawn with other settings and ``force`` is not given.
@@ -177,16 +177,18 @@ def _match_record(folder: Path, settings: dict[str, object], force: bool) -> Non
         if masks and not force:
             raise UserError(
                 f"the masks in {folder} were drawn with other settings ({record}: annotations or --crowd differ); "
-                "--force draws them anew"
+                "--force draws them again"
             )
     elif masks:
-        # not even with force: they may be all that the user has of another data set's work
-        say(f"{folder}: {len(masks):,} masks of unknown origin are kept; move them away to have all drawn here")
+        # not even with force: they may be the only copy of somebody's work
+        say(f"{folder}: {len(masks):,} masks of unknown origin kept; move them away to draw all of them here")
         return
-    # the record last: an interruption in between leaves old masks under the old one
+    # the record comes last: after an interruption, old masks still have the old record
     try:
         for name in masks:
             (folder / f"{name}.png").unlink()
     except OSError as error:
-        raise UserError(f"cannot delete the masks in {folder}: {error.strerror}; see to it and start again") from error
+        raise UserError(
+            f"cannot delete the masks in {folder}: {error.strerror}; fix this and run the command again"
+        ) from error
     write_text(record, json.dumps(settings, indent=2) + "\n")

@@ -162,7 +162,7 @@ def encode(segmentation: list[list[float]] | dict[str, Any], height: int, width:
 
     Raises:
         ValueError: the RLE has another size than the image, or runs that do not make up the image; a polygon has
-            corners that are no numbers or lie far outside. The codec itself would read or write beyond its memory.
+            corners that are no numbers or are far outside. The codec itself would read or write outside its memory.
     """
     codec: Any = rle_codec  # its type hints know less than it does
     if isinstance(segmentation, dict):

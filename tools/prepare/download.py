@@ -1,4 +1,4 @@
-"""Fetching the official archives, through torchvision."""
+"""Download the official archives, through torchvision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OF_THE_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPE
 
 
 def download_voc(root: Path) -> None:
-    """Fetch VOC 2012 trainval to ``root``: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012.
+    """Download VOC 2012 trainval to ``root``: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012.
 
     Raises:
         UserError: the download failed.
@@ -30,28 +30,28 @@ def download_voc(root: Path) -> None:
     # here and below: torchvision takes seconds to import, and only downloads need it
     from torchvision.datasets import VOCSegmentation
 
-    remedy = f"fetch {VOC_ARCHIVE} from {ELSEWHERE[VOC_ARCHIVE]} and put it in {root} or name it with --voc"
+    remedy = f"download {VOC_ARCHIVE} from {ELSEWHERE[VOC_ARCHIVE]} and put it in {root} or name it with --voc"
     with _downloading(f"VOC 2012 to {root}", remedy):
         root.mkdir(parents=True, exist_ok=True)
         VOCSegmentation(str(root), year="2012", image_set="train", download=True)
 
 
 def download_sbd(folder: Path) -> None:
-    """Fetch SBD to ``folder``: cls/, img/ and inst/.
+    """Download SBD to ``folder``: cls/, img/ and inst/.
 
     Raises:
         UserError: the download failed.
     """
     from torchvision.datasets import SBDataset
 
-    remedy = f"fetch {SBD_ARCHIVE} from {ELSEWHERE[SBD_ARCHIVE]} and put it in {folder.parent} or name it with --sbd"
+    remedy = f"download {SBD_ARCHIVE} from {ELSEWHERE[SBD_ARCHIVE]} and put it in {folder.parent} or name it with --sbd"
     with _downloading(f"SBD to {folder}", remedy):
         folder.mkdir(parents=True, exist_ok=True)
         SBDataset(str(folder), image_set="train", mode="segmentation", download=True)
 
 
 def download_coco(name: str, root: Path) -> None:
-    """Fetch one of the archives of :data:`tools.prepare.sources.COCO_URLS` to ``root``.
+    """Download one of the archives of :data:`tools.prepare.sources.COCO_URLS` to ``root``.
 
     The archive gets its name only when it is whole and has the known checksum: torchvision takes any file of that name
     for the archive.
@@ -63,7 +63,7 @@ def download_coco(name: str, root: Path) -> None:
 
     refuse_special(root / name)
     unfinished = root / ".download" / name
-    with _downloading(COCO_URLS[name], f"fetch it from {ELSEWHERE[name]} and put it in {root}"):
+    with _downloading(COCO_URLS[name], f"download it from {ELSEWHERE[name]} and put it in {root}"):
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         download_url(COCO_URLS[name], str(unfinished.parent), name)
@@ -78,7 +78,7 @@ def download_coco(name: str, root: Path) -> None:
 
 @contextmanager
 def _downloading(what: str, remedy: str) -> Iterator[None]:
-    """Turn what goes wrong while downloading into a :class:`UserError` with a remedy."""
+    """Turn errors of a download into a :class:`UserError` with a remedy."""
     try:
         yield
     except _FAILURES as error:
@@ -88,4 +88,4 @@ def _downloading(what: str, remedy: str) -> Iterator[None]:
                 "make room, or choose another --root"
             ) from error
         reason = " ".join(str(error).split())
-        raise UserError(f"downloading {what} failed ({reason}); start again, or {remedy}") from error
+        raise UserError(f"downloading {what} failed ({reason}); run the command again, or {remedy}") from error

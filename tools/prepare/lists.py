@@ -1,4 +1,4 @@
-"""Image lists: written once, compared with what is there, counted against the known numbers."""
+"""Image lists: written once, compared with existing ones, counted against the known numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pair = tuple[str, ...]  # the fields of a line: image and mask
 
 
 def check_list(path: Path, lines: list[str], force: bool, remedy: str) -> None:
-    """Make sure that :func:`write_list` may do its work, before hours of other work.
+    """Check that :func:`write_list` will work, before hours of other work.
 
     Raises:
         UserError: ``lines`` is empty (with ``remedy``), a name in them has blanks, or a list has to be written to
@@ -24,34 +24,36 @@ def check_list(path: Path, lines: list[str], force: bool, remedy: str) -> None:
         raise UserError(f"no images for the list {path}: {remedy}")
     odd = next((line for line in lines if len(line.split()) != 2), None)
     if odd is not None:
-        raise UserError(f"list {path}: blanks in {odd!r} would break the line apart; rename the image and its mask")
+        raise UserError(
+            f"list {path}: {odd!r} has blanks in its names, which lists cannot hold; rename the files or their folder"
+        )
     if force or not path.is_file():
         check_writable(path)
 
 
 def write_list(path: Path, lines: list[str], force: bool, root: Path) -> None:
-    """Write an image list, a line per image; a list that is there is kept unless ``force``. Says what was done.
+    """Write an image list, a line per image; an existing list is kept unless ``force``. Prints what was done.
 
-    Of a list that is kept and differs it says how: other images, another order, masks in another folder.
+    For a kept list that differs it prints how: other images, another order, masks in another folder.
     """
     if path.is_file():
         difference = _difference(path, lines, root)
         if difference is None:
-            say(f"{path}: {len(lines):,} lines, already there and the same: kept")
+            say(f"{path}: {len(lines):,} lines, existing list is the same: kept")
             return
         if not force:
             say(
-                f"{path}: kept, though it is not the list made now: {difference}; --force replaces it, --lists FOLDER "
-                "writes elsewhere"
+                f"{path}: kept, though it differs from the list made now: {difference}; --force replaces it, --lists "
+                "FOLDER writes elsewhere"
             )
             return
-        say(f"{path}: replaced, as --force asks: {difference}")
+        say(f"{path}: replaced (--force): {difference}")
     write_text(path, "".join(f"{line}\n" for line in lines))
     say(f"{path}: {len(lines):,} lines, written")
 
 
 def say_count(what: str, count: int, expected: int, remedy: str) -> None:
-    """Say how ``count`` compares with the number known for the whole data set."""
+    """Print how ``count`` compares with the known number of the complete data set."""
     if count == expected:
         say(f"{what}: {count:,}, as expected")
     else:
@@ -59,11 +61,11 @@ def say_count(what: str, count: int, expected: int, remedy: str) -> None:
 
 
 def say_published(path: Path, md5: str) -> None:
-    """Say whether the list at ``path`` is the published one, byte for byte (line ends aside)."""
+    """Print whether the list at ``path`` equals the published one byte for byte (line ends aside)."""
     try:
         content = path.read_bytes().replace(b"\r\n", b"\n")
     except OSError as error:
-        raise UserError(f"list {path} cannot be read ({error.strerror}); see to it and start again") from error
+        raise UserError(f"list {path} cannot be read ({error.strerror}); fix this and run the command again") from error
     if hashlib.md5(content).hexdigest() == md5:
         say(f"{path}: the published list, byte for byte")
     else:

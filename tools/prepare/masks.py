@@ -11,7 +11,7 @@ from PIL import Image
 from src.errors import UserError
 from src.files import replacing
 
-MASK_BYTES = 10_000  # room a mask of these data sets takes on a disk, rounded up
+MASK_BYTES = 10_000  # size of a mask of these data sets on a disk, rounded up
 
 
 def save_mask(path: Path, labels: np.ndarray) -> None:
@@ -24,14 +24,14 @@ def save_mask(path: Path, labels: np.ndarray) -> None:
         try:
             Image.fromarray(labels).save(temporary)
         except OSError as error:
-            raise UserError(f"cannot write mask {path}: {error}; see to it and start again") from error
+            raise UserError(f"cannot write mask {path}: {error}; fix this and run the command again") from error
 
 
 def names_in(folder: Path, ending: str) -> set[str]:
-    """Names, without ``ending``, of the files in ``folder`` that have it; none if there is no such folder.
+    """Names, without ``ending``, of the files in ``folder`` that have it; none if the folder does not exist.
 
-    Names with a leading dot are files that were being written when a run was killed. Folders, pipes and links to
-    nowhere are no files: reading a pipe would wait for ever.
+    Names with a leading dot are unfinished files of a killed run. Folders, pipes and broken links do not count: reading
+    a pipe would never end.
 
     Raises:
         UserError: the folder cannot be read.
@@ -46,11 +46,13 @@ def names_in(folder: Path, ending: str) -> set[str]:
                 if entry.name.endswith(ending) and not entry.name.startswith(".") and entry.is_file()
             }
     except OSError as error:
-        raise UserError(f"folder {folder} cannot be read ({error.strerror}); see to it and start again") from error
+        raise UserError(
+            f"folder {folder} cannot be read ({error.strerror}); fix this and run the command again"
+        ) from error
 
 
 def require_folder(root: Path) -> None:
-    """Make sure that the data root is a folder, or can become one.
+    """Check that the data root is a folder, or can become one.
 
     Raises:
         UserError: it is a file.

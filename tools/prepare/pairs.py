@@ -1,4 +1,4 @@
-"""Images and their masks, held against each other: a mask is worth nothing if its size is not its image's."""
+"""Compare the sizes of images and masks: a mask of another size is useless."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from tools.prepare.parallel import for_each
 
 
 def check_pairs(root: Path, lines: list[str], workers: int, label: str) -> None:
-    """Read the sizes of all images and masks of a list (its lines, relative to ``root``); say which do not agree."""
+    """Read the sizes of all images and masks of a list (its lines, relative to ``root``); print which differ."""
     pairs = [(root / image, root / mask) for image, mask in (line.split() for line in lines)]
     faults = [fault for fault in for_each(_fault, pairs, len(pairs), workers, f"sizes of {label}") if fault]
     for readable, what, remedy in (
-        (True, "masks have another size than their image", "one of the two is of another data set: fetch it anew"),
-        (False, "pairs have a file that cannot be read", "delete it and start again, or fetch its source anew"),
+        (
+            True,
+            "masks have another size than their image",
+            "one of the two belongs to another data set: download it again",
+        ),
+        (
+            False,
+            "pairs have a file that cannot be read",
+            "delete it and run the command again, or download its source again",
+        ),
     ):
         texts = [text for was_read, text in faults if was_read == readable]
         if texts:
@@ -24,7 +32,7 @@ def check_pairs(root: Path, lines: list[str], workers: int, label: str) -> None:
 
 
 def _fault(pair: tuple[Path, Path]) -> tuple[bool, str] | None:
-    """What is wrong with an image and its mask, and whether both could be read; None if nothing is."""
+    """What is wrong with an image and its mask, and whether both could be read; None if they agree."""
     sizes = []
     for path in pair:
         try:

@@ -29,7 +29,7 @@ EXPECTED_MASKS = 12_031  # 10,582 images outside the official val and its 1,449
 EXPECTED_LINES = {"train": 5_953, "val": 1_449}
 PUBLISHED_MD5 = {"train": "b5c2b03701d0b38ae85bdead426970f9", "val": "6a4677fa6be45f515b2cf6807eec4e15"}
 
-# images of VOC's own train set that SBD has no mask of: where SBD is not at hand, they tell the published order
+# images of VOC's train set without a mask in SBD: without SBD itself, the published order follows from them
 # fmt: off
 NOT_IN_SBD = frozenset((
     "2008_001056", "2008_001203", "2008_002425", "2008_002834", "2008_005367", "2008_006490",
@@ -60,18 +60,18 @@ def prepare_pascal(
     force: bool = False,
     workers: int = 1,
 ) -> None:
-    """Build ``root``/JPEGImages, ``root``/SegmentationClassAug and ``lists``/{train,val}.txt; say what was done.
+    """Build ``root``/JPEGImages, ``root``/SegmentationClassAug and ``lists``/{train,val}.txt; print what was done.
 
-    Masks are SBD's, and VOC's own where both exist. What is there already is kept. If SegmentationClassAug is there
-    and SBD is not, the folders are taken as they are and only the lists are made.
+    Masks come from SBD, or from VOC where both have one. Existing files are kept. If SegmentationClassAug exists and
+    SBD does not, the folders are used as they are and only the lists are written.
 
     Args:
         root: the data root.
         lists: folder of the lists.
         voc: the unpacked devkit or its archive; None looks below ``root``.
         sbd: the folder benchmark_RELEASE; None looks below ``root``.
-        download: fetch what is not found.
-        force: replace lists that differ; without it they are kept, and it is said how they differ.
+        download: download what is missing.
+        force: replace lists that differ; without it they are kept, and the difference is printed.
         workers: processes that convert masks.
 
     Raises:
@@ -92,15 +92,15 @@ def prepare_pascal(
     _link(links)
     require_space(root, len(jobs) * MASK_BYTES, "writing masks", MAKE_ROOM)
     for_each(convert, jobs, len(jobs), workers, "masks")
-    say(f"{masks}: {len(jobs):,} masks written, {len(there):,} already there")
+    say(f"{masks}: {len(jobs):,} masks written, {len(there):,} existing ones kept")
     if len(with_image) < len(names):
         lost = min(names - with_image)
         say(f"{len(names - with_image):,} masks have no image in {images}, e.g. {lost}: left out of the lists")
-    say_count("masks", len(names), EXPECTED_MASKS, "is SBD whole? its benchmark.tgz has 11,355 files in dataset/cls")
+    say_count("masks", len(names), EXPECTED_MASKS, "is SBD complete? its benchmark.tgz has 11,355 files in dataset/cls")
     for split in lines:
         check_pairs(root, lines[split], workers, split)
         write_list(lists / f"{split}.txt", lines[split], force, root)
-        say_count(f"{split} images", len(lines[split]), EXPECTED_LINES[split], "are VOC and SBD whole?")
+        say_count(f"{split} images", len(lines[split]), EXPECTED_LINES[split], "are VOC and SBD complete?")
         if len(lines[split]) == EXPECTED_LINES[split]:
             say_published(lists / f"{split}.txt", PUBLISHED_MD5[split])
 
@@ -112,10 +112,10 @@ def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> 
     if sbd_folder is None and not masks and not download:
         raise UserError(
             f"no SBD in {root}: put {SBD_ARCHIVE} or its folder benchmark_RELEASE there, name it with --sbd, or add "
-            f"--download; it is not needed where {ready} holds the masks already, as {DIAM} has them"
+            f"--download; it is not needed if {ready} holds the masks already, as in {DIAM}"
         )
     fetch_sbd = sbd_folder is None and len(masks) < EXPECTED_MASKS
-    # an archive alone may be what an interrupted download left: torchvision compares its checksum
+    # an archive alone may be left from an interrupted download: torchvision compares its checksum
     unsure = download and voc is None and not any((root / f).is_dir() for f in ("VOCdevkit", "VOC2012", "ImageSets"))
     devkit = None if unsure else find_devkit(root, voc)
     if download:
@@ -138,12 +138,12 @@ def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> 
 def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list[MaskJob]:
     sources = {name: sbd / "cls" / f"{name}.mat" for name in names_in(sbd / "cls", ".mat")}
     voc = names_in(devkit.masks, ".png")
-    # where VOC's own mask is lost, SBD's must not take its place without a word: it has no void
+    # if VOC's own mask is missing, SBD's must not silently replace it: it has no void
     lost = {*devkit.image_set("Segmentation/train"), *devkit.image_set("Segmentation/val")} - voc - there
     if lost:
         raise UserError(
-            f"{devkit.masks} lacks {len(lost):,} masks of VOC's own image sets, e.g. {min(lost)}.png; they are part of "
-            f"{VOC_ARCHIVE}: unpack it again"
+            f"{devkit.masks} has no masks for {len(lost):,} images of VOC's own image sets, e.g. {min(lost)}.png; "
+            f"they are part of {VOC_ARCHIVE}: unpack it again"
         )
     sources |= {name: devkit.masks / f"{name}.png" for name in voc}
     return [MaskJob(sources[name], folder / f"{name}.png") for name in sorted(sources.keys() - there)]
@@ -170,10 +170,10 @@ def _image_links(devkit: Devkit, sbd: Path | None, folder: Path, names: set[str]
 
 
 def _link(links: list[tuple[Path, Path]]) -> None:
-    """Make each image appear at its target: as a hard link, or as a copy where the file system has none.
+    """Link each image to its target, or copy it if the file system has no hard links.
 
     Raises:
-        UserError: the folder cannot be written to, or the disk has no room for copies.
+        UserError: the folder cannot be written to, or the disk is too full for copies.
     """
     if not links:
         return
@@ -194,12 +194,12 @@ def _link(links: list[tuple[Path, Path]]) -> None:
                     copied += 1
                 bar.update()
     except OSError as error:
-        raise UserError(f"cannot put images into {folder}: {error}; see to it and start again") from error
+        raise UserError(f"cannot put images into {folder}: {error}; fix this and run the command again") from error
     say(f"{folder}: {len(links) - copied:,} images linked (hard links: no second copy), {copied:,} copied")
 
 
 def _why_empty(names: set[str], masks: Path, images: Path, devkit: Devkit) -> str:
-    """What to do where no image can be listed."""
+    """What to do if no image can be listed."""
     if not names:
         return f"{masks} holds no masks (.png); put them right into it"
     return (
@@ -216,7 +216,7 @@ def _splits(devkit: Devkit, sbd: Path | None, names: set[str]) -> dict[str, list
     """
     main, segmentation = devkit.image_set("Main/train"), devkit.image_set("Segmentation/train")
     val = dict.fromkeys(devkit.image_set("Segmentation/val"))
-    # a mask of an image outside VOC's own sets can only be SBD's, whether SBD is at hand or not
+    # a mask of an image outside VOC's own sets comes from SBD, whether SBD is here or not
     only_vocs = NOT_IN_SBD if sbd is None else set(segmentation) - names_in(sbd / "cls", ".mat")
     train = dict.fromkeys([*(name for name in main if name not in only_vocs), *segmentation])
     return {

@@ -1,4 +1,4 @@
-"""Where the official files of PASCAL VOC 2012 and SBD lie, and how they are read."""
+"""Find and read the official files of PASCAL VOC 2012 and SBD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.prepare.sources import SBD_ARCHIVE, VOC_ARCHIVE
 
 LABELS = frozenset({*range(21), 255})
 
-# of the devkit's folders these are needed; boxes and object masks stay in the archive
+# the devkit's folders that are needed; boxes and object masks stay in the archive
 _FOLDERS = ("ImageSets", "JPEGImages", "SegmentationClass")
 _CLS = ("benchmark_RELEASE", "dataset", "cls")
 
@@ -75,7 +75,7 @@ def find_devkit(root: Path, given: Path | None) -> Devkit | None:
         raise UserError(f"--voc {given} does not exist; name the unpacked VOCdevkit/VOC2012 or {VOC_ARCHIVE}")
     archive = given or root / VOC_ARCHIVE
     if archive.is_file():
-        # also with a devkit beside it: that may be what an interrupted unpacking left
+        # also with a devkit beside it, which may be left from an interrupted unpacking
         extract(archive, root, _wanted, "VOCdevkit/VOC2012/")
     devkit = _devkit_in(root)
     if devkit is None and archive.is_file():
@@ -105,10 +105,10 @@ def find_sbd(root: Path, given: Path | None) -> Path | None:
     """
     archive = root / SBD_ARCHIVE if given is None else given
     if archive.is_file():
-        # also with a folder beside it: that may be what an interrupted unpacking left
+        # also with a folder beside it, which may be left from an interrupted unpacking
         extract(archive, root, lambda path: path.parts[:-1] == _CLS, "/".join(_CLS))
         return root / "benchmark_RELEASE" / "dataset"
-    # not root/SBD/benchmark_RELEASE: that is what torchvision leaves there when its unpacking is interrupted
+    # not root/SBD/benchmark_RELEASE, which torchvision leaves after an interrupted unpacking
     places = (root / "SBD", root / "benchmark_RELEASE" / "dataset") if given is None else _sbd_places(given)
     for place in places:
         if (place / "cls").is_dir():

@@ -1,4 +1,4 @@
-"""Where the archives come from, and where else they are when their own server does not answer."""
+"""Addresses of the archives, and other places to get them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COCO_MD5 = {
 
 DIAM = "DIaM's datasets.zip (link in github.com/sinahmr/DIaM: images and ready masks of PASCAL and COCO)"
 
-# by the name of the archive; torchvision's checksums of VOC and SBD hold for every copy of them
+# by name of the archive; the checksums of VOC and SBD are torchvision's
 ELSEWHERE = {
     VOC_ARCHIVE: f"https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/{VOC_ARCHIVE} or web.archive.org "
     "(md5 6cd6e144f989b92b3379bac3b3de84fd)",

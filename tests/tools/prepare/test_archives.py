@@ -78,7 +78,7 @@ def test_a_file_that_was_cut_short_is_unpacked_again_and_that_is_said(
 
 def test_a_cut_archive_is_named_with_the_remedy(archive: Path, tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
-    with pytest.raises(UserError, match=rf"archive .*{archive.name} is damaged or not whole .*fetch it again"):
+    with pytest.raises(UserError, match=rf"archive .*{archive.name} is damaged or incomplete .*download it again"):
         extract(archive, tmp_path / "out", lambda _: True, "text")
 
 
@@ -91,12 +91,12 @@ def test_a_tar_that_breaks_off_between_two_files_is_damaged(tmp_path: Path) -> N
     whole = archive.read_bytes()
     for end in (2 * tarfile.BLOCKSIZE, 2 * tarfile.BLOCKSIZE + 100):
         archive.write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"data\.tar is damaged or not whole \(it breaks off after 1,024 bytes\)"):
+        with pytest.raises(UserError, match=r"data\.tar is damaged or incomplete \(it ends after 1,024 bytes\)"):
             extract(archive, tmp_path / "out", lambda _: True, "text")
     damaged = bytearray(whole)
     damaged[2 * tarfile.BLOCKSIZE + 10] ^= 255
     archive.write_bytes(damaged)
-    with pytest.raises(UserError, match=r"damaged or not whole .*breaks off after 1,024 bytes"):
+    with pytest.raises(UserError, match=r"damaged or incomplete .*ends after 1,024 bytes"):
         extract(archive, tmp_path / "out", lambda _: True, "text")
 
 
@@ -104,7 +104,7 @@ def test_a_tar_that_breaks_off_between_two_files_is_damaged(tmp_path: Path) -> N
 def test_a_web_page_that_was_saved_as_an_archive_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     archive = tmp_path / name
     archive.write_text("\n<!DOCTYPE html>\n<html>Sign in</html>\n")
-    with pytest.raises(UserError, match=rf"{name} is a web page, not an archive.*fetch it again from") as error:
+    with pytest.raises(UserError, match=rf"{name} is a web page, not an archive.*download it again from") as error:
         extract(archive, tmp_path / "out", lambda _: True, "text")
     assert "\n" not in str(error.value)
 

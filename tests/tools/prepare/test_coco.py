@@ -169,7 +169,7 @@ def test_masks_drawn_with_another_crowd_setting_are_not_taken_for_these(root: Pa
     prepare_coco(root, lists, ("val",))
     before = snapshot(root / "val")
     other = lists.with_name("lists2")
-    with pytest.raises(UserError, match=r"masks in .*val were drawn with other settings .*--force draws them anew"):
+    with pytest.raises(UserError, match=r"masks in .*val were drawn with other settings .*--force draws them again"):
         prepare_coco(root, other, ("val",), crowd="exclude")
     assert snapshot(root / "val") == before
     prepare_coco(root, other, ("val",), crowd="exclude", force=True)
@@ -187,7 +187,7 @@ def test_masks_of_unknown_origin_are_kept_and_said(root: Path, lists: Path, caps
     after = snapshot(root / "val")
     assert {path: after[path] for path in before} == before
     assert after.keys() - before.keys() == {f"{name(9)}.png"}
-    assert "2 masks of unknown origin are kept" in capsys.readouterr().out
+    assert "2 masks of unknown origin kept" in capsys.readouterr().out
 
 
 def test_masks_of_unknown_origin_survive_force(root: Path, lists: Path) -> None:
@@ -257,7 +257,7 @@ def test_ready_masks_without_annotations_make_lists_alone(
         assert (tmp_path / "lists2" / file).read_bytes() == (lists / file).read_bytes()
     out = capsys.readouterr().out
     assert "instances_val2014.json does not exist: the masks in" in out
-    assert "taken as they are, only the list is made" in out
+    assert "used as they are, and only the list is written" in out
 
 
 def test_one_split_may_be_ready_and_the_other_drawn(root: Path, lists: Path) -> None:
@@ -421,7 +421,7 @@ def test_a_name_with_a_blank_is_refused(root: Path, lists: Path) -> None:
     path = root / "annotations/instances_val2014.json"
     path.write_text(path.read_text().replace(name(3), "my photo"))
     (root / "val2014" / f"{name(3)}.jpg").rename(root / "val2014/my photo.jpg")
-    with pytest.raises(UserError, match=r"blanks in 'val2014/my photo\.jpg val/my photo\.png'"):
+    with pytest.raises(UserError, match=r"'val2014/my photo\.jpg val/my photo\.png' has blanks in its names"):
         prepare_coco(root, lists, ("val",))
 
 

@@ -81,7 +81,7 @@ def test_a_number_of_workers_that_is_none_is_refused(tmp_path: Path, capsys: pyt
         ),
         (
             ["coco", "--help"],
-            ("instances_{train,val}2014.json", "train2014.zip", "82,081", "40,137", "--crowd", "goes on where", "DIaM"),
+            ("instances_{train,val}2014.json", "train2014.zip", "82,081", "40,137", "--crowd", "it resumes", "DIaM"),
         ),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_path_that_the_system_refuses_is_one_line(
     assert run(main, [dataset, "--root", str(tmp_path / ("a" * 300))]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: /")
-    assert "a cannot be used: File name too long; see to it" in said
+    assert "a cannot be used: File name too long; fix this" in said
     assert said.count("\n") == 1
 
 

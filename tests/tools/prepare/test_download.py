@@ -132,7 +132,7 @@ def test_a_coco_archive_that_came_in_part_does_not_get_its_name(tmp_path: Path, 
     root, lists = tmp_path / "coco", tmp_path / "lists"
     whole = (offered / "val2014.zip").read_bytes()
     (offered / "val2014.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"val2014\.zip failed \(the connection ended early\); start again"):
+    with pytest.raises(UserError, match=r"val2014\.zip failed \(the connection ended early\); run the command again"):
         prepare_coco(root, lists, ("val",), download=True)
     assert not (root / "val2014.zip").exists()
     (offered / "val2014.zip").write_bytes(whole)

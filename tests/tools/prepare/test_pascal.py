@@ -244,8 +244,8 @@ def test_a_second_run_writes_nothing(root: Path, lists: Path, capsys: pytest.Cap
     prepare_pascal(root, lists)
     assert (snapshot(root), snapshot(lists)) == before
     out = capsys.readouterr().out
-    assert "0 masks written, 6 already there" in out
-    assert out.count("already there and the same: kept") == 2
+    assert "0 masks written, 6 existing ones kept" in out
+    assert out.count("existing list is the same: kept") == 2
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(
@@ -269,7 +269,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     prepare_pascal(root, lists)
     after = snapshot(root / "SegmentationClassAug")
     assert {name: after[name] for name in before} == before
-    assert "3 masks written, 3 already there" in capsys.readouterr().out
+    assert "3 masks written, 3 existing ones kept" in capsys.readouterr().out
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
@@ -278,7 +278,7 @@ def test_what_a_killed_run_left_is_no_mask(root: Path, lists: Path, capsys: pyte
     masks.mkdir()
     (masks / ".2011_000007.abc.png").write_bytes(b"half")
     prepare_pascal(root, lists)
-    assert "6 masks written, 0 already there" in capsys.readouterr().out
+    assert "6 masks written, 0 existing ones kept" in capsys.readouterr().out
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
@@ -323,7 +323,7 @@ def test_a_list_that_differs_is_kept_and_it_is_said_how(
     assert len(list((root / "SegmentationClassAug").iterdir())) == 6
     prepare_pascal(root, lists, force=True)
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
-    assert "train.txt: replaced, as --force asks" in capsys.readouterr().out
+    assert "train.txt: replaced (--force)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text + "\n \n"])
@@ -334,7 +334,7 @@ def test_line_ends_blanks_and_a_byte_order_mark_are_no_difference(
     text = change("".join(f"{line}\n" for line in lines(TRAIN))).encode()
     (lists / "train.txt").write_bytes(text)
     prepare_pascal(root, lists)
-    assert "train.txt: 3 lines, already there and the same: kept" in capsys.readouterr().out
+    assert "train.txt: 3 lines, existing list is the same: kept" in capsys.readouterr().out
     assert (lists / "train.txt").read_bytes() == text
 
 
@@ -442,13 +442,13 @@ def test_a_missing_image_set_is_named(root: Path, lists: Path) -> None:
 
 def test_a_devkit_without_masks_is_refused(root: Path, lists: Path) -> None:
     shutil.rmtree(root / "VOCdevkit/VOC2012/SegmentationClass")
-    with pytest.raises(UserError, match=r"SegmentationClass lacks 3 masks .*2007_000001\.png"):
+    with pytest.raises(UserError, match=r"SegmentationClass has no masks for 3 images .*2007_000001\.png"):
         prepare_pascal(root, lists)
 
 
 def test_sbds_mask_does_not_take_the_place_of_a_lost_one_of_voc(root: Path, lists: Path) -> None:
     (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000003.png").unlink()  # which SBD has too
-    with pytest.raises(UserError, match=r"SegmentationClass lacks 1 masks .*2008_000003\.png"):
+    with pytest.raises(UserError, match=r"SegmentationClass has no masks for 1 images .*2008_000003\.png"):
         prepare_pascal(root, lists)
 
 
@@ -495,7 +495,7 @@ def test_what_is_no_file_is_no_image_and_no_mask(root: Path, lists: Path, capsys
     (root / "SegmentationClassAug/2007_000001.png").symlink_to(root / "nowhere.png")
     os.mkfifo(root / "benchmark_RELEASE/dataset/cls/2010_000009.mat")
     prepare_pascal(root, lists)
-    assert "6 masks written, 0 already there" in capsys.readouterr().out
+    assert "6 masks written, 0 existing ones kept" in capsys.readouterr().out
     assert pixels(root / "SegmentationClassAug/2007_000001.png").any()
     for name, make, kind in (("2007_000001", os.mkdir, "a folder"), ("2008_000003", os.mkfifo, "a named pipe")):
         mask = root / f"SegmentationClassAug/{name}.png"
