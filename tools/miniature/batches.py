@@ -24,7 +24,7 @@ STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 JITTER = 0.1  # standard deviation of contrast, and of the shift of each channel, on normalised pixels
 
 PROMPTS_PER_PICTURE = 10
-TOKENS_PER_PROMPT = 8  # the longest prompt of the class file, so the padding is what the model meets when it runs
+TOKENS_PER_PROMPT = 8  # the longest prompt of the class file, so that training pads as evaluation does
 
 SUBJECT_OF_WORD = {word: subject for subject, words in WORDS_OF.items() for word in words}
 
@@ -53,7 +53,7 @@ class Prompts:
     Attributes:
         input_ids, attention_mask: [B, P, T].
         wanted: [B, P], 1 where the caption holds the word.
-        subjects: [B, P] int64, position of the word's subject among the K; 0 for words of nothing drawn.
+        subjects: [B, P] int64, position of the word's subject among the K; 0 for words that no drawing shows.
         absent_words: [B], number of words of the class file that each wrong prompt stands for.
     """
 
@@ -79,7 +79,7 @@ class PromptSampler:
         self.input_ids = torch.from_numpy(encoded.input_ids)
         self.attention_mask = torch.from_numpy(encoded.attention_mask)
         self.candidates = [WORDS_OF[subject] for subject in SUBJECTS[1:]] + [(word,) for word in UNDRAWN_WORDS]
-        # classes are asked for more often than scenery, as they are the ones to be told apart
+        # classes are drawn more often than scenery, because the model has to distinguish them
         self.weights = np.array([1.0] * len(CLASSES) + [0.5] * (len(self.candidates) - len(CLASSES)))
 
     def sample(self, captions: Sequence[Sequence[str]], rng: Generator) -> Prompts:

@@ -70,7 +70,7 @@ class Canvas:
         self.subjects[region] = SUBJECT_NUMBER[subject]
 
     def tint(self, region: np.ndarray, colour: Colour) -> None:
-        """Draw a detail of the scenery: ``region`` takes ``colour`` and keeps showing what it shows."""
+        """Draw a detail of the scenery: ``region`` takes ``colour``; what it shows stays the same."""
         self.picture[np.broadcast_to(region, self.subjects.shape)] = np.array(colour, np.uint8)
 
     def labels(self) -> np.ndarray:

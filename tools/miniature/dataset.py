@@ -71,12 +71,12 @@ def draw_dataset(folder: Path, scenes_per_list: int = SCENES_PER_LIST) -> None:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=user_path, default=FOLDER, help="folder to draw in (default: data/miniature)")
-    parser.add_argument("--force", action="store_true", help="replace the scenes that are in the folder")
+    parser.add_argument("--force", action="store_true", help="replace existing scenes")
     args = parser.parse_args(arguments)
     old = [args.output / name for name in ("JPEGImages", "SegmentationClassAug")]
     if any(folder.exists() for folder in old):
         if not args.force:
-            raise UserError(f"{args.output} holds scenes already; replace them with --force or give another --output")
+            raise UserError(f"{args.output} has scenes already; replace them with --force, or choose another --output")
         for folder in old:
             shutil.rmtree(folder, ignore_errors=True)
     draw_dataset(args.output)

@@ -19,8 +19,8 @@ class FlatAdamW:
     update is a handful of large ones and the gradients of all processes are averaged in one call.
 
     Args:
-        parameters: float32; taken over: from now on they are views of the flat vector.
-        undecayed: those of them that weight decay leaves alone.
+        parameters: float32; they become views of the flat vector.
+        undecayed: parameters without weight decay.
         weight_decay: of the others.
     """
 

@@ -4,15 +4,14 @@
     python -m tools.miniature.train --steps 300 500 --output /tmp/blip   a trial
     python -m tools.miniature.train --steps 20 20 --scenes 20 --cache /tmp/pairs --output /tmp/blip
 
-1. Draw pictures with captions (tools/miniature/captions.py) into --cache, unless they are there.
-2. Train the teacher, a small convolutional network, from them (teacher.py), and write down its patch labels.
+1. Draw pictures with captions (tools/miniature/captions.py) into --cache, unless it has them.
+2. Train the teacher, a small convolutional network, from them (teacher.py), and save its patch labels.
 3. Train the tiny BLIP (student.py): its vision tower with a throw-away linear head on the patch labels; at the end
    also image-text matching, and the patch labels on the cross-attention logits of the text layers --layers. The last
-   part is short on purpose: a model that sees well, but has not learned its words to the end, is what one-shot tuning
-   is for.
+   part is short on purpose: one-shot tuning needs a model that sees well and has not fully learned its words.
 
 The output folder is in HuggingFace's format, float16, with training.json beside: command, times, losses, versions. It
-is rewritten while training goes on. Each process runs on one core and takes 32 pictures a step.
+is rewritten during training. Each process runs on one core and takes 32 pictures a step.
 """
 
 from __future__ import annotations

@@ -280,7 +280,7 @@ def _prepare_split(suite: Suite, root: Path, list_path: Path, split: str, force:
         say(f"{root / base / layout.converted}: {len(jobs):,} masks written, {len(kept) - len(jobs):,} already there")
     check_pairs(root, lines, workers, split)
     write_list(list_path, lines, force, root)
-    say_count(f"{split} images", len(lines), expected, "is the data set whole?")
+    say_count(f"{split} images", len(lines), expected, "is the data set complete?")
 
 
 def _find(suite: Suite, root: Path, split: str) -> tuple[PurePosixPath, Layout, list[PurePosixPath]] | None:
