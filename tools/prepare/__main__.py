@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from typing import Any
 
 from src.cli import run
@@ -18,7 +19,7 @@ Lay out a data set and write its image lists.
   python -m tools.prepare coco --help      COCO 2014
   python -m tools.prepare context|coco-object|coco-stuff|ade20k|cityscapes --help
                                            the other data sets of the open-vocabulary suites
-  python -m tools.prepare own --help       a data set of your own: a folder of images, a folder of masks
+  python -m tools.prepare own --help       your own images, with masks or with what a labelling tool wrote
 
 A list holds one line per image, "image mask", both relative to the data root:
   src/lists/pascal/{train,val}.txt    JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png
@@ -84,7 +85,7 @@ SUITE = """\
 {title}
 
 Put this below --root; archives there are unpacked:
-  {sources}
+{sources}
 
 What is made: masks with the labels of configs/classes/{classes}.json where the official ones have others, and the list
 src/lists/{lists}/val.txt; --splits train val makes both lists. Existing masks and lists are kept.
@@ -170,7 +171,9 @@ def parser() -> argparse.ArgumentParser:
         "because their pixels show it; exclude leaves them background",
     )
     suites = [_suite_parser(commands, name) for name in SUITE_TEXTS]
-    own = commands.add_parser("own", help="a folder of images with masks", description=OWN, formatter_class=raw)
+    own = commands.add_parser(
+        "own", help="your own images, with masks or a labelling tool's files", description=OWN, formatter_class=raw
+    )
     own.add_argument("--images", type=user_path, metavar="DIR", help="folder of images")
     own.add_argument(
         "--masks", type=user_path, metavar="PATH", help="folder of masks or of a tool's files, or a COCO JSON file"
@@ -211,7 +214,8 @@ def _suite_parser(commands: Any, name: str) -> argparse.ArgumentParser:
     from tools.prepare.suites import SUITES
 
     title, root, lists, classes = SUITE_TEXTS[name]
-    manual = SUITE.format(title=title, sources=SUITES[name].sources, lists=lists, classes=classes)
+    sources = textwrap.fill(SUITES[name].sources, 100, initial_indent="  ", subsequent_indent="  ")
+    manual = SUITE.format(title=title, sources=sources, lists=lists, classes=classes)
     raw = argparse.RawDescriptionHelpFormatter
     command = commands.add_parser(name, help=title.rstrip("."), description=manual, formatter_class=raw)
     command.add_argument(
