@@ -16,7 +16,7 @@ from .config.reader import load_config
 from .config.schema import Config
 from .errors import Terminated, UserError
 from .files import user_path
-from .runtime import check_job, first_to_end_early, world_size
+from .runtime import check_device_name, check_job, first_to_end_early, world_size
 from .screen import note, say, steady_console
 
 SKIPPED = 3
@@ -178,6 +178,7 @@ def settings_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
+        type=check_device_name,
         default="auto",
         help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
     )

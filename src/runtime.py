@@ -18,7 +18,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 MAX_WORKING_BYTES = 6 << 30
 """Bytes beyond which a step on CUDA gains nothing by doing more at once."""
@@ -125,7 +125,8 @@ def job_store(wait: bool = True) -> Store | None:
     global _store
     if _store is not None:
         return _store
-    import torch.distributed as dist
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.distributed_c10d import PrefixStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     hosts = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -138,7 +139,7 @@ def job_store(wait: bool = True) -> Store | None:
         patience.check()
         time.sleep(0.2)
     try:
-        store = dist.TCPStore(
+        store = TCPStore(
             host, port, world_size(), hosts, timeout=LONGEST_WAIT, wait_for_workers=False, multi_tenant=True
         )
     except RuntimeError as error:
@@ -147,7 +148,7 @@ def job_store(wait: bool = True) -> Store | None:
         reason = " ".join(str(error).split())
         raise UserError(f"process {rank()} cannot use MASTER_ADDR:MASTER_PORT {host}:{port} ({reason})") from error
     # torchrun may keep the store when it restarts processes: those of the last attempt must not be found there
-    _store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    _store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     return _store
 
 
@@ -199,8 +200,20 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def check_device_name(name: str) -> str:
+    """``name`` if it can be the name of a device; does not need torch.
+
+    Raises:
+        UserError: it cannot.
+    """
+    kind, _, number = name.partition(":")
+    if name not in ("auto", "cpu", "mps") and (kind != "cuda" or (":" in name and not number.isdecimal())):
+        raise UserError(f"--device {name}: expected {DEVICES}")
+    return name
+
+
 def choose_device(name: str) -> torch.device:
-    """The device that ``--device`` names.
+    """The device that ``--device`` names; on CUDA it becomes PyTorch's current device.
 
     Args:
         name: ``auto`` (CUDA where it works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``auto`` and
@@ -209,6 +222,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: another name, or a device that is not there or cannot be used; says why.
     """
+    check_device_name(name)
     import torch
 
     if name == "auto":
@@ -222,9 +236,7 @@ def choose_device(name: str) -> torch.device:
         if not torch.backends.mps.is_available():
             raise UserError("--device mps: PyTorch sees no Apple GPU here; use --device cpu, or auto")
         return torch.device("mps")
-    kind, _, number = name.partition(":")
-    if kind != "cuda" or (":" in name and not number.isdecimal()):
-        raise UserError(f"--device {name}: expected {DEVICES}")
+    number = name.partition(":")[2]
     if not torch.cuda.is_available():
         raise UserError(f"--device {name}: {_why_no_cuda()}; use --device cpu, or auto")
     index = int(number) if number else local_rank()
@@ -236,6 +248,7 @@ def choose_device(name: str) -> torch.device:
     fault = _why_no_cuda(index)
     if fault:
         raise UserError(f"--device {name}: {fault}; use --device cpu, or auto")
+    torch.cuda.set_device(index)  # or libraries that ask for the current device would use GPU 0 too
     return torch.device("cuda", index)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from dataclasses import dataclass
 
 from .config.schema import Config
@@ -12,7 +11,7 @@ from .data.lists import ListEntry, evaluation_entries
 from .files import resolve
 from .method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
 from .result_files import Outputs
-from .runtime import choose_device
+from .runtime import choose_device, cores, local_world_size
 
 MAX_IMAGES, MAX_WORKERS = 16, 8
 MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its short weights; COCO multi-prompt at 512 px
@@ -29,9 +28,9 @@ def batch_that_fits(memory: int, image_size: int) -> int:
 def settled_on(name: str, config: Config) -> Config:
     """``config`` with numbers where it says ``auto``: batch and workers that fit the device that ``--device`` names.
 
-    On CUDA so many images at once, up to 16, as go into the GPU's memory, and up to eight workers, or launching and
-    reading would keep the GPU waiting. A number in the configuration holds. The memory counted is all of the GPU's, not
-    what is free, so that the same command goes on from its journal.
+    On CUDA up to 16 images at once, as the GPU's memory allows, and up to eight workers, as the cores of this process
+    allow; otherwise the GPU would wait. A number in the configuration is kept. All of the GPU's memory counts, free or
+    not, so that the same command resumes from its journal.
 
     Raises:
         UserError: see :func:`src.runtime.choose_device`.
@@ -44,7 +43,7 @@ def settled_on(name: str, config: Config) -> Config:
     total = torch.cuda.get_device_properties(device).total_memory
     found = {
         "batch_size": batch_that_fits(total, config.model.image_size),
-        "num_workers": min(MAX_WORKERS, os.cpu_count() or 1),
+        "num_workers": min(MAX_WORKERS, max(1, cores() // local_world_size())),
     }
     loader = config.dataloader
     loader = dataclasses.replace(loader, **{key: found[key] for key in loader.automatic})

@@ -24,9 +24,15 @@ def test_devices_that_do_not_exist_are_refused(name: str) -> None:
         choose_device(name)
 
 
+current: list[int] = []
+"""What became PyTorch's current device."""
+
+
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes PyTorch see so many GPUs of a compute capability, with code for some architectures."""
+
+    current.clear()
 
     def see(
         count: int, capability: tuple[int, int] = (8, 6), architectures: Sequence[str] = ("sm_75", "sm_80")
@@ -37,6 +43,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _=None: "Some GPU")
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(architectures))
+        monkeypatch.setattr(torch.cuda, "set_device", current.append)
 
     return see
 
@@ -45,6 +52,7 @@ def test_auto_takes_cuda_when_there_is_one(gpus: Callable[..., None]) -> None:
     gpus(2)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert current == [0, 0, 1]
     assert choose_device("cpu") == CPU
     with pytest.raises(UserError, match="there are 2 CUDA devices"):
         choose_device("cuda:2")

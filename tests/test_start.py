@@ -32,6 +32,7 @@ ANSWERED = {
     "no_such_file": ["--config", "configs/none.yaml"],
     "unknown_key": ["--config", CONFIG, "--set", "crf.iterations=3"],
     "wrong_class_file": ["--config", CONFIG, "--set", "class_name_dir=configs/classes/coco.json"],
+    "no_device": ["--config", CONFIG, "--device", "gpu"],
     "no_list": ["--config", CONFIG, "--set", "oneshot.test_list=nowhere.txt"],
 }
 

@@ -19,7 +19,7 @@ GIB = 1 << 30
 def settled(config: Config, device: torch.device, monkeypatch: pytest.MonkeyPatch, memory: int = 80 * GIB) -> Config:
     monkeypatch.setattr(subject, "choose_device", lambda _: device)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=memory))
-    monkeypatch.setattr(subject.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(subject, "cores", lambda: 6)
     task = Task(config, [], None, [], Outputs(None, False), device.type, False, False)  # pyright: ignore
     return task.settled().config
 
@@ -33,6 +33,15 @@ def test_auto_keeps_a_gpu_busy(
     assert values == {"batch_size": 16, "num_workers": 6}  # what a result records
     values = settled(config, torch.device("cpu"), monkeypatch).to_dict()["dataloader"]
     assert values == {"batch_size": 1, "num_workers": 0}
+
+
+def test_processes_of_a_job_share_the_cores(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, of_job: Callable[..., None]
+) -> None:
+    config = make_config(model={"image_size": 512})
+    for processes, workers in (("2", 3), ("4", 1), ("8", 1)):
+        of_job(WORLD_SIZE="8", LOCAL_WORLD_SIZE=processes)
+        assert settled(config, torch.device("cuda"), monkeypatch).dataloader.num_workers == workers
 
 
 def test_a_number_in_the_configuration_holds(

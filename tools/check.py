@@ -1,11 +1,12 @@
-"""Look at everything that an experiment needs before it starts, and name all that is wrong at once.
+"""Check everything that an experiment needs before it starts, and print all faults at once.
 
     python -m tools.check --config configs/pascal_blip.yaml
     python -m tools.check --config configs/coco_blip_one_shot.yaml --multi_prompt
 
-The model is loaded and every word must be spelt by its vocabulary; every image is decoded and every mask must have the
-right labels and the image's size; results must be writable; and one batch is segmented, which shows whether memory
-suffices. Every fault is a line, with the line of the image list where there is one; exit code 2 if there are any.
+The model is loaded, and its vocabulary must know every word; every image is decoded, and every mask must have the right
+labels and the size of its image; a file is written where results will go; and one batch is segmented, which shows
+whether memory suffices. Every fault is one line, with the line of the image list where possible; exit code 2 if there
+are any.
 """
 
 from __future__ import annotations
@@ -105,26 +106,20 @@ def _load(task: Task) -> Segmenter:
 
 
 def _one_batch(segmenter: Segmenter, task: Task) -> None:
-    """Segment the first batch as the experiment would; says how long all images may take.
+    """Segment the first batch as the experiment would, in parts if memory requires it; prints an estimate of the time.
 
     Raises:
-        UserError: memory does not suffice.
+        UserError: memory does not suffice for one image, or the model's scores are not numbers.
     """
-    from src.data.dataset import SegmentationDataset
-    from src.evaluation.evaluate import evaluate
+    from src.data.dataset import Batch, SegmentationDataset, batches
+    from src.evaluation.memory import within_memory
 
-    loader = task.config.dataloader
-    dataset = SegmentationDataset.from_config(task.entries[: loader.batch_size], task.config)
+    config = task.settled().config
+    dataset = SegmentationDataset.from_config(task.entries[: config.dataloader.batch_size], config)
     start = time.perf_counter()
-    try:
-        evaluate(segmenter, dataset, loader, description="one batch")
-    except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        raise UserError(
-            f"memory does not suffice for a batch of {len(dataset)} images: lower dataloader.batch_size or "
-            f"model.image_size ({str(error).splitlines()[0]})"
-        ) from error
+    for batch in batches(dataset, config.dataloader, segmenter.device):
+        within_memory(lambda part: segmenter.segment(part.pixels).shape, batch, Batch.halves, lambda one, _: one)
+        segmenter.check_numbers([dataset.entries[index].image for index in batch.indices])
     seconds = (time.perf_counter() - start) / len(dataset) * len(task.entries)
     say(f"at the pace of the first batch, warming up included, {len(task.entries)} images take {seconds / 60:.0f} min")
 

@@ -188,7 +188,7 @@ _Loader.yaml_constructors = {
 }
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.plain_number)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.plain_number)
-_Loader.add_constructor(None, _Loader.refuse_tag)
+_Loader.add_constructor(None, _Loader.refuse_tag)  # pyright: ignore[reportArgumentType] (None: every other tag)
 
 
 def _parse(text: str) -> Any:
@@ -310,8 +310,9 @@ def _check_ranges(config: Config) -> None:
             raise config.refusal(key, value, "a text without control characters")
         if any(len(text) > MAX_TEXT for text in texts):
             raise config.refusal(key, value, f"at most {MAX_TEXT:,} characters")
-        numbers = value if isinstance(value, tuple) else [value]
-        if key in RANGES and all(type(number) in (int, float) for number in numbers):
+        given = value if isinstance(value, tuple) else (value,)
+        numbers = [number for number in given if isinstance(number, int | float)]
+        if key in RANGES and len(numbers) == len(given):
             low, high = RANGES[key]
             what = "numbers from " if isinstance(value, tuple) else ""
             expected = f"{what}{_number(low)} to {_number(high)}{NOTES.get(key, '')}"

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..config.schema import Config, DataloaderConfig
 from ..errors import UserError
+from ..runtime import local_world_size
 from ..screen import note_once
 from .frame import Frame
 from .images import read_image, read_mask
@@ -72,6 +73,13 @@ class Batch:
             [sample.shape for sample in samples],
             [sample.labels for sample in samples if sample.labels is not None],
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Labels leave a worker process as plain bytes: untouched masks of any size would fill the shared memory."""
+        return {**vars(self), "labels": [labels.numpy() for labels in self.labels]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "labels": [torch.from_numpy(labels) for labels in state["labels"]]})
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -231,20 +239,22 @@ def _collate(samples: list[Sample | _Unreadable]) -> Batch:
 
 
 def _workers(dataset: SegmentationDataset, loader: DataloaderConfig) -> int:
-    """``loader.num_workers``, or 0 where shared memory is too small: a worker that finds none left waits for ever."""
+    """``loader.num_workers``, or as many as shared memory has room for: a worker that finds none left waits for ever.
+
+    The processes of a job on this machine share the memory equally.
+    """
     if not loader.num_workers or not SHARED_MEMORY.is_dir():
         return loader.num_workers
-    batch = loader.batch_size * 4 * 4 * dataset.frame.size**2  # three channels of float32, and room for labels
-    needed = BATCHES_AHEAD * loader.num_workers * batch
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if needed <= free:
-        return loader.num_workers
-    note_once(
-        f"note: images are read in the main process, because dataloader.num_workers {loader.num_workers} needs "
-        f"{needed / 1e6:.0f} MB of shared memory and {SHARED_MEMORY} has {free / 1e6:.0f} MB free (in Docker: "
-        "--shm-size=2g)"
-    )
-    return 0
+    needed = BATCHES_AHEAD * loader.batch_size * 3 * 4 * dataset.frame.size**2  # of a worker: float32 images
+    free = shutil.disk_usage(SHARED_MEMORY).free // local_world_size()
+    workers = min(loader.num_workers, free // needed)
+    if workers < loader.num_workers:
+        note_once(
+            f"note: {workers or 'no'} worker processes read images instead of {loader.num_workers} "
+            f"(dataloader.num_workers), because each needs {needed / 1e6:.0f} MB of shared memory and {SHARED_MEMORY} "
+            f"has {free / 1e6:.0f} MB free for this process (in Docker: --shm-size=2g)"
+        )
+    return workers
 
 
 def _one_thread(_: int) -> None:

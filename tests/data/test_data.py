@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 
 from src.config.schema import Config
+from src.data import dataset as data_module
 from src.data.dataset import Batch, Sample, SegmentationDataset, batches
 from src.data.images import read_image, read_mask, read_photo
 from src.data.labels import Labelling
@@ -338,3 +342,30 @@ def test_a_list_is_a_regular_file(tmp_path: Path) -> None:
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(UserError, match=r"image list .*circle cannot be read \(Too many levels of symbolic links\)"):
         read_list(tmp_path / "circle", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("free", "processes", "workers"), [(10**9, 1, 4), (10**9, 4, 2), (10**9, 16, 0), (10**6, 1, 0)]
+)
+def test_workers_take_this_process_share_of_the_shared_memory(
+    free: int, processes: int, workers: int, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many workers as there is room for, each with three batches of float32 images: here 100 MB."""
+    monkeypatch.setattr(data_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(data_module, "SHARED_MEMORY", Path.cwd())
+    monkeypatch.setattr(data_module, "local_world_size", lambda: processes)
+    config = make_config(model={"image_size": 1672}, dataloader={"num_workers": 4})
+    dataset = SegmentationDataset.from_config([], config)
+    assert data_module._workers(dataset, config.dataloader) == workers
+
+
+def test_masks_leave_a_worker_without_shared_memory(data_root: Path) -> None:
+    """With eval.resolution: original they may be of any size, and a worker that finds no room waits for ever."""
+    labels = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
+    batch = Batch([0], torch.zeros(1, 3, 16, 16), [(3, 4)], [labels])
+    sent = bytes(ForkingPickler.dumps(batch))
+    assert labels.numpy().tobytes() in sent
+    received = pickle.loads(sent)
+    assert torch.equal(received.labels[0], labels)
+    assert torch.equal(received.pixels, batch.pixels)
+    assert (received.indices, received.shapes, received.unreadable) == ([0], [(3, 4)], {})

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from src import cli
+from src.evaluation import memory
+from src.method.segmenter import Segmenter
 from tests import tiny
 from tools import check
 
@@ -56,3 +59,45 @@ def test_a_model_that_is_not_there_does_not_hide_the_images(
     assert run(config_file(model={"name": "./nowhere"})) == 2
     faults = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fault: ")]
     assert len(faults) == 2
+
+
+def test_a_first_batch_without_any_label_is_no_fault(
+    config_file: Callable[..., Path], data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The experiment scores all images together."""
+    for number in (0, 1):
+        mask = data_root / "masks" / f"{number}.png"
+        with Image.open(mask) as image:
+            height, width = np.asarray(image).shape
+        tiny.save_mask(mask, np.full((height, width), 255, np.uint8), palette=False)
+    assert run(config_file(dataloader={"batch_size": 2})) == 0
+    assert "no fault" in capsys.readouterr().out
+
+
+def test_memory_that_does_not_suffice_for_one_image_is_a_fault(
+    config_file: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+
+    def lack(_: Segmenter, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Segmenter, "segment", lack)
+    monkeypatch.setattr(memory, "halve_working_memory", lambda: False)
+    assert run(config_file(dataloader={"batch_size": 2})) == 2
+    assert sizes == [2, 1]
+    faults = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fault: ")]
+    assert len(faults) == 1
+    assert "memory does not suffice for one image" in faults[0]
+
+
+def test_results_of_another_experiment_are_no_fault(
+    config_file: Callable[..., Path], data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data_root / "file").touch()
+    there = str(data_root / "file" / "x.csv")
+    one_shot = {"classwise_csv": there, "summary_csv": str(data_root / "file" / "y.csv")}
+    assert run(config_file(output={"csv": str(data_root / "iou.csv"), **one_shot})) == 0
+    assert run(config_file(output={"csv": there})) == 2
+    assert capsys.readouterr().err.count("fault: cannot write") == 1
