@@ -108,9 +108,9 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
             raise UserError(f'class file {path}, entry {label}: "{entry.name}" is the name of entry {first} already')
     unnamed = [entry.name for entry in classes if PLACEHOLDER.fullmatch(entry.name.strip().casefold())]
     if unnamed:
-        more = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
+        more = f" (and {len(unnamed) - 1} more)" if len(unnamed) > 1 else ""
         raise UserError(
-            f'class file {path}: "{unnamed[0]}"{more} stands for a name; write the word that you would say instead'
+            f'class file {path}: "{unnamed[0]}"{more} is a placeholder; replace it with a word as you would say it'
         )
     if len(classes) != num_classes:
         raise UserError(
