@@ -27,6 +27,7 @@ from ..output import pictures
 from ..output.colours import VOC_PALETTE, safe_palette
 
 LONGEST_SIDE = 1024  # of the photo in the page, pixels
+OVERLAY_SIDE = 480  # of the picture for browsers without JavaScript
 JPEG_QUALITY = 88
 
 
@@ -68,6 +69,7 @@ def page_content(
     attended = segmenter.attend(embeds, layers)
     segmenter.check_numbers()
     prompts, frame = segmenter.prompts, segmenter.frame
+    palette = safe_palette() if truth is None else VOC_PALETTE
     itm = attended.itm[0].float().tolist()
     class_of_prompt = np.repeat(np.arange(len(prompts.class_names)), prompts.prompts_per_class).tolist()
     height, width = rgb.shape[:2]
@@ -103,7 +105,8 @@ def page_content(
             "iou": truth.iou,
             "resolution": truth.resolution,
         },
-        "palette": _base64((safe_palette() if truth is None else VOC_PALETTE).tobytes()),
+        "palette": _base64(palette.tobytes()),
+        "overlay": jpeg(pictures.overlay(rgb, labels, palette), OVERLAY_SIDE),
         "heatColours": _base64(heat_colours().tobytes()),
         "leastHeat": pictures.LEAST_HEAT,
     }

@@ -24,9 +24,11 @@ from ..output.evaluation_pictures import evenly_spaced, prediction_files
 from ..runtime import rank
 from ..screen import progress
 from .content import Truth, jpeg, page_content
-from .page import SEALED, fill, page, style
+from .page import SEALED, fill, json_in_html, page, style
 
 THUMBNAIL_SIDE = 320  # pixels
+NEIGHBOURS = "\0links\0"
+"""Stands in a page for its links until they are known; no name of a file can hold it."""
 
 
 def write_evaluation_pages(
@@ -57,7 +59,7 @@ def write_evaluation_pages(
     shown = dataset.only([number for number in chosen if str(dataset.entries[number].image) not in skipped])
     files = prediction_files([shown.entries[number] for number in shown.indices], folder) if len(shown) else {}
     addresses = [path.with_suffix(".html") for path in files.values()]
-    cards = []
+    cards, scores = [], []
     with progress(len(shown), "explorer") as bar:
         for place, batch in enumerate(batches(shown, DataloaderConfig(batch_size=1), segmenter.device)):
             path = addresses[place]
@@ -68,14 +70,12 @@ def write_evaluation_pages(
             truth = _truth(prediction, shown)
             name = path.relative_to(folder).with_suffix("").as_posix()
             content = page_content(segmenter, rgb, embeds, labels, name, truth)
-            content["links"] = {
-                "← Previous": _link(path, addresses[place - 1]) if place else None,
-                "All images": _link(path, index),
-                "Next →": _link(path, addresses[place + 1]) if place + 1 < len(shown) else None,
-            }
+            content["links"] = NEIGHBOURS  # known when all images have their IoU
             write_bytes(path, page(content))
+            scores.append(_mean(truth.iou))
             cards.append(_card(place, name, _link(index, path), rgb, labels, truth.iou, segmenter.prompts.class_names))
             bar.update()
+    _link_neighbours(index, addresses, scores)
     score = 100 * evaluation.confusion.miou
     parts = {"title": csv.stem, "about": f"{len(shown)} of {evaluation.images} images. mIoU of all: {score:.2f}"}
     escaped = {key: html.escape(text) for key, text in parts.items()}
@@ -106,8 +106,7 @@ def _card(
     place: int, name: str, address: str, image: np.ndarray, labels: np.ndarray, iou: list[float | None], names: Any
 ) -> str:
     """One image in the index: overlay, name, IoU and its classes."""
-    known = [value for value in iou if value is not None]
-    mean = sum(known) / max(len(known), 1)
+    mean = _mean(iou)
     classes = ", ".join(names[label] for label, value in enumerate(iou) if label and value is not None)
     picture = jpeg(pictures.overlay(image, labels), THUMBNAIL_SIDE)
     return (
@@ -117,6 +116,30 @@ def _card(
         f'<b title="mean IoU of the classes in this image">{mean:.0%}</b></p>'
         f'<p class="quiet">{html.escape(classes)}</p></a>'
     )
+
+
+def _mean(iou: list[float | None]) -> float:
+    """IoU of an image: the mean over the classes in it."""
+    known = [value for value in iou if value is not None]
+    return sum(known) / max(len(known), 1)
+
+
+def _link_neighbours(index: Path, addresses: list[Path], scores: list[float]) -> None:
+    """Complete the pages: the one before and the one after, in each order that the index offers."""
+    places = range(len(addresses))
+    orders = {
+        "list": list(places),
+        "worst": sorted(places, key=lambda place: scores[place]),
+        "best": sorted(places, key=lambda place: -scores[place]),
+    }
+    for place, path in enumerate(addresses):
+        neighbours = {}
+        for name, order in orders.items():
+            at = order.index(place)
+            pair = (order[at - 1] if at else None, order[at + 1] if at + 1 < len(order) else None)
+            neighbours[name] = [None if other is None else _link(path, addresses[other]) for other in pair]
+        links = json_in_html({"index": _link(path, index), "orders": neighbours})
+        write_bytes(path, path.read_bytes().replace(json_in_html(NEIGHBOURS).encode(), links.encode()))
 
 
 def _link(origin: Path, target: Path) -> str:

@@ -473,7 +473,7 @@ const VIEWS = { heat: "Heat map", labels: "Labels", refined: "After CRF", truth:
 
 /** What is chosen at the moment. It outlives a change of image or of words. */
 const state = {
-  view: "labels",
+  view: null, // until a page is shown: after the CRF if there is one
   layers: [],
   choice: { kind: "classes", index: 0 },
   spot: null, // {y, x}: a place in the photo, 0 to 1
@@ -530,11 +530,11 @@ async function show(content) {
   current = {};
   const known = state.layers.filter((layer) => shown.layers.includes(layer));
   state.layers = known.length ? known : [...shown.configured];
-  if ((state.view === "refined" && !(shown.refined && configuredLayersShown())) || (state.view === "truth" && !shown.truth)) {
-    state.view = "labels";
-  }
+  state.view ??= shown.refined ? "refined" : "labels";
   state.choice = choiceCalled(before?.choice) ?? { kind: "classes", index: 0 };
-  if (before?.photo !== shown.name) state.spot = null;
+  if (before && before.photo !== shown.name) [state.spot, state.held] = [null, false];
+  const ignored = before ? [] : readAddress();
+  if (!viewExists(state.view)) state.view = "labels";
   byId("explorer").hidden = false;
   byId("title").textContent = shown.name;
   document.title = `${shown.name} · attention explorer`;
@@ -546,6 +546,80 @@ async function show(content) {
   makeWordList();
   if (!state.spot) state.spot = deepestSpot();
   refresh();
+  if (ignored.length) say(`Ignored in the address: ${ignored.join(", ")}.`);
+}
+
+function viewExists(view) {
+  if (view === "refined") return Boolean(shown.refined) && configuredLayersShown();
+  return view === "truth" ? Boolean(shown.truth) : view in VIEWS;
+}
+
+// ------------------------------------------------------------------------------------------------------- the address
+
+/** Takes the state from the address, such as #word=boat&layers=0,1&view=heat&spot=120,80; returns what it ignored. */
+function readAddress() {
+  const values = new URLSearchParams(location.hash.slice(1));
+  const ignored = [];
+  const word = values.get("word");
+  const choice = word && choiceCalled(word);
+  if (choice) Object.assign(state, { choice, view: "heat" });
+  else if (word) ignored.push(`word ${shorten(word)}`);
+  if (values.has("layers")) {
+    const wanted = values.get("layers").split(",");
+    const layers = shown.layers.filter((layer) => wanted.includes(String(layer)));
+    ignored.push(...wanted.filter((text) => !layers.map(String).includes(text)).map((text) => `layer ${shorten(text)}`));
+    if (layers.length) state.layers = layers;
+  }
+  const view = values.get("view");
+  if (view && viewExists(view)) state.view = view;
+  else if (view) ignored.push(`view ${shorten(view)}`);
+  if (values.has("spot")) {
+    const [x, y] = values.get("spot").split(",").map(Number);
+    const { height, width } = shown.photo;
+    if (x >= 0 && y >= 0 && x < width && y < height) {
+      Object.assign(state, { spot: { x: (x + 0.5) / width, y: (y + 0.5) / height }, held: true });
+    } else ignored.push(`spot ${shorten(values.get("spot"))}`);
+  }
+  return ignored;
+}
+
+const shorten = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
+
+/** Puts the state into the address; keys of others, such as the order of the index, stay. */
+function writeAddress() {
+  const values = new URLSearchParams(location.hash.slice(1));
+  const put = (key, value) => (value === null ? values.delete(key) : values.set(key, value));
+  put("word", state.view === "heat" ? chosenName() : null);
+  put("view", state.view === "heat" ? null : state.view);
+  put("layers", configuredLayersShown() ? null : state.layers.join(","));
+  put("spot", state.held ? spotPixel().join(",") : null);
+  if (server) {
+    put("photo", server.photo);
+    for (const name of ["classes", "background"]) put(name, server.answered[name] || null);
+  }
+  const hash = `#${values.toString().replaceAll("%2C", ",")}`;
+  const same = hash === location.hash || (hash === "#" && !location.hash);
+  if (!same && addressWritten) history.pushState(null, "", hash);
+  else if (!same) history.replaceState(null, "", hash); // what the page opened with is no step to go back to
+  addressWritten = true;
+}
+let addressWritten = false;
+
+/** Shows the state of the address after Back, Forward or an edit. */
+function followAddress() {
+  if (!shown) return;
+  Object.assign(state, { layers: [...shown.configured], view: shown.refined ? "refined" : "labels", held: false });
+  const ignored = readAddress();
+  if (!viewExists(state.view)) state.view = "labels";
+  current = {};
+  refresh();
+  showLinks();
+  if (ignored.length) say(`Ignored in the address: ${ignored.join(", ")}.`);
+}
+
+/** The spot as a pixel of the photo: x, y. */
+function spotPixel() {
+  return [Math.floor(state.spot.x * shown.photo.width), Math.floor(state.spot.y * shown.photo.height)];
 }
 
 /** The class or else the word of this name, if there is one. */
@@ -567,7 +641,11 @@ function deepestSpot() {
 }
 
 function showLinks() {
-  const links = Object.entries(shown.links ?? {}).filter(([, address]) => address);
+  const order = new URLSearchParams(location.hash.slice(1)).get("order") ?? "list";
+  const { index, orders } = shown.links ?? {};
+  const [before, after] = orders?.[order] ?? orders?.list ?? [];
+  const inOrder = (address) => address && (order === "list" ? address : `${address}#order=${encodeURIComponent(order)}`);
+  const links = [["← Previous", inOrder(before)], ["All images", inOrder(index)], ["Next →", inOrder(after)]].filter(([, address]) => address);
   byId("links").hidden = links.length === 0;
   byId("links").replaceChildren(...links.map(([text, address]) => element("a", { href: address, textContent: text })));
 }
@@ -697,6 +775,7 @@ function refresh() {
   drawScale();
   markControls();
   rank();
+  writeAddress();
 }
 
 function chosenName() {
@@ -837,7 +916,9 @@ function markControls() {
   const where = iou && view !== "refined" && shown.truth.resolution === "original" ? " in the model’s frame" : "";
   const score = iou ? `. IoU in this image: ${percent(mean)}, mean of ${iou.length} classes${where}` : "";
   const crf = view === "refined" ? `, ${shown.crf} CRF iterations` : "";
-  byId("status").textContent = view === "truth" ? "Ground truth" : `From ${from}${crf}${score}`;
+  const nothing = view !== "heat" && shownLabels(view).every((label) => label === BACKGROUND || label === IGNORED);
+  const found = nothing ? ". Nothing found: every pixel is background" : "";
+  byId("status").textContent = view === "truth" ? "Ground truth" : `From ${from}${crf}${score}${found}`;
   byId("names").parentElement.hidden = view === "heat";
   byId("shared").parentElement.hidden = view !== "heat";
 }
@@ -892,6 +973,7 @@ function rank() {
   });
   byId("ranks").replaceChildren(...rows);
   byId("spot-summary").replaceChildren(...spotSummary(spot));
+  byId("over-100").hidden = !(ranking[0].share > 1);
 }
 
 function spotSummary(spot) {
@@ -903,8 +985,7 @@ function spotSummary(spot) {
     const name = label === IGNORED ? "ignored" : shown.classes[label].name;
     return [`${{ labels: "Label", refined: "after CRF", truth: "ground truth" }[view]} `, element("b", { textContent: name }), ", "];
   });
-  const own = [Math.floor(spot.x * shown.photo.width), Math.floor(spot.y * shown.photo.height)];
-  return [...parts, `at ${own.join(", ")}${state.held ? " (held)" : ""}`];
+  return [...parts, `at ${spotPixel().join(", ")}${state.held ? " (held)" : ""}`];
 }
 
 function placeOf(event) {
@@ -935,6 +1016,30 @@ function moveSpot(event) {
     return;
   }
   event.preventDefault();
+  writeAddress();
+}
+
+/** One Tab reaches a list, arrow keys, Home and End move in it. Elements may come and go. */
+function moveInList(list, selector) {
+  const items = () => [...list.querySelectorAll(selector)];
+  const choose = (item) => {
+    for (const other of items()) other.tabIndex = other === item ? 0 : -1;
+  };
+  new MutationObserver(() => {
+    const all = items();
+    if (all.filter((item) => item.tabIndex === 0).length !== 1) choose(all.find((item) => item.getAttribute("aria-pressed") === "true") ?? all[0]);
+  }).observe(list, { childList: true, subtree: true });
+  list.addEventListener("focusin", (event) => {
+    if (event.target.matches(selector)) choose(event.target);
+  });
+  list.addEventListener("keydown", (event) => {
+    const all = items();
+    const at = all.indexOf(event.target);
+    const to = { ArrowDown: at + 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    all[Math.min(Math.max(to, 0), all.length - 1)].focus();
+  });
 }
 
 function say(text) {
@@ -959,8 +1064,8 @@ async function saveLabels() {
 }
 
 function savePicture() {
-  const what = state.view === "heat" ? `heatmap_${chosenName().replace(/[^0-9A-Za-z]+/g, "-")}` : state.view;
-  byId("canvas").toBlob((blob) => download(blob, `${stem()}_${what}.png`), "image/png");
+  const what = state.view === "heat" ? `heatmap_${chosenName().replace(/[^\p{L}\p{N}]+/gu, "-")}` : state.view;
+  byId("canvas").toBlob((blob) => download(blob, `${stem()}_picture_${what}.png`), "image/png");
 }
 
 function listen() {
@@ -974,12 +1079,16 @@ function listen() {
     state.held = event.pointerType === "touch" ? true : !state.held;
     state.spot = placeOf(event);
     rank();
+    writeAddress();
   });
   picture.addEventListener("keydown", moveSpot);
   byId("release").addEventListener("click", () => {
     state.held = false;
     rank();
+    writeAddress();
   });
+  addEventListener("popstate", followAddress);
+  for (const [id, selector] of [["layer-cards", "button"], ["words", "button"], ["photos", "button"]]) moveInList(byId(id), selector);
   byId("opacity").addEventListener("input", drawPicture);
   byId("names").addEventListener("change", drawPicture);
   byId("shared").addEventListener("change", refresh);
@@ -1003,10 +1112,12 @@ function listen() {
 class Server {
   constructor({ photos, classes, background }) {
     this.photo = null; // key of the one shown or asked about
-    this.asked = null; // what breaks the question under way off
+    this.asked = null; // aborts the question under way
+    this.answered = {}; // the words of the answer shown
+    const address = new URLSearchParams(location.hash.slice(1));
     byId("ask").hidden = false;
-    byId("ask-classes").value = classes;
-    byId("ask-background").value = background;
+    byId("ask-classes").value = address.get("classes") ?? classes;
+    byId("ask-background").value = address.get("background") ?? background;
     for (const { key, name } of photos) this.offer(key, name);
     this.listen();
     this.tell(photos.length ? "" : "Open or drop a photo to begin.");
@@ -1018,7 +1129,6 @@ class Server {
     if (known) return known;
     const image = element("img", { src: `photos/${key}`, alt: name, loading: "lazy" });
     const button = element("button", { type: "button", title: name }, image);
-    button.setAttribute("role", "option");
     button.dataset.key = key;
     button.addEventListener("click", () => this.ask(key));
     byId("photos").append(button);
@@ -1033,11 +1143,13 @@ class Server {
   async ask(photo) {
     if (!photo) return this.tell("Open or drop a photo first.", true);
     this.photo = photo;
-    for (const button of byId("photos").children) button.setAttribute("aria-selected", button.dataset.key === photo);
+    for (const button of byId("photos").children) button.setAttribute("aria-pressed", button.dataset.key === photo);
     const [classes, background] = ["classes", "background"].map((name) => byId(`ask-${name}`).value);
     const answer = await this.send("explore", JSON.stringify({ photo, classes, background }), "Looking …");
     if (!answer) return;
+    this.answered = { classes, background };
     await show(answer);
+    if (matchMedia("(max-width: 900px)").matches) byId("ask-fold").open = false; // the picture first
     const unknown = answer.unknown.map((word) => `“${word}”`).join(", ");
     this.tell(unknown && `The model’s vocabulary cannot spell ${unknown}; expect little of it.`);
   }
@@ -1076,6 +1188,7 @@ class Server {
   tell(text, isError = false) {
     byId("message").textContent = text;
     byId("message").classList.toggle("error", isError);
+    if (isError) byId("ask-fold").open = true;
   }
 
   listen() {
@@ -1113,7 +1226,9 @@ addEventListener("unhandledrejection", ({ reason }) => {
 listen();
 const embedded = JSON.parse(byId("content").textContent);
 const server = embedded.server && new Server(embedded.server);
-const [first] = embedded.server?.photos ?? [];
+const wantedPhoto = new URLSearchParams(location.hash.slice(1)).get("photo");
+const photos = embedded.server?.photos ?? [];
+const first = photos.find(({ key }) => key === wantedPhoto) ?? photos[0];
 const ready = !server ? show(embedded) : first ? server.ask(first.key) : Promise.resolve();
 
 /** For the browser's console and for tests: the numbers behind what is shown. */

@@ -32,7 +32,15 @@ def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
         style=style("page.css"),
         script=_read("page.js"),
         content=json_in_html(content),
+        overlay=_overlay(content),
+        command=f", shown by <code>{html.escape(command)}</code>" if (command := content.get("command")) else "",
     )
+
+
+def _overlay(content: dict[str, Any]) -> str:
+    """What the page shows without JavaScript."""
+    overlay, name = content.get("overlay"), html.escape(content["name"])
+    return f'<h2>{name}</h2><img src="{overlay}" alt="labels of {name}">' if overlay else ""
 
 
 def fill(template: str, **parts: str) -> bytes:

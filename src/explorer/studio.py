@@ -101,9 +101,12 @@ class Studio:
             UserError: there is no such photo, or it cannot be read; or words are refused.
         """
         photo = self._photo(key)
-        prompts = prompts_of_words(self.config, classes, background)
+        try:
+            prompts = prompts_of_words(self.config, classes, background)
+        except UserError as error:
+            raise UserError(_of_fields(str(error))) from None
         if len(prompts) > MAX_PROMPTS:
-            raise UserError(f"--classes: {len(prompts)} words in all; at most {MAX_PROMPTS} are taken here")
+            raise UserError(f"Look for: {len(prompts)} words in all; expected at most {MAX_PROMPTS}")
         rgb = self._read(photo)
         assert self.config.model.layers != "auto"
         segmenter = Segmenter.from_config(self.config, self.model, prompts, self.config.model.layers)
@@ -142,3 +145,8 @@ class Studio:
             return read_photo(photo.path)
         except UserError as error:
             raise UserError(str(error).replace(str(photo.path), photo.name)) from None
+
+
+def _of_fields(message: str) -> str:
+    """A message about options, about the fields of the page instead."""
+    return message.replace("--classes", "Look for").replace("--background", "Background")

@@ -57,7 +57,9 @@ def parse_classes(text: str) -> list[ClassEntry]:
         UserError: no class, too many, one twice, a part without a name, or commas where semicolons were meant.
     """
     entries: list[ClassEntry] = []
-    for part in filter(None, map(str.strip, text.split(";"))):
+    # without ";" and "=", commas can only separate classes
+    separator = ";" if ";" in text or "=" in text else ","
+    for part in filter(None, map(str.strip, text.split(separator))):
         name, equals, related = (piece.strip() for piece in part.partition("="))
         words = tuple(filter(None, map(str.strip, related.split(","))))
         if not name or (equals and not words) or "=" in related:

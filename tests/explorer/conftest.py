@@ -67,7 +67,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda line: complain(line.text) if line.type in ("error", "warning") else None)
         page.on("request", lambda request: _only(request.url, allowed or address, complain))
         page.goto(address)
-        if page.evaluate("'explorer' in window"):
+        if options.get("java_script_enabled", True) and page.evaluate("'explorer' in window"):
             page.evaluate("explorer.ready")
         return page
 

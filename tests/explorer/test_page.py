@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from src.method.checkpoints import load_configured
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import PatchAttention, Segmenter, labels_of
-from src.output.colours import safe_palette
+from src.output.colours import VOC_PALETTE
 from tests import tiny
 from tests.explorer.conftest import missing
 
@@ -205,7 +206,7 @@ def test_saved_labels_are_a_palette_png(one: Explored, view: str, open_page: Cal
     assert download.value.suggested_filename == name
     with Image.open(download.value.path()) as saved:
         assert saved.mode == "P"
-        assert saved.getpalette() == safe_palette().ravel().tolist()
+        assert saved.getpalette() == VOC_PALETTE.ravel().tolist()
         labels = np.asarray(saved)
     if view == "labels":
         assert_labels(labels, one.undo(one.segmenter.unary(one.seen)[0]))
@@ -219,7 +220,7 @@ def test_the_picture_is_saved_as_shown(one: Explored, open_page: Callable[..., P
     window.locator(".class", has_text="cat").click()
     with window.expect_download() as download:
         window.get_by_text("Save picture").click()
-    assert download.value.suggested_filename == "my photo_heatmap_cat.png"
+    assert download.value.suggested_filename == "my photo_picture_heatmap_cat.png"
     with Image.open(download.value.path()) as saved:
         assert saved.size == (1024, 768)
 
@@ -290,11 +291,79 @@ def test_pointer_touch_and_keys_rank_the_words_at_a_spot(one: Explored, open_pag
 
 def test_everything_can_be_reached_by_keys(one: Explored, open_page: Callable[..., Page]) -> None:
     window = open_page(one.address)
-    reached = set()
-    for _ in range(60):
+    reached = []
+    for _ in range(30):
         window.keyboard.press("Tab")
-        reached.add(window.evaluate("document.activeElement.id || document.activeElement.className"))
-    assert {"picture", "opacity", "names", "save-picture", "save-labels", "toggle", "only", "class", "word"} <= reached
+        reached.append(window.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert reached[0] == "picture"
+    once = reached[: reached.index("picture", 1)]  # then it starts again
+    assert {"opacity", "names", "save-picture", "save-labels"} <= set(once)
+    assert once.count("toggle") == 1
+    window.locator(".layer .toggle").first.focus()
+    window.keyboard.press("ArrowRight")
+    assert window.evaluate("document.activeElement.className") == "only"
+    window.locator(".class").first.focus()
+    window.keyboard.press("End")
+    assert "word" in window.evaluate("document.activeElement.className") or window.locator(".class").count() == 1
+    window.keyboard.press("Home")
+    window.keyboard.press("Enter")
+    assert window.locator(".class").first.get_attribute("aria-pressed") == "true"
+
+
+def test_it_opens_after_the_crf(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    assert window.locator("input[value=refined]").is_checked()
+    assert "IoU in this image: 38%" in window.locator("#status").inner_text()  # as the evaluation counted it
+
+
+def test_the_state_lives_in_the_address(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(f"{one.address}#word=kitten&layers=1,3&spot=100,20", allowed=one.address)
+    assert window.locator(".word[aria-pressed=true]").inner_text().startswith("kitten")
+    assert window.locator("#status").inner_text().startswith("From layers 1, 3")
+    assert window.locator("#spot-summary").inner_text().endswith("at 100, 20 (held)")
+    before = picture(window)
+    window.reload()
+    window.evaluate("explorer.ready")
+    assert picture(window) == before
+    window.locator(".class", has_text="mug").click()
+    assert "word=mug" in window.evaluate("location.hash")
+    window.go_back()
+    window.locator(".word[aria-pressed=true]", has_text="kitten").wait_for()
+    assert picture(window) == before
+
+
+def test_unknown_parts_of_the_address_are_ignored_and_named(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(f"{one.address}#word=zebra&layers=2,9&view=x&spot=1000,a", allowed=one.address)
+    assert window.locator("#status").inner_text() == "Ignored in the address: word zebra, layer 9, view x, spot 1000,a."
+    assert window.locator(".layer.on").count() == 1
+
+
+def test_nothing_found_is_said(one: Explored, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    nothing = base64.b64encode(zlib.compress(bytes(90 * 120))).decode()
+    path = tmp_path / "nothing.html"
+    path.write_bytes(page({**one.content, "refined": nothing, "truth": None}))
+    window = open_page(path.as_uri())
+    assert "Nothing found" in window.locator("#status").inner_text()
+
+
+@pytest.mark.parametrize("view", ["heat", "labels", "refined", "truth"])
+def test_pictures_and_labels_never_share_a_name(one: Explored, view: str, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    window.locator(f"input[value={view}]").check()
+    names = []
+    for button in ("Save picture", "Save labels"):
+        with window.expect_download() as download:
+            window.get_by_text(button).click()
+        names.append(download.value.suggested_filename)
+    assert "_picture_" in names[0]
+    assert "_picture_" not in names[1]
+
+
+def test_without_javascript_it_shows_the_overlay(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address, java_script_enabled=False)
+    box = window.locator("noscript img").bounding_box()
+    assert box
+    assert box["width"] > 100
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844), (320, 568)])

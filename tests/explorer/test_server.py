@@ -153,9 +153,9 @@ def test_old_photos_make_room(studio: Studio, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("classes", "background", "reason"),
     [
-        (";", "", "--classes: expected 1 to 254 classes, got 0"),
-        ("cat, dog", "", 'classes are set apart by ";"'),
-        ("cat", "cat", '--background: "cat" is one of the classes too'),
+        (";", "", "Look for: expected 1 to 254 classes, got 0"),
+        ("cat = kitten, dog; mug, cup", "", 'Look for: "mug, cup": classes are set apart by ";"'),
+        ("cat", "cat", 'Background: "cat" is one of the classes too'),
         ("; ".join(f"cat{n}" for n in range(200)) + " = " + ",".join(["cat"] * 200), "", "at most 300"),
         ("cat " * 40, "", "tokens"),
     ],
@@ -328,7 +328,7 @@ def test_the_address_can_be_typed_into_a_browser(host: str, named: str) -> None:
 def test_wrong_words_are_told_before_torch_is_imported() -> None:
     code = "import sys; from src import cli; from src.explorer.command import main; "
     code += "print(cli.run(main), 'torch' in sys.modules)"
-    command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog"]
+    command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog; mug"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "2 False"
     assert 'set apart by ";"' in done.stderr
@@ -367,7 +367,7 @@ def test_the_page_answers_new_words_and_new_photos(
     window.keyboard.press("Enter")
     window.locator(".class", has_text="dog").wait_for()
     assert window.locator(".layer[data-layer='0'] .toggle").get_attribute("aria-pressed") == "false"  # as it was left
-    window.locator("#ask-classes").fill("dog, cat")
+    window.locator("#ask-classes").fill("dog, cat; mug")
     window.keyboard.press("Enter")
     window.locator("#message.error", has_text='classes are set apart by ";"').wait_for()
     assert window.locator(".class", has_text="dog").count() == 1  # what was there is still there
@@ -377,7 +377,7 @@ def test_the_page_answers_new_words_and_new_photos(
     window.locator("#ask-file").set_input_files(photo)
     window.locator("h1", has_text="new photo.jpg").wait_for()
     assert "zebra" in window.locator("#message").inner_text()
-    assert window.locator("#photos button[aria-selected=true]").get_attribute("title") == "new photo.jpg"
+    assert window.locator("#photos button[aria-pressed=true]").get_attribute("title") == "new photo.jpg"
     other = open_page(served.address)  # a second tab
     other.locator("#photos button").nth(2).click()
     other.locator("h1", has_text="2.jpg").wait_for()
