@@ -121,7 +121,7 @@ def _card(
 def _mean(iou: list[float | None]) -> float:
     """IoU of an image: the mean over the classes in it."""
     known = [value for value in iou if value is not None]
-    return sum(known) / max(len(known), 1)
+    return round(sum(known) / max(len(known), 1), 6)  # digits of the index, which sorts by them
 
 
 def _link_neighbours(index: Path, addresses: list[Path], scores: list[float]) -> None:
