@@ -1,4 +1,4 @@
-"""What every command of the project shares: how it starts, and how it ends when the user has to do something."""
+"""What all commands share: options, start, exit codes and the last line of a command that ends early."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .runtime import check_device_name, check_job, first_to_end_early, world_siz
 from .screen import note, say, steady_console
 
 SKIPPED = 3
-"""Exit code of a command that ended well without images that it could not read."""
+"""Exit code of a command that finished but skipped images that it could not read."""
 
 
 def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
@@ -56,11 +56,11 @@ def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = N
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """While it lasts, modules are imported without garbage collection; what they made is passed over later, too.
+    """Import modules without garbage collection, and exclude their objects from later collections.
 
-    PyTorch and transformers make some 350,000 objects that stay; going through all of them again and again took a
-    quarter of the time of importing them. Where a command runs others, the first imports nearly all, and only then is
-    anything frozen: what a finished experiment leaves behind must still be collected.
+    PyTorch and transformers make some 350,000 permanent objects; traversing them repeatedly took a quarter of the
+    time of importing. Objects are frozen once: where a command runs others, what a finished experiment leaves behind
+    must still be collected.
     """
     before = gc.isenabled()
     gc.disable()
@@ -83,18 +83,18 @@ def _end_early(text: str, error: BaseException) -> None:
 
 
 def end(skipped: Sequence[Mapping[str, str]]) -> int:
-    """Name the images that were left out, if any, and return the exit code."""
+    """Print the images that were skipped, if any, and return the exit code."""
     for entry in skipped:
         note(f"left out: {entry['reason']}")
     if not skipped:
         return 0
-    note(f"the results are without {len(skipped)} images that cannot be read; mend them and start the command again")
+    note(f"the results lack {len(skipped)} images that cannot be read; fix them and rerun")
     return SKIPPED
 
 
 @contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """While it lasts, SIGTERM raises :class:`Terminated`, so that all is left tidy; a second one ends at once."""
+    """Let SIGTERM raise :class:`Terminated`, so that everything is closed properly; a second one ends at once."""
 
     def terminate(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -116,7 +116,7 @@ LIMIT = "use only the first N images of the list"
 def experiment_parser(
     script: str, manual: str | None, multi_prompt: bool = True, limit: str = LIMIT
 ) -> argparse.ArgumentParser:
-    """A parser for an entry script: its docstring is the manual, the options that all of them share are there."""
+    """A parser for an entry script with the options that all of them share; its docstring is the manual."""
     parser = argparse.ArgumentParser(
         prog=script, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,14 +125,14 @@ def experiment_parser(
 
 
 def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True, limit: str = LIMIT) -> None:
-    """Add what the three entry scripts share to ``parser``; ``limit`` says what --limit does."""
+    """Add the options that the entry scripts share to ``parser``; ``limit`` is the help text of --limit."""
     model_arguments(parser, limit)
     figures_argument(parser)
     if multi_prompt:
         parser.add_argument(
             "--multi_prompt",
             action="store_true",
-            help="ask with the related words of every class too, not with its name only; "
+            help="use the related words of every class as prompts too, not only its name; "
             "result files then end in _multi",
         )
     parser.add_argument(
@@ -144,18 +144,18 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
     parser.add_argument(
         "--fresh",
         action="store_true",
-        help="begin anew; without it an interrupted command goes on from where it was",
+        help="start from scratch; without it an interrupted command resumes",
     )
     parser.add_argument(
         "--skip-unreadable",
         action="store_true",
-        help="leave out images that cannot be read, list them at the end and in the JSON, and end with exit code 3; "
-        "without it the first of them ends the command, which goes on from there once the file is mended",
+        help="skip images that cannot be read, list them at the end and in the JSON, and end with exit code 3; "
+        "without it the first of them ends the command, which resumes there once the file is fixed",
     )
 
 
 def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None:
-    """Add what every command with a configuration shares to ``parser``; ``limit`` says what --limit does."""
+    """Add the options of every command with a configuration to ``parser``; ``limit`` is the help text of --limit."""
     parser.add_argument(
         "--config",
         type=user_path,
@@ -167,7 +167,7 @@ def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None
 
 
 def settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every command that computes shares to ``parser``, wherever its configuration comes from."""
+    """Add the options of every command that computes to ``parser``."""
     parser.add_argument(
         "--set",
         nargs="+",
@@ -180,9 +180,9 @@ def settings_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         type=check_device_name,
         default="auto",
-        help="auto (CUDA when there is one, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
+        help="auto (CUDA if available, else the CPU), cpu, cuda, cuda:N, or mps (Apple GPUs) (default: auto)",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of user errors")
 
 
 def picture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,10 +221,10 @@ def positive_int(text: str) -> int:
 
 
 def load(args: argparse.Namespace) -> Config:
-    """The configuration that the common arguments ask for, overrides applied; says what was overridden.
+    """The configuration of the common arguments, overrides applied; prints the overrides.
 
     Raises:
-        UserError: see :func:`src.config.schema.load_config`.
+        UserError: see :func:`src.config.reader.load_config`.
     """
     config = configuration(args)
     for override in args.set:
@@ -233,7 +233,7 @@ def load(args: argparse.Namespace) -> Config:
 
 
 def configuration(args: argparse.Namespace) -> Config:
-    """The same, and nothing is said."""
+    """As :func:`load`, without printing."""
     config = load_config(args.config, args.set)
     if args.limit is not None:
         limits = [n for n in (args.limit, config.max_images) if n is not None]

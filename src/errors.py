@@ -1,8 +1,8 @@
-"""Exceptions that are no defects: one whose text is written for the person at the keyboard, one that asks to stop."""
+"""Exceptions that are not bugs: errors that the user can fix, and the request to terminate."""
 
 
 class UserError(Exception):
-    """Something the user can put right: a missing file, a wrong value, an unreadable image.
+    """Something the user can fix: a missing file, a wrong value, an unreadable image.
 
     The message is one line that names the thing, its value and the remedy. The entry scripts print it to stderr
     and exit with code 2, without a traceback (see :mod:`src.cli`).
@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class Terminated(BaseException):
-    """The operating system or a scheduler asks the process to end (SIGTERM); no ``except Exception`` may stop it."""
+    """The process received SIGTERM; not an Exception, so that no ``except Exception`` catches it."""

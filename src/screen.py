@@ -1,4 +1,4 @@
-"""What a command shows: lines, notes, progress bars and tables. Of several processes only the first one speaks."""
+"""Lines, notes, progress bars and tables on the screen. Of several processes only the first one prints."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .runtime import rank
 
 @contextmanager
 def steady_console() -> Iterator[None]:
-    """While it lasts, what happens to the output ends no work: it may be closed (``| head``) or lack characters."""
+    """Keep the command running when its output is closed (``| head``) or lacks characters."""
     with redirect_stdout(_SteadyStream(sys.stdout)), redirect_stderr(_SteadyStream(sys.stderr)):
         yield
 
 
 class _SteadyStream:
-    """A text stream that writes what its encoding lacks as escapes (``\\u732b``), and goes silent when it is closed."""
+    """A text stream that writes what its encoding lacks as escapes (``\\u732b``), and nothing once it is closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -60,7 +60,7 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print ``text`` on the standard error: what does not belong to the result but should be known."""
+    """Print ``text`` on the standard error: information that is not part of the result."""
     if rank() == 0:
         print(text, file=sys.stderr, flush=True)
 

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where the table goes, the chart beside it (default: report.md beside the first of the results)",
     )
     cli.figures_argument(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error that is yours to mend")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of user errors")
     return parser
 
 

@@ -76,7 +76,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Found:
-    """Results among what was asked for, and files of the folders among it that are none, with the reason."""
+    """The results that were found, and the files of folders that are no results, with the reason."""
 
     results: list[Result]
     left_out: list[tuple[Path, str]]
@@ -219,7 +219,7 @@ def _ious(values: Any) -> Iterator[tuple[str, float]]:
         if not isinstance(name, str):
             raise NoResultError(f"a class is called {_short(name)}")
         if name in seen:
-            raise NoResultError(f"class {_short(name)} is there twice")
+            raise NoResultError(f"class {_short(name)} is given twice")
         seen.add(name)
         yield name, _fraction(entry, "iou", f"iou of class {_short(name)}")
 
@@ -229,7 +229,7 @@ def _ranking(values: dict[str, Any]) -> dict[int, Rank]:
     for row in _list(values, "table"):
         layer = _whole(_value(row, "layer"), "a layer")
         if layer in ranking:
-            raise NoResultError(f"layer {layer} is there twice")
+            raise NoResultError(f"layer {layer} is given twice")
         rank = _whole(_value(row, "rank"), f"rank of layer {layer}")
         ranking[layer] = Rank(_number(_value(row, "infoscore"), f"infoscore of layer {layer}"), rank)
     if not ranking:

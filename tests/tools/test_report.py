@@ -164,7 +164,7 @@ def test_what_a_folder_holds_beside_results_is_named_with_the_reason(
         "- one_shot_run0.json, one_shot_run1.json: it names no experiment",
         "- percent.json: miou is 50.0, expected a fraction of 1",
         "- binary.json: no UTF-8 text",
-        "- folder.json: cannot be read (Is a directory)",
+        "- folder.json: cannot be read (it is a folder; expected a regular file)",
     ):
         assert line in written.splitlines()
     assert "broken.json" in written
@@ -260,7 +260,7 @@ def test_a_file_that_is_no_result_is_refused_by_name(
         (training_free, lambda v: v.update(images="12"), 'images is "12", expected a whole number'),
         (training_free, lambda v: v.update(layers="03"), 'layers is "03", expected a list'),
         (training_free, lambda v: v.update(classes=[1]), "name is looked for in 1"),
-        (training_free, lambda v: v["classes"].append(v["classes"][1]), 'class "cat" is there twice'),
+        (training_free, lambda v: v["classes"].append(v["classes"][1]), 'class "cat" is given twice'),
         (training_free, lambda v: v["classes"][1].update(iou="high"), 'iou of class "cat" is "high"'),
         (training_free, lambda v: v.update(experiment=["cooking"]), r'its experiment is \["cooking"\]'),
         (one_shot, lambda v: v.update(runs=[]), "it has no runs"),
@@ -268,7 +268,7 @@ def test_a_file_that_is_no_result_is_refused_by_name(
         (one_shot, lambda v: v["runs"][1]["classes"].pop(), 'a run has no class "dog"'),
         (infoscore, lambda v: v.update(table=[]), "its table is empty"),
         (infoscore, lambda v: v["table"][1].update(infoscore=None), "infoscore of layer 1 is null"),
-        (infoscore, lambda v: v["table"][1].update(layer=0), "layer 0 is there twice"),
+        (infoscore, lambda v: v["table"][1].update(layer=0), "layer 0 is given twice"),
     ],
 )
 def test_an_odd_result_is_refused_with_its_name_and_the_reason(

@@ -9,10 +9,10 @@ For every data set, from the shipped configurations: InfoScore with its comparis
 and one-shot tuning, both with single and multi prompts. Each is run by its own entry script, as the command that the
 report shows.
 
-First everything is checked (configurations, class files, lists, images, masks, the model), and it is said what is
-finished, what will be computed and about how long that takes. The same command again goes on where an earlier one was
-interrupted, and skips what is finished with the same settings, images, weights, versions and code; what was finished
-with others is computed anew, and the earlier result kept under its date.
+First everything is checked (configurations, class files, lists, images, masks, the model), and the command prints what
+is finished, what it will compute and about how long that takes. Run again, the same command resumes where it was
+interrupted and skips what is finished with the same settings, images, weights, versions and code; anything else is
+computed again, and the earlier result is renamed with its date.
 
 Results go to --output-dir, and the report too: reproduction.md (a table of all scores, InfoScore's layers against the
 configured ones and the paper's, the command of every row) and reproduction.png.
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference", type=user_path, metavar="FILE", help="CSV of mIoU in percent to compare with; see above"
     )
-    parser.add_argument("--fresh", action="store_true", help="compute everything anew")
+    parser.add_argument("--fresh", action="store_true", help="compute everything again")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The paper's experiments, and what each of them is asked to do: read and checked before anything is computed."""
+"""The paper's experiments, and their command lines, read and checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Job:
 
 
 def read_jobs(args: argparse.Namespace) -> list[Job]:
-    """The jobs that the command line asks for, their configurations, class files and image lists read.
+    """The jobs of the command line, their configurations, class files and image lists read.
 
     Raises:
         UserError: something is missing or wrong; all that is, in one line.
@@ -155,11 +155,11 @@ def _all_entries(task: Task, experiment: str) -> list[ListEntry]:
 
 
 def _require_files(job: Job) -> None:
-    """See that every image and mask is there, which takes seconds, and not after hours that one is not."""
+    """Check in seconds that every image and mask exists, rather than fail after hours."""
     paths = [path for entry in job.entries for path in (entry.image, entry.mask) if path is not None]
     missing = [path for path in paths if not path.exists()]
     if missing:
-        remedy = "the miniature is part of the repository" if job.data == "miniature" else "prepare the data anew"
+        remedy = "the miniature is part of the repository" if job.data == "miniature" else "prepare the data again"
         prepare = "" if job.data == "miniature" else f" (python -m tools.prepare {job.data})"
         raise UserError(
             f"{len(missing):,} of {len(paths):,} images and masks of the list do not exist, first {missing[0]}: "

@@ -81,7 +81,7 @@ def make_plan(jobs: Sequence[Job], state: State) -> list[Step]:
 
 def _why(job: Job, settings: dict[str, Any], state: State) -> str | None:
     """See :class:`Step`."""
-    return "to compute anew (--fresh)" if job.task.fresh else state.why_not_finished(job.name, settings, job.result)
+    return "to compute again (--fresh)" if job.task.fresh else state.why_not_finished(job.name, settings, job.result)
 
 
 def _settings(job: Job, segmenter: Segmenter) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def check_data(steps: Sequence[Step]) -> None:
     for fault in faults:
         note(f"fault: {fault}")
     if faults:
-        raise UserError(f"{len(faults)} images or masks cannot be used; mend them and start the command again")
+        raise UserError(f"{len(faults)} images or masks cannot be used; fix them and rerun")
 
 
 def _faults(steps: Sequence[Step]) -> list[str]:
@@ -146,7 +146,7 @@ def _faults(steps: Sequence[Step]) -> list[str]:
 
 
 def tell(steps: Sequence[Step]) -> None:
-    """Say what is there, what will be computed, and how long it will take."""
+    """Print what is finished, what will be computed, and how long it will take."""
     for step in steps:
         what = step.why or f"finished: {step.job.result.name}"
         long = f", about {duration(step.seconds)}" if step.seconds is not None else ""

@@ -36,7 +36,7 @@ class Row:
 
     @classmethod
     def read(cls, job: Job, seconds: float) -> Row:
-        """Read the result of ``job``, which took so many ``seconds``.
+        """Read the result of ``job``, which took ``seconds``.
 
         Raises:
             UserError: it is none.
@@ -95,7 +95,7 @@ def read_reference(path: Path) -> Reference:
     """Read a CSV with the columns :data:`COLUMNS`, mIoU in percent.
 
     Raises:
-        UserError: it is none, or a row names no data set, prompts or experiment of ours, or one twice.
+        UserError: it is no such file, or a row has an unknown data set, prompts or experiment, or repeats another.
     """
     known = (tuple(CONFIGS), ("single", "multi"), tuple(SCRIPTS))
     try:
@@ -118,7 +118,7 @@ def read_reference(path: Path) -> Reference:
                     f"reference {path}, line {number}: {column} is {value}; expected {' or '.join(choices)}"
                 )
         if (data, prompts, experiment) in reference:
-            raise UserError(f"reference {path}, line {number}: {data}, {prompts}, {experiment} is there twice")
+            raise UserError(f"reference {path}, line {number}: {data}, {prompts}, {experiment} is given twice")
         reference[data, prompts, experiment] = _percent(cells[3], f"reference {path}, line {number}")
     if reference and all(value <= 1 for value in reference.values()):
         raise UserError(f"reference {path}: mIoU is in percent (69.1, not 0.691)")

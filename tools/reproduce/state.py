@@ -1,8 +1,8 @@
 """What of a reproduction is finished, and with which settings: a file beside the results.
 
-A job is finished if its result lies where it was written, unchanged, and was made with settings that are equal to
-today's: every setting, image, weight, version and line of code that the numbers depend on, as the journal of an
-unfinished run has them (:mod:`src.evaluation.identity`). That a result exists says nothing.
+A job is finished if its result still exists unchanged and was made with the same settings: every setting, image,
+weight, version and line of code that the numbers depend on, as in the journal of an unfinished run
+(:mod:`src.evaluation.identity`). That a result exists is not enough.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """The state that ``folder`` holds; an empty one if there is none, or none that can be read, which is said."""
+        """The state that ``folder`` holds; an empty one if it is missing, or (with a note) unreadable."""
         path = folder / NAME
         try:
             values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
@@ -59,7 +59,7 @@ class State:
             shown = "; ".join(different[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
             return f"to compute: {'finished' if job.get('result') else 'begun'} with other settings ({shown})"
         if not job.get("result"):
-            return "begun, goes on"
+            return "started, resumes"
         try:
             unchanged = file_digest(result) == job["result"]
         except OSError:

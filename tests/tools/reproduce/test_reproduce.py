@@ -137,7 +137,7 @@ def test_an_interrupted_experiment_is_not_taken_for_finished(
     assert not (drawn / "reproduction.md").exists()
     assert reproduce(drawn, *asked) == 0
     shown = capsys.readouterr().out
-    assert "miniature training_free single: 6 images, begun, goes on" in shown
+    assert "miniature training_free single: 6 images, started, resumes" in shown
     assert "miniature training_free multi: 6 images, to compute" in shown
 
 
