@@ -12,11 +12,10 @@ from math import isfinite
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ..method.attention import upsample
+from ..method.attention import upsample, upsampling_matrix
 from ..method.segmenter import PatchAttention
 from ..runtime import threads
 from ..screen import table
@@ -143,7 +142,7 @@ class _Unclamped:
 def _unclamped_shares(maps: Tensor, image_size: int) -> _Unclamped:
     grid = round(maps.shape[-1] ** 0.5)
     total = upsample(maps.sum(1, keepdim=True), image_size)[:, 0].clamp_(min=CLAMP)  # [B, S, S]
-    axis = _upsampling_matrix(grid, image_size, maps)  # [S, g]; W is this along both axes
+    axis = upsampling_matrix(grid, image_size, maps)  # [S, g]; W is this along both axes
     weight = axis.T @ (1 / total) @ axis  # [B, g, g]
     shares = (maps @ weight.flatten(1)[..., None])[..., 0] / image_size**2
     return _Unclamped(shares, maps.amin(2) < CLAMP * total.amax((1, 2))[:, None], total)
@@ -257,9 +256,3 @@ def _finite(scores: LayerScores) -> LayerScores:
 def entropy(shares: Tensor) -> Tensor:
     """Entropy of prompt shares [..., P] in nats, [...]."""
     return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum(-1)
-
-
-def _upsampling_matrix(grid: int, image_size: int, like: Tensor) -> Tensor:
-    """[S, g] bilinear interpolation with aligned corners along one axis."""
-    identity = torch.eye(grid, dtype=like.dtype, device=like.device)[None]
-    return F.interpolate(identity, size=image_size, mode="linear", align_corners=True)[0].T

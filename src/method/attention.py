@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,12 +112,30 @@ def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:
 
 def upsample(maps: Tensor, image_size: int) -> Tensor:
     """Bilinear upsampling with aligned corners of square patch maps [B, K, g * g] to [B, K, S, S]."""
-    if maps.shape[1] == 3:  # on the CPU, PyTorch's kernel for three channels is another with one thread than with more
-        return torch.cat([upsample(maps[:, :1], image_size), upsample(maps[:, 1:], image_size)], 1)
-    grid = round(maps.shape[-1] ** 0.5)
-    return F.interpolate(
-        maps.unflatten(-1, (grid, grid)), size=(image_size, image_size), mode="bilinear", align_corners=True
-    )
+    return _Upsample.apply(maps, image_size)
+
+
+class _Upsample(torch.autograd.Function):
+    """Upsampling whose gradient is two matrix products: PyTorch's own is not deterministic on CUDA, and slower."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, image_size: int) -> Tensor:
+        ctx.grid = round(maps.shape[-1] ** 0.5)
+        if maps.shape[1] == 3:  # on the CPU PyTorch's kernel for three channels depends on the number of threads
+            return torch.cat([_Upsample.apply(part, image_size) for part in (maps[:, :1], maps[:, 1:])], 1)
+        square = maps.unflatten(-1, (ctx.grid, ctx.grid))
+        return F.interpolate(square, size=(image_size, image_size), mode="bilinear", align_corners=True)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        axis = upsampling_matrix(ctx.grid, gradient.shape[-1], gradient)
+        return (axis.T @ gradient @ axis).flatten(-2), None
+
+
+def upsampling_matrix(grid: int, image_size: int, like: Tensor) -> Tensor:
+    """[S, g] bilinear interpolation with aligned corners along one axis, with the dtype and device of ``like``."""
+    identity = torch.eye(grid, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(identity, size=image_size, mode="linear", align_corners=True)[0].T
 
 
 def normalise(maps: Tensor, total: Tensor) -> Tensor:

@@ -134,3 +134,19 @@ def test_gradients_flow_to_the_logits() -> None:
     probabilities = attention.class_probabilities([maps], 12)
     F.nll_loss(probabilities.log(), torch.randint(0, 3, (1, 12, 12))).backward()
     assert token_logits.grad.abs().amax((0, 2)).min() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize(("grid", "size"), [(1, 16), (4, 64), (5, 40)])
+def test_the_gradient_of_upsampling_is_that_of_interpolate(channels: int, grid: int, size: int) -> None:
+    """It is computed as two matrix products, which are deterministic on CUDA."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, channels, grid * grid, generator=generator).requires_grad_()
+    weights = torch.randn(2, channels, size, size, generator=generator)
+    got = attention.upsample(maps, size)
+    expected = F.interpolate(maps.unflatten(-1, (grid, grid)), size=(size, size), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    (gradient,) = torch.autograd.grad((got * weights).sum(), maps)
+    (of_interpolate,) = torch.autograd.grad((expected * weights).sum(), maps)
+    torch.testing.assert_close(gradient, of_interpolate, rtol=0, atol=1e-6 * float(of_interpolate.abs().max()))
+    assert "Upsample" in type(got.grad_fn).__name__
