@@ -186,6 +186,7 @@ def test_tuning_comes_to_its_loss_without_waiting(fake: Fake) -> None:
     """The gradient of a fake needs a GPU: this ends where it begins."""
     segmenter = fake.segmenter
     embeds = segmenter.encode_images(fake.pixels[:1])
+    fake.memory.calls.clear()
     weights = {name: value.requires_grad_() for name, value in untuned_weights(segmenter).items()}
     learner = segmenter.with_weights(weights)
     prompts = learner.encode_prompts()
@@ -194,3 +195,5 @@ def test_tuning_comes_to_its_loss_without_waiting(fake: Fake) -> None:
     assert is_float32_on_cuda(unary, loss)
     assert loss.requires_grad
     assert not fake.memory.waits
+    # whose gradients are not deterministic on CUDA
+    assert not [name for name in fake.memory.calls if "scaled_dot_product" in name or "nll_loss" in name]
