@@ -258,7 +258,7 @@ def _why_no_cuda(index: int | None = None) -> str:
 
     if torch.version.cuda is None and torch.version.hip is None:
         return (
-            f"PyTorch {torch.__version__} here is built without CUDA (README, Install, has the command for one with it)"
+            f"PyTorch {torch.__version__} here is built without CUDA (docs/install.md has the command for one with it)"
         )
     if not torch.cuda.is_available():
         built = f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}"
@@ -266,7 +266,7 @@ def _why_no_cuda(index: int | None = None) -> str:
             torch.cuda.init()
         except Exception as error:  # which kind depends on what is wrong with the driver
             reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-            return f"{built} and finds none: {reason} (README, Install, has the commands for older drivers)"
+            return f"{built} and finds none: {reason} (docs/install.md has the commands for older drivers)"
         return f"{built} and finds none"
     index = min(local_rank(), torch.cuda.device_count() - 1) if index is None else index
     architectures = torch.cuda.get_arch_list()
@@ -275,7 +275,7 @@ def _why_no_cuda(index: int | None = None) -> str:
     major, minor = torch.cuda.get_device_capability(index)
     return (
         f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}, for which PyTorch "
-        f"{torch.__version__} has no code, only for {', '.join(architectures)} (README, Install, has the commands for "
+        f"{torch.__version__} has no code, only for {', '.join(architectures)} (docs/install.md has the commands for "
         "other GPUs)"
     )
 

@@ -73,7 +73,9 @@ def test_without_cuda_it_is_said_why(gpus: Callable[..., None], monkeypatch: pyt
     with pytest.raises(UserError, match=rf"--device cuda: .*{reason}.*; use --device cpu"):
         choose_device("cuda")
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(UserError, match=r"--device cuda:1: .* built without CUDA .*README.*; use --device cpu"):
+    with pytest.raises(
+        UserError, match=r"--device cuda:1: .* built without CUDA .*docs/install.md.*; use --device cpu"
+    ):
         choose_device("cuda:1")
 
 

@@ -48,7 +48,7 @@ def read_list(
     if os.path.isdir(path):
         return _read_folder(path, mask_dir, masks)[:limit]
     if not os.path.isdir(root):
-        raise UserError(f"data_root {root} does not exist; README's section Data says how to lay it out")
+        raise UserError(f"data_root {root} does not exist; docs/data.md describes the layout")
     try:
         # utf-8-sig: editors on Windows put a byte order mark first
         lines = read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines()

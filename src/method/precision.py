@@ -68,7 +68,7 @@ def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, 
     ``False`` is float32, ``"bf16"`` and ``"fp16"`` are what they say, anywhere. ``True`` is the fast format of the
     hardware. On CUDA that is float16, as published: it rounds eight times finer than bfloat16, and is fast from Volta
     on. Tuning goes through it too, without loss scaling, as published: next to none of the gradients are so small as to
-    vanish in it (README, Differences). What is too large is told: :meth:`src.method.segmenter.Segmenter.check_numbers`.
+    vanish in it (docs/parity.md). What is too large is told: :meth:`src.method.segmenter.Segmenter.check_numbers`.
     On a CPU it is what the model's ``products`` (inputs and outputs of its linear layers) were timed to be faster in.
     """
     if amp is False:

@@ -28,7 +28,7 @@ def browser() -> Iterator[Browser]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        missing("playwright is not installed; README's section Install has the command")
+        missing("playwright is not installed; docs/install.md has the command")
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
         missing("there is no Chromium: apt-get install chromium")
