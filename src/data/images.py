@@ -1,99 +1,255 @@
-"""Decoding images and masks."""
+"""Decoding images and masks: the formats that are read, the largest image, the values that come out."""
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from ..errors import UserError
+from ..files import size
+from ..screen import note
 from .labels import Labelling
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")  # formats that may change labels
-TRUNCATED = "it may be truncated: fetch it again"
+FORMATS = {
+    "JPEG": "JPEG",
+    "PNG": "PNG",
+    "WEBP": "WebP",
+    "TIFF": "TIFF",
+    "BMP": "BMP",
+    "GIF": "GIF",
+    "PPM": "PPM",
+    "JPEG2000": "JPEG 2000",
+    "AVIF": "AVIF",
+    "HEIF": "HEIC",
+}
+"""The formats that are read, by Pillow's names. Pillow knows more: EPS, for example, runs Ghostscript."""
+
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "HEIF")
+"""Formats that change values, or may do so: no masks."""
+
+MAX_BYTES = 2**30
+"""Memory that a decoded image may take: 268 million pixels in colour."""
+
+PIXEL_BYTES = {"1": 1, "L": 1, "P": 1}
+"""Of a decoded pixel, by Pillow's mode; other modes take 4, those of 16 bits 2."""
+
+UNCOMPRESSED = ("BMP", "PPM")
+MAX_PIXELS_PER_BYTE = 256  # run-length coding, the only compression of BMP, packs 255 pixels into two bytes
+
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of the values in 16-bit files, where the file does not say how many: the fewest that hold its values."""
+
+MAX_16_BITS = 2**16 - 1
+STATE_THEIR_SCALE = ("PPM", "JPEG2000")  # Pillow has applied it
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF; format 2: signed
+SCALED_AT_ONCE = 2**20  # values, in float64
+
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+FETCH = "it may be truncated: fetch it again"
+SMALLER = "scale it down"
 T = TypeVar("T")
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+"""A path, a Pillow image, or an array: see :func:`to_rgb`."""
+
+
+class TooLargeError(Exception):
+    """An image takes more memory than allowed."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those of :data:`FORMATS` that this installation reads; HEIC needs the package pillow-heif."""
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        pass
+    else:
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def format_names() -> str:
+    """The formats that are read, for messages."""
+    return ", ".join(FORMATS[name] for name in formats())
+
+
+@cache
+def image_endings() -> frozenset[str]:
+    """The endings of files in these formats, in lower case."""
+    readable = {*formats(), "MPO"}  # MPO: JPEG files that hold several pictures, as some cameras write
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in readable)
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files directly in ``folder``, by name; hidden files, such as macOS's ``._*``, are none."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
-    return sorted(path for path in files if not path.name.startswith("."))
+    """Image files directly in ``folder``, by name. Hidden files, such as macOS's ``._*``, are left out."""
+    return [path for path in _files_in(folder) if path.suffix.lower() in image_endings()]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image of a data set to RGB, uint8 [height, width, 3].
+def passed_over(folder: Path) -> str:
+    """What :func:`images_in` leaves out, for messages: ``3 .txt, 1 .heic (needs pillow-heif)``; empty if nothing."""
+    others = Counter(path.suffix.lower() for path in _files_in(folder) if path.suffix.lower() not in image_endings())
 
-    Pixels come as they are stored: an EXIF orientation is not applied, because masks are drawn on stored pixels.
-    16 bits and floating point become 8 bits as in :func:`read_photo`.
+    def described(ending: str) -> str:
+        needs = " (reading them needs the package pillow-heif)" if ending in (".heic", ".heif", ".hif") else ""
+        return f"{others[ending]:,} {ending or 'without an ending'}{needs}"
 
-    Raises:
-        UserError: missing, no file, truncated or unreadable.
-    """
-    return _decode("image", path, lambda image: np.asarray(_eight_bits(image).convert("RGB")), TRUNCATED)
-
-
-def read_photo(path: Path | str) -> np.ndarray:
-    """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
-
-    The EXIF orientation is applied (a damaged EXIF block is passed over), transparency lies on white, 16 bits are cut
-    to the upper 8, floating point counts from 0 to 1, or to 255 where a value is above 1; of an animation the first
-    frame is taken, and there is no limit to the size.
-
-    Raises:
-        UserError: missing, no file, truncated or unreadable.
-    """
-    if not os.path.exists(path):
-        raise UserError(f"image {path} does not exist (looked for from {Path.cwd()})")
-    with _of_any_size():
-        return _decode(
-            "image", Path(path), lambda image: np.asarray(_on_white(_upright(image))), "save it as JPEG or PNG"
-        )
+    return ", ".join(described(ending) for ending in sorted(others))
 
 
-def photo_pixels(path: Path) -> int:
-    """How many pixels :func:`read_photo` will make of a file, as its header says; 0 where it cannot be read."""
-    try:
-        with _of_any_size(), Image.open(path) as image:
-            return image.width * image.height
-    except Exception:  # what is wrong is said by those who read all of it
-        return 0
-
-
-_lifting = threading.Lock()
-_lifted: list[int | None] = []  # what Pillow's limit was before each of the threads that lifted it
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
 
 
 @contextmanager
-def _of_any_size() -> Iterator[None]:
-    """While it lasts, in whichever thread, Pillow has no limit: it guards against images from strangers, and these are
-    the user's own."""
+def open_image(source: Path | IO[bytes], most: int | None = MAX_BYTES) -> Iterator[Image.Image]:
+    """Open an image in one of :data:`FORMATS`. Its header is read and checked; pixels are decoded when they are used.
+
+    Args:
+        source: a file.
+        most: bytes that the decoded image may take; None: any number.
+
+    Raises:
+        TooLargeError: it would take more.
+        Exception: whatever Pillow raises for a file that it cannot read.
+    """
+    with _without_pillows_limit(), Image.open(source, formats=formats()) as image:
+        pixel = PIXEL_BYTES.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
+        pixels = image.width * image.height
+        if most is not None and pixels * pixel > most:
+            raise TooLargeError(
+                f"{image.width} x {image.height} pixels take {size(pixels * pixel)}, the limit is {size(most)}"
+            )
+        if image.format in UNCOMPRESSED and pixels > MAX_PIXELS_PER_BYTE * (stored := _stored_bytes(source)):
+            raise ValueError(f"its header says {image.width} x {image.height} pixels, but it has {stored} bytes")
+        yield image
+
+
+def _stored_bytes(source: Path | IO[bytes]) -> int:
+    if isinstance(source, Path):
+        return source.stat().st_size
+    place = source.tell()
+    end = source.seek(0, io.SEEK_END)
+    source.seek(place)
+    return end
+
+
+_lifting = threading.Lock()
+_lifted: list[int | None] = []  # Pillow's limit before each of the threads that lifted it
+
+
+@contextmanager
+def _without_pillows_limit() -> Iterator[None]:
+    """Lift Pillow's limit, which counts pixels and not bytes, in all threads while the block runs."""
     with _lifting:
         _lifted.append(Image.MAX_IMAGE_PIXELS)
         Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        with _lifting:  # the first, which found the limit, is taken from the list by whoever is the last to leave
+        with _lifting:  # the first entry, which holds the limit, is taken by the last thread to leave
             Image.MAX_IMAGE_PIXELS = _lifted.pop()
 
 
-def check_file(what: str, path: Path) -> None:
-    """See that ``path`` is a file: reading from a named pipe or a terminal would wait for ever.
+def read_image(path: Path) -> np.ndarray:
+    """Decode an image of a data set to RGB, uint8 [height, width, 3].
+
+    Pixels come as they are stored, by protocol: an EXIF orientation is not applied, because masks are drawn on stored
+    pixels, and neither is a colour profile. 16 bits and floating point become 8 bits as in :func:`read_photo`.
+
+    Raises:
+        UserError: missing, no file, too large, truncated or unreadable.
+    """
+    return _decode("image", path, lambda image: np.asarray(_eight_bits(image, path, image).convert("RGB")))
+
+
+def read_photo(path: Path | str, most: int | None = MAX_BYTES, too_large: str = SMALLER) -> np.ndarray:
+    """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
+
+    The EXIF orientation is applied (a damaged EXIF block is ignored), colours are converted to sRGB if the file has
+    another profile, transparent pixels are blended with white, and an animation gives its first frame. Values of 16
+    bits are scaled by the bits that they use; floating point counts from 0 to 1, or to 255 if a value is above 1.
 
     Args:
-        what: it is meant to be, for the message.
+        path: of the file.
+        most: bytes that the decoded image may take; None: any number.
+        too_large: the remedy, for the error about a larger image.
+
+    Raises:
+        UserError: missing, no file, too large, truncated or unreadable.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"image {path} does not exist (searched from {Path.cwd()})")
+    return _decode("image", Path(path), lambda image: _as_shown(image, path), most, too_large)
+
+
+def photo_pixels(path: Path) -> int:
+    """The number of pixels that :func:`read_photo` makes of a file, by its header; 0 if it cannot be read."""
+    try:
+        with open_image(path, None) as image:
+            return image.width * image.height
+    except Exception:  # reading it will raise the error that names the fault
+        return 0
+
+
+def to_rgb(image: ImageLike) -> np.ndarray:
+    """Any image that a caller may have, as RGB: uint8 [height, width, 3].
+
+    Args:
+        image: a path (read by :func:`read_photo`); a Pillow image (treated alike); or an array [height, width],
+            [height, width, 3] or [height, width, 4], grey, RGB or RGBA, either uint8 or floating point from 0 to 1.
+
+    Raises:
+        UserError: the file cannot be read, or the array has another dtype, shape or range.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_photo(Path(image))
+    if isinstance(image, Image.Image):
+        return _as_shown(image, "image")
+    expected = "expected a path, a Pillow image, or an array [height, width], [height, width, 3] or [height, width, 4]"
+    if not isinstance(image, np.ndarray):
+        found = f"{type(image).__module__}.{type(image).__qualname__}"
+        raise UserError(f"image: {expected}, got {found}")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)) or not image.size:
+        raise UserError(f"image: {expected}, got an array of shape {list(image.shape)}")
+    if image.dtype != np.uint8:
+        image = _bytes_of_floats(image)
+    if image.ndim == 3 and image.shape[2] == 3:
+        return image
+    return np.asarray(_on_white(Image.fromarray(image)))
+
+
+def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
+    expected = "expected uint8, or floating point from 0 to 1"
+    if values.dtype.kind != "f":
+        raise UserError(f"image: {expected}, got an array of dtype {values.dtype}")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # true for NaN, too
+        raise UserError(f"image: {expected}, got {values.dtype} from {low:g} to {high:g}")
+    return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
+
+
+def check_file(what: str, path: Path) -> None:
+    """Make sure that ``path`` is a regular file: reading from a named pipe or a terminal would never end.
+
+    Args:
+        what: ``path`` should be, for the message.
         path: to look at.
 
     Raises:
-        UserError: it is missing, out of reach, or something else.
+        UserError: it is missing, out of reach, or no regular file.
     """
     try:
         mode = path.stat().st_mode
@@ -106,82 +262,199 @@ def check_file(what: str, path: Path) -> None:
         raise UserError(f"{what} {path} cannot be read: it is {kind}; expected an image file")
 
 
-def _decode(what: str, path: Path, convert: Callable[[Image.Image], T], remedy: str) -> T:
-    """``convert`` the image in a file; whatever goes wrong is told with the file's name and a remedy."""
+def _decode(
+    what: str,
+    path: Path,
+    convert: Callable[[Image.Image], T],
+    most: int | None = MAX_BYTES,
+    too_large: str = SMALLER,
+) -> T:
+    """``convert`` the image in a file; every fault becomes an error with the file's name and a remedy."""
     check_file(what, path)
     try:
-        with Image.open(path) as image:
+        with open_image(path, most) as image:
             return convert(image)
-    except Exception as error:  # Pillow raises whatever its parsers stumble over in a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises anything at a damaged file
+        reason, remedy = " ".join(str(error).split()) or type(error).__name__, FETCH
         if isinstance(error, Image.UnidentifiedImageError):
-            reason = "no image format known here" if path.stat().st_size else "the file is empty"
+            reason, remedy = _unknown_format(path)
         elif isinstance(error, PermissionError):
-            remedy = "see that you may read it"
-        elif isinstance(error, Image.DecompressionBombError | MemoryError):
-            remedy = "scale it down"
+            remedy = "make it readable for you"
+        elif isinstance(error, TooLargeError | MemoryError):
+            remedy = too_large
         raise UserError(f"{what} {path} cannot be read ({reason}); {remedy}") from error
 
 
+def _unknown_format(path: Path) -> tuple[str, str]:
+    """The reason why a file cannot be read that is in none of the formats, and the remedy."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "the file is empty", "fetch it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the image", "run `git lfs pull`"
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and "HEIF" not in formats():
+        return "HEIC needs the package pillow-heif", "install it with `pip install pillow-heif`, or save it as JPEG"
+    return "no image format known here", f"expected {format_names()}"
+
+
+def _missing(what: str, path: Path) -> UserError:
+    """The error for a missing file. Its list may name a folder as another layout of the data set does."""
+    remedy = "check data_root and the image list"
+    if not path.parent.is_dir() and path.parent.parent.is_dir():
+        elsewhere = (folder for folder in sorted(path.parent.parent.iterdir()) if (folder / path.name).is_file())
+        if (found := next(elsewhere, None)) is not None:
+            remedy = (
+                f"the folder {path.parent.name} does not exist, but {found / path.name} does: rename {found.name} to "
+                f"{path.parent.name}, or rewrite the list with `python -m tools.prepare` and --force"
+            )
+    return UserError(f"{what} {path} does not exist; {remedy}")
+
+
+def _as_shown(image: Image.Image, name: Path | str) -> np.ndarray:
+    upright = _upright(image)
+    return np.asarray(_on_white(_in_srgb(_eight_bits(upright, name, image), name)))
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # what is wrong with the pixels is an error; what is wrong with the EXIF block is not
+    image.load()  # faults of the pixels are errors, faults of the EXIF block are not
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # the block is parsed and written anew, and any of its entries may be damaged
+    except Exception:  # the block is parsed and rewritten, and any of its entries may be damaged
         return image
 
 
+def _in_srgb(image: Image.Image, name: Path | str) -> Image.Image:
+    """``image`` in sRGB, converted if it has another colour profile; a profile that does not fit is ignored, noted."""
+    stored = image.info.get("icc_profile")
+    if not stored:
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(stored))
+        description = ImageCms.getProfileDescription(profile).strip()
+        if "srgb" in description.lower():
+            return image
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        space = str(getattr(profile.profile, "xcolor_space", "RGB")).strip()
+        mode = {"GRAY": "L", "CMYK": "CMYK"}.get(space, "RGB")
+        colours = image if image.mode == mode else image.convert(mode)
+        shown = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        note(f"note: {name}: its colour profile is ignored ({' '.join(str(error).split())})")
+        return image
+    assert shown is not None  # it is None in place only
+    shown.info.pop("icc_profile", None)
+    if alpha is not None:
+        shown.putalpha(alpha)
+    return shown
+
+
 def _on_white(image: Image.Image) -> Image.Image:
-    image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """``image``, brought to 8 bits if it has more: Pillow's own conversion would clip values at 255."""
+def _eight_bits(image: Image.Image, name: Path | str, stored: Image.Image) -> Image.Image:
+    """``image`` at 8 bits a channel. Pillow's own conversion would clip at 255.
+
+    Args:
+        image: of any mode.
+        name: for the note about its scale.
+        stored: the image as it was opened, which knows its format and tags.
+    """
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
-    values = np.asarray(image).astype(np.float64)
-    top = values.max(initial=0, where=np.isfinite(values))
-    if image.mode == "F":  # 0 to 1 by custom, or 0 to 255
-        scaled = np.rint(values * (255 / (1 if top <= 1 else max(top, 255))))
-    else:
-        scaled = values / max(top, 65535) * 255
-    return Image.fromarray(np.nan_to_num(scaled, posinf=255).clip(0, 255).astype(np.uint8))
+    values = np.asarray(image)
+    whole = image.mode != "F"
+    top = float(values.max(initial=0, where=np.isfinite(values)))
+    low = min(float(values.min()), 0.0) if whole else 0.0
+    if whole:
+        span = _full_scale(stored, top - low)
+        if span < MAX_16_BITS:
+            _say_scale(name, span)
+    else:  # 0 to 1 by custom, or 0 to 255
+        span = 1 if top <= 1 else max(top, 255)
+    scaled = np.empty(values.shape, np.uint8)
+    step = max(1, SCALED_AT_ONCE // values.shape[1])
+    for first in range(0, len(values), step):
+        rows = values[first : first + step].astype(np.float64) - low
+        rows = rows / span * 255 if whole else np.rint(rows * (255 / span))
+        scaled[first : first + step] = np.nan_to_num(rows, posinf=255).clip(0, 255).astype(np.uint8)
+    shown = Image.fromarray(scaled)
+    if profile := image.info.get("icc_profile"):
+        shown.info["icc_profile"] = profile
+    return shown
 
 
-def _missing(what: str, path: Path) -> UserError:
-    """What to say of a file that is not there: a list may name its folder as another lay-out of the data set does."""
-    remedy = "check data_root and the image list"
-    if not path.parent.is_dir() and path.parent.parent.is_dir():
-        elsewhere = (folder for folder in sorted(path.parent.parent.iterdir()) if (folder / path.name).is_file())
-        if (found := next(elsewhere, None)) is not None:
-            remedy = (
-                f"there is no folder {path.parent.name}, but {found / path.name} is there: rename {found.name} to "
-                f"{path.parent.name}, or let `python -m tools.prepare` write the list anew with --force"
-            )
-    return UserError(f"{what} {path} does not exist; {remedy}")
+def _full_scale(image: Image.Image, span: float) -> float:
+    """What counts as white in an image of whole numbers whose values span ``span``.
+
+    It is the maximum, or the number of bits, that the file states; else the fewest usual bits that hold the values.
+    """
+    if image.format in STATE_THEIR_SCALE or not span:
+        return max(span, MAX_16_BITS)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits, maximum, signed = (_first(tags.get(tag)) for tag in (BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SAMPLE_FORMAT))
+    if isinstance(maximum, int) and maximum >= span:
+        return maximum
+    if isinstance(bits, int) and 8 < bits < 16:
+        return max(span, 2**bits - 1)
+    depths = (*DEPTHS[:-1], 15, 16) if signed == 2 else DEPTHS
+    return next((2**depth - 1 for depth in depths if span < 2**depth), span)
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+_scales_said: set[float] = set()
+
+
+def _say_scale(name: Path | str, span: float) -> None:
+    """Say it once for each scale that values of 16-bit files are not spread over all 16 bits."""
+    if span not in _scales_said:
+        _scales_said.add(span)
+        note(f"note: {name}: its 16-bit values count from 0 to {span:g} (shown once for this scale)")
 
 
 def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
-    """Decode a mask to class numbers, uint8 [height, width]; a palette PNG has them in its indices, a grey PNG in its
-    values.
+    """Decode a mask to class numbers, uint8 [height, width]: the indices of a palette image, the values of a grey one.
 
     Raises:
-        UserError: missing, unreadable, of a lossy format, not a palette or grey image, or a label that is no class and
+        UserError: missing, unreadable, in a lossy format, not a palette or grey image, or a label that is no class and
             not ignored.
     """
-    form, mode, labels = _decode("mask", path, lambda mask: (mask.format, mask.mode, np.asarray(mask)), TRUNCATED)
-    if form in LOSSY:
-        raise UserError(f"mask {path} is a {form} file, whose compression changes labels; expected PNG")
-    if mode not in ("P", "L", "1", "I", "I;16"):
-        raise UserError(f"mask {path} is a {mode} image; expected a palette or grey PNG whose values are labels")
+    labels = _decode("mask", path, lambda mask: _labels_of(mask, path))
     try:
         return labelling.class_numbers(labels)
     except ValueError as error:
         raise UserError(
-            f"mask {path} has label {error}; expected 0 to {labelling.last_label} or {labelling.ignore_label} "
-            "(ignored): do dataset.num_classes and dataset.first_label fit the masks?"
+            f"mask {path} has label {error}; expected {labelling.described}: check dataset.num_classes and "
+            "dataset.first_label"
         ) from None
+
+
+def stored_values(mask: Image.Image) -> np.ndarray:
+    """The values of a palette or grey image, whole numbers [height, width]; those of 1 bit are 0 and 1.
+
+    Raises:
+        ValueError: it has colours, transparency, or floating point; its argument is Pillow's mode.
+    """
+    if mask.mode == "1":
+        return (np.asarray(mask.convert("L")) > 0).astype(np.uint8)
+    if not (mask.mode in ("P", "L") or mask.mode.startswith("I")):
+        raise ValueError(mask.mode)
+    return np.asarray(mask)
+
+
+def _labels_of(mask: Image.Image, path: Path) -> np.ndarray:
+    if mask.format in LOSSY:
+        name = FORMATS.get(mask.format, mask.format)
+        raise UserError(f"mask {path} is in the format {name}, which changes labels; save masks as PNG")
+    if mask.mode in ("P", "L", "1") or mask.mode.startswith("I"):
+        return stored_values(mask)
+    raise UserError(f"mask {path} is a {mask.mode} image; expected a palette or grey PNG whose values are labels")

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..config.schema import Config
 from ..errors import UserError
 from ..files import read_regular, resolve
-from .images import IMAGE_ENDINGS, images_in
+from ..screen import note
+from .images import format_names, images_in, passed_over
 
 MAX_BYTES = 1 << 28  # of an image list
 MOST_NUMBERS = 20  # of malformed lines in an error
@@ -82,8 +83,12 @@ def read_list(
 
 def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListEntry]:
     images = images_in(folder)
+    others = passed_over(folder)
     if not images:
-        raise UserError(f"image list {folder} is a folder that holds no images ({', '.join(IMAGE_ENDINGS)})")
+        found = f" (it holds {others})" if others else ""
+        raise UserError(f"image list {folder} is a folder that holds no images{found}; expected {format_names()}")
+    if others:
+        note(f"note: files in {folder} that are not read: {others}")
     if mask_dir is None:
         if masks:
             raise UserError(f"{folder} is a folder of images; mask_dir must name the folder of their masks")
@@ -103,6 +108,11 @@ def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListE
         if masks and not found:
             raise UserError(f"image {image} has no mask: expected {mask_dir / image.stem}.png")
         entries.append(ListEntry(image, found[0] if found else None))
+    if alone := [
+        mask.name for stem in sorted(set(masks_of) - {image.stem for image in images}) for mask in masks_of[stem]
+    ]:
+        names = ", ".join(alone[:MOST_NUMBERS]) + (" ..." if len(alone) > MOST_NUMBERS else "")
+        note(f"note: masks in {mask_dir} without an image in {folder}: {len(alone):,} ({names})")
     return entries
 
 

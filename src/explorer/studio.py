@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config.schema import Config
-from ..data.images import read_photo
+from ..data.images import MAX_BYTES, TooLargeError, format_names, open_image, read_photo
 from ..errors import UserError
 from ..method.checkpoints import load_configured
 from ..method.model import Model
@@ -25,7 +25,7 @@ from ..runtime import choose_device
 from .content import page_content
 
 MAX_PROMPTS = 300
-MAX_PIXELS = 100_000_000  # of a photo that was sent; the user's own files have no limit
+MAX_SENT_BYTES = 2**28  # of a photo that was sent, decoded: 67 million pixels in colour
 MAX_ENCODED = 16  # photos whose embeddings are kept: the one asked about last, and those before it
 MAX_SENT = 100  # photos that were sent and are kept on disk while the server runs
 THUMBNAIL = (174, 132)  # pixels: three times what the page shows, for fine screens
@@ -79,14 +79,12 @@ class Studio:
         key = hashlib.sha256(contents).hexdigest()[:16]
         path = Path(self._folder.name) / key
         try:
-            with Image.open(io.BytesIO(contents)) as image:
-                pixels = image.width * image.height
-        except Image.DecompressionBombError:
-            pixels = MAX_PIXELS + 1
-        except Exception:  # Pillow raises whatever its parsers stumble over
-            raise UserError(f"{name} is no image known here; save it as JPEG or PNG") from None
-        if pixels > MAX_PIXELS:
-            raise UserError(f"{name} is too large: at most {MAX_PIXELS // 10**6} million pixels are taken here")
+            with open_image(io.BytesIO(contents), MAX_SENT_BYTES):
+                pass
+        except TooLargeError as error:
+            raise UserError(f"{name} is too large ({error}); scale it down") from None
+        except Exception:  # Pillow raises anything at a damaged file
+            raise UserError(f"{name} cannot be read as an image; expected {format_names()}") from None
         path.write_bytes(contents)
         self.photos[key] = Photo(name, path, sent=True)
         sent = [other for other, photo in self.photos.items() if photo.sent]
@@ -142,7 +140,7 @@ class Studio:
 
     def _read(self, photo: Photo) -> np.ndarray:
         try:
-            return read_photo(photo.path)
+            return read_photo(photo.path, MAX_SENT_BYTES if photo.sent else MAX_BYTES)
         except UserError as error:
             raise UserError(str(error).replace(str(photo.path), photo.name)) from None
 

@@ -7,24 +7,29 @@ import re
 import textwrap
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import read_regular
+from ..screen import note_once
 
 TEMPLATE = "Image of {word}."
 MAX_BYTES = 1 << 20  # of a class file
 MAX_WORD_LENGTH = 200  # longer ones fit into no table and no legend
-TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn what stands after them around
+TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # reverse the text after them
 FORMULA = ("=", "+", "-", "@")
-PLACEHOLDER = re.compile(r"class \d+")  # what `python -m tools.prepare own` calls a class until its user names it
+TOKENS = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|ENC|DEC)\]")  # BLIP's tokenizer reads these as its special tokens
+PLACEHOLDER = re.compile(r"class[ _-]?\d+", re.IGNORECASE)
+KEYS = ("name", "related_word", "id", "color", "isthing")
+"""What an entry of a class file may have. ``color`` and ``isthing`` occur in published files and have no effect."""
 
 
 @dataclass(frozen=True)
 class ClassEntry:
-    """One class: the word that names it and the related words (synonyms, or kinds of background for class 0)."""
+    """One class: its name and its related words (synonyms, or kinds of background for class 0)."""
 
     name: str
     related_words: tuple[str, ...] = ()
@@ -35,7 +40,7 @@ class PromptSet:
     """All prompts of a job, class by class in label order, the class name first.
 
     Attributes:
-        class_names: C names; class 0 is called ``background`` whatever word stands for it in the class file.
+        class_names: C names; class 0 is called ``background``, whatever its name in the class file.
         words: P words, one per prompt.
         prompts_per_class: C counts that add up to P.
         background: whether a pixel may be labelled background; if not, its words only compete with the others.
@@ -62,8 +67,8 @@ class PromptSet:
 def build_prompts(classes: list[ClassEntry], multi_prompt: bool, background: bool = True) -> PromptSet:
     """Prompts of ``classes`` in label order; ``background`` as in :class:`PromptSet`.
 
-    The background (class 0) always contributes all its words; the other classes their name only, or with
-    ``multi_prompt`` their name and their related words.
+    The background (class 0) always contributes all its words; every other class contributes its name and, with
+    ``multi_prompt``, its related words.
     """
     words = [
         (entry.name, *(entry.related_words if multi_prompt or label == 0 else ()))
@@ -80,12 +85,11 @@ def build_prompts(classes: list[ClassEntry], multi_prompt: bool, background: boo
 def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     """Read a class file: a JSON list in label order of ``{"name": ..., "related_word": [...], "id": ...}``.
 
-    ``id`` may be left out; it says nothing but the position in the list.
+    ``related_word`` and ``id`` are optional. Labels are positions in the list: another ``id`` is noted and ignored.
 
     Raises:
-        UserError: the file is missing, is not such a list, holds a word that :func:`fault_of_word` finds fault with,
-            a name twice, a placeholder such as "class 5" or an ``id`` that is not its position, or does not hold
-            ``num_classes`` classes.
+        UserError: the file is missing or is not such a list; a word is refused by :func:`fault_of_word`; a name is a
+            placeholder such as "class 7"; two classes share a word; or the file has not ``num_classes`` classes.
     """
     try:
         # utf-8-sig: editors on Windows put a byte order mark first
@@ -101,32 +105,53 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     if not isinstance(entries, list) or not entries:
         raise UserError(f"class file {path}: expected a JSON list with one object per class")
     classes = [_class_entry(path, label, entry) for label, entry in enumerate(entries)]
-    labels = {"background": 0}  # what class 0 is called, whatever word stands for it
-    for label, entry in enumerate(classes):
-        first = labels.setdefault(entry.name.strip().casefold(), label)
-        if first != label:
-            raise UserError(f'class file {path}, entry {label}: "{entry.name}" is the name of entry {first} already')
-    unnamed = [entry.name for entry in classes if PLACEHOLDER.fullmatch(entry.name.strip().casefold())]
-    if unnamed:
-        more = f" (and {len(unnamed) - 1} more)" if len(unnamed) > 1 else ""
+    if shared := shared_word(classes):
+        word, first, second = shared
         raise UserError(
-            f'class file {path}: "{unnamed[0]}"{more} is a placeholder; replace it with a word as you would say it'
+            f"class file {path}: {_shown(word)} is a word of entry {first} and of entry {second}; remove one"
         )
     if len(classes) != num_classes:
         raise UserError(
             f"class file {path} has {len(classes)} classes, but dataset.num_classes is {num_classes}; "
             "they must agree (background included)"
         )
+    other = next((label for label, entry in enumerate(entries) if entry.get("id", label) != label), None)
+    if other is not None:
+        note_once(
+            f"note: class file {path}, entry {other}: its id {_shown(entries[other]['id'])} is ignored, the label is "
+            f"its position, {other}"
+        )
     return classes
 
 
+def shared_word(classes: Sequence[ClassEntry]) -> tuple[str, int, int] | None:
+    """The first word that two of ``classes`` have, as a name or a related word, and their numbers; or None.
+
+    The same prompt in two classes lowers the probabilities of both. "background" is a name of class 0.
+    """
+    owners = {"background": 0}
+    for label, entry in enumerate(classes):
+        for word in (entry.name, *entry.related_words):
+            first = owners.setdefault(same_word(word), label)
+            if first != label:
+                return word, first, label
+    return None
+
+
+def same_word(word: str) -> str:
+    """``word`` without what the model's tokenizer does not see: upper case and additional spaces."""
+    return " ".join(word.casefold().split())
+
+
 def fault_of_word(word: str, name: bool = False) -> str | None:
-    """What is wrong with a word that is to be printed, in pictures and, as a class's ``name``, in CSVs; or None."""
+    """The fault of a word that is a prompt and is printed in pictures and, as a class's ``name``, in CSVs; or None."""
     if len(word) > MAX_WORD_LENGTH:
         return f"has {len(word)} characters; expected at most {MAX_WORD_LENGTH}"
     strange = [c for c in word if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TEXT_DIRECTION]
     if strange:
-        return f"has the character U+{ord(strange[0]):04X}, which is not to be printed"
+        return f"has the character U+{ord(strange[0]):04X}, which cannot be printed"
+    if token := TOKENS.search(word):
+        return f"has {token[0]}, which is no word but a special token of the model"
     if name and word.lstrip().startswith(FORMULA):
         return f'begins with "{word.lstrip()[0]}", which spreadsheets take for a formula'
     return None
@@ -149,11 +174,16 @@ def _class_entry(path: Path, label: int, entry: object) -> ClassEntry:
     related = entry.get("related_word") or []
     if not isinstance(related, list) or not all(isinstance(word, str) and word.strip() for word in related):
         raise refusal('"related_word" must be a list of words')
-    unknown = set(entry) - {"name", "related_word", "id"}
+    unknown = set(entry) - set(KEYS)
     if unknown:
-        raise refusal(f"unknown key {_shown(sorted(unknown)[0])} (known: name, related_word, id)")
-    if "id" in entry and (type(entry["id"]) is not int or entry["id"] != label):
-        raise refusal(f'"id" must be the position in the list, {label}, or be left out: labels are positions')
+        raise refusal(f"unknown key {_shown(sorted(unknown)[0])} (known: {', '.join(KEYS)})")
+    if type(entry.get("id", label)) is not int:
+        raise refusal('"id" must be a whole number')
+    if PLACEHOLDER.fullmatch(entry["name"].strip()):
+        raise UserError(
+            f"class file {path}, entry {label}: {_shown(entry['name'])} is a placeholder; replace it with the word for "
+            "what its pixels show"
+        )
     for word in (entry["name"], *related):
         if fault := fault_of_word(word, name=word is entry["name"]):
             raise UserError(f"class file {path}, entry {label}: the word {_shown(word)} {fault}")
@@ -161,7 +191,7 @@ def _class_entry(path: Path, label: int, entry: object) -> ClassEntry:
 
 
 def _shown(value: object) -> str:
-    """``value`` as JSON in plain characters, cut where it is long."""
+    """``value`` as JSON in ASCII, shortened to 200 characters."""
     try:
         return textwrap.shorten(json.dumps(value), 200, placeholder=" ...")
     except RecursionError:

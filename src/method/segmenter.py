@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config.schema import Amp, Config
 from ..data.frame import Frame
+from ..data.images import ImageLike, to_rgb
 from ..errors import UserError
 from ..runtime import MAX_WORKING_BYTES, working_memory
 from . import attention
@@ -302,41 +303,43 @@ class Segmenter:
         embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
         return self.refine(self.unary(self.attend(embeds, known=known)), pixels)
 
-    def segment_image(self, rgb: np.ndarray) -> np.ndarray:
+    def segment_image(self, image: ImageLike) -> np.ndarray:
         """Segment one image at its own size.
 
         Args:
-            rgb: uint8 [height, width, 3], of any size.
+            image: a path, a Pillow image, or an array: grey, RGB or RGBA, uint8 or floating point from 0 to 1.
 
         Returns:
             Labels, uint8 [height, width]: numbers of :attr:`PromptSet.class_names`.
 
         Raises:
-            UserError: see :meth:`check_numbers`.
+            UserError: see :func:`src.data.images.to_rgb` and :meth:`check_numbers`.
         """
-        return self.analyse_image(rgb).labels
+        return self.analyse_image(image).labels
 
-    def analyse_image(self, rgb: np.ndarray, embeds: Tensor | None = None) -> ImageAnalysis:
-        """Run the model on one image, once; the answer can then be asked for labels and heat maps at its own size.
+    def analyse_image(self, image: ImageLike, embeds: Tensor | None = None) -> ImageAnalysis:
+        """Run the model on one image, once; the analysis gives labels and heat maps at the image's own size.
 
         Args:
-            rgb: uint8 [height, width, 3], of any size.
-            embeds: of an earlier analysis of the same image: only the text encoder has to run again.
+            image: as in :meth:`segment_image`.
+            embeds: of an earlier analysis of the same image; only the text encoder runs again.
 
         Raises:
-            UserError: see :meth:`check_numbers`.
+            UserError: see :meth:`segment_image`.
         """
+        rgb = to_rgb(image)
         (seen,) = self.analyse_batch(self.frame.image(rgb)[None], embeds)
         return seen.at((rgb.shape[0], rgb.shape[1]))
 
-    def analyse_images(self, images: Sequence[np.ndarray]) -> list[ImageAnalysis]:
+    def analyse_images(self, images: Sequence[ImageLike]) -> list[ImageAnalysis]:
         """:meth:`analyse_image` of B images, each of its own size, as one batch.
 
         Raises:
-            UserError: see :meth:`check_numbers`.
+            UserError: see :meth:`segment_image`.
         """
         if not images:
             return []
+        images = [to_rgb(image) for image in images]
         seen = self.analyse_batch(torch.stack([self.frame.image(rgb) for rgb in images]))
         return [each.at((rgb.shape[0], rgb.shape[1])) for each, rgb in zip(seen, images, strict=True)]
 

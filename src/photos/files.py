@@ -1,4 +1,4 @@
-"""Which photos are meant, and what their pictures are called."""
+"""Finding photos, and naming their results."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.images import IMAGE_ENDINGS, check_file, images_in
+from ..data.images import check_file, format_names, images_in, passed_over
 from ..errors import UserError
+from ..screen import note
 
-PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
-"""Names of the pictures that an earlier run wrote, dated ones too."""
-
+PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)\.png$")
+"""Names of the pictures that an earlier run wrote."""
 
 MAX_STEM_BYTES = 150  # of the 255 that file systems allow
 
 
 class Photo(NamedTuple):
-    """An image file, and what the names of its pictures begin with."""
+    """An image file, and how the names of its results begin."""
 
     path: Path
     name: str
@@ -28,7 +28,7 @@ class Photo(NamedTuple):
 def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     """The image files among ``paths`` and directly in the folders among them, each once.
 
-    Pictures that an earlier run left in ``output`` are passed over where a folder is given.
+    Files of a folder that are no images are noted. Pictures that an earlier run left in ``output`` are no photos.
 
     Raises:
         UserError: a path does not exist, or a folder holds no image.
@@ -38,23 +38,31 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
         if os.path.isdir(path):
             written_here = path.resolve() == output.resolve()
             images = [image for image in images_in(path) if not (written_here and PICTURE.search(image.name))]
+            others = passed_over(path)
             if not images:
-                raise UserError(f"--images {path}: the folder holds no images ({', '.join(IMAGE_ENDINGS)})")
+                holds = f" (it holds {others})" if others else ""
+                raise UserError(f"{path} is a folder without images{holds}; expected {format_names()}")
+            if others:
+                note(f"note: files in {path} that are not read: {others}")
             found += images
         elif not os.path.exists(path):
-            raise UserError(f"--images {path} does not exist; expected image files or folders")
+            raise UserError(f"{path} does not exist; expected image files or folders")
         else:
-            check_file("--images", path)
+            check_file("image", path)
             found.append(path)
-    return list({path.resolve(): path for path in found}.values())
+    # by name and not by what links lead to: storage that keeps equal files once links several photos to the same file
+    once: dict[str, Path] = {}
+    for path in found:
+        once.setdefault(os.path.abspath(path), path)
+    return list(once.values())
 
 
 def name_outputs(photos: Sequence[Path]) -> list[Photo]:
-    """Photos with the names that their pictures begin with: their stems, numbered where an earlier photo has the same.
+    """Photos with names for their results: their stems, numbered if an earlier photo has the same stem.
 
-    A long stem is cut, so that the longest ending and a date find room.
+    A long stem is cut to leave room for the longest ending.
     """
-    stems = {_cut(path.stem).lower() for path in photos}  # file systems that ignore case must not mix photos up either
+    stems = {_cut(path.stem).lower() for path in photos}  # some file systems ignore case
     used: set[str] = set()
     named = []
     for path in photos:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from src.config.schema import Config
 from src.data import dataset as data_module
+from src.data import images
 from src.data.dataset import Batch, Sample, SegmentationDataset, batches
 from src.data.images import read_image, read_mask, read_photo
 from src.data.labels import Labelling
@@ -126,6 +127,20 @@ def test_sixteen_bit_masks_hold_labels_too(tmp_path: Path) -> None:
         read_mask(tmp_path / "wrong.png", Labelling(21))
 
 
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "pbm"])
+def test_masks_of_one_bit_hold_0_and_1(tmp_path: Path, ending: str) -> None:
+    drawn = np.array([[True, False, True], [False, False, True]])
+    Image.fromarray(drawn).save(tmp_path / f"mask.{ending}")
+    assert read_mask(tmp_path / f"mask.{ending}", Labelling(2)).tolist() == drawn.astype(int).tolist()
+
+
+@pytest.mark.parametrize(("ending", "name"), [("jpg", "JPEG"), ("webp", "WebP"), ("jp2", "JPEG 2000")])
+def test_masks_in_lossy_formats_are_refused(tmp_path: Path, ending: str, name: str) -> None:
+    Image.fromarray(LABELS).save(tmp_path / f"mask.{ending}")
+    with pytest.raises(UserError, match=rf"is in the format {name}, which changes labels; save masks as PNG"):
+        read_mask(tmp_path / f"mask.{ending}", Labelling(21))
+
+
 @pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
 def test_a_label_that_is_no_class_is_named(tmp_path: Path, palette: bool) -> None:
     path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
@@ -228,15 +243,27 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: Callable[[Pa
         reader(tmp_path / (300 * "a"))
 
 
-def test_advice_fits_the_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.png"
-    Image.new("L", (30, 20)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match=r"cannot be read \(Image size .*\); scale it down$"):
-        read_image(path)
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(UserError, match=r"cannot be read \(the file is empty\); it may be truncated: fetch it again$"):
-        read_image(tmp_path / "empty.png")
+@pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, Labelling(21))])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"\(the file is empty\); fetch it again$"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            r"\(it is a Git LFS pointer.*; run `git lfs pull`$",
+        ),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"\(no image format known here\); expected JPEG, PNG$"),
+        (b"\0\0\0\x18ftypheic" + bytes(16), r"\(HEIC needs the package pillow-heif\); install it"),
+    ],
+    ids=["empty", "pointer", "PostScript", "HEIC"],
+)
+def test_advice_fits_the_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Callable[[Path], np.ndarray], content: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(images, "formats", lambda: ("JPEG", "PNG"))
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.jpg cannot be read {reason}"):
+        reader(tmp_path / "a.jpg")
 
 
 # the data set
@@ -294,7 +321,7 @@ def test_a_folder_under_another_name_is_found_and_named(
     dataset = dataset_of(make_config())
     (data_root / folder).rename(data_root / "val")
     expected = (
-        rf"there is no folder {folder}, but .*val/{number}\.\w+ is there: rename val to {folder}, or let "
+        rf"the folder {folder} does not exist, but .*val/{number}\.\w+ does: rename val to {folder}, or rewrite "
         rf".*--force \(line {number + 1} of the image list\)$"
     )
     with pytest.raises(UserError, match=expected):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import struct
 import threading
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from src.data.images import photo_pixels, read_photo
+from src.data import images
+from src.data.images import photo_pixels, read_image, read_mask, read_photo, to_rgb
+from src.data.labels import Labelling
 from src.errors import UserError
 from tests.pictures import BLUE, RED, left_red_right_blue, save
 
@@ -98,11 +102,180 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
     assert read_photo(path)[0, 0].tolist() == list(RED)
 
 
-def test_photos_of_more_than_a_hundred_megapixels_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert read_photo(save(tmp_path / "a.png", left_red_right_blue())).shape == (20, 40, 3)
-    assert photo_pixels(tmp_path / "a.png") == 40 * 20
-    assert Image.MAX_IMAGE_PIXELS == 100  # data sets keep the guard
+def test_the_limit_is_on_bytes_and_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is decoded of an image above it: a PNG of 100 kB may hold 900 million pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own, which counts pixels
+    colour = save(tmp_path / "a.png", left_red_right_blue())
+    grey = save(tmp_path / "b.png", left_red_right_blue("L"))
+    limit = 40 * 20 * 4
+    assert read_photo(colour, limit).shape == read_photo(grey, limit // 4).shape == (20, 40, 3)
+    assert read_photo(colour, None).shape == (20, 40, 3)
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    expected = r"a\.png cannot be read \(40 x 20 pixels take 3\.2 kB, the limit is 3\.2 kB\); scale it down, or else$"
+    with pytest.raises(UserError, match=expected):
+        read_photo(colour, limit - 1, "scale it down, or else")
+    with pytest.raises(UserError, match=r"b\.png cannot be read \(.* 0\.8 kB.*\); scale it down$"):
+        read_photo(grey, limit // 4 - 1)
+    assert photo_pixels(colour) == 40 * 20
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_data_set_images_and_masks_have_the_limit_too(tmp_path: Path) -> None:
+    """A PNG whose header says 2,000,000 x 2,000,000."""
+    huge = tmp_path / "huge.png"
+    head = b"IHDR" + struct.pack(">IIBBBBB", 2_000_000, 2_000_000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    huge.write_bytes(content + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    for read in (read_image, read_photo, lambda path: read_mask(path, Labelling(2))):
+        with pytest.raises(UserError, match=r"2000000 x 2000000 pixels take 4000\.0 GB, the limit is 1\.1 GB"):
+            read(huge)
+
+
+@pytest.mark.parametrize("most", [None, 2**60])
+def test_a_header_that_the_file_cannot_fill_is_refused(tmp_path: Path, most: int | None) -> None:
+    """Without a limit, too: the file has 1,000 bytes, its image would take 1.1 TB."""
+    path = save(tmp_path / "a.bmp", Image.new("RGB", (16, 16)))
+    whole = bytearray(path.read_bytes())
+    whole[18:26] = struct.pack("<Ii", 4_294_967_169, 64)
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match=r"its header says 4294967169 x 64 pixels, but it has 822 bytes"):
+        read_photo(path, most)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "eps"])
+def test_postscript_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("PostScript was run"))
+    path = tmp_path / f"holiday.{ending}"
+    left_red_right_blue().save(path, "EPS")
+    for read in (read_image, read_photo, lambda path: read_mask(path, Labelling(2))):
+        with pytest.raises(UserError, match=r"\(no image format known here\); expected JPEG, PNG, WebP, "):
+            read(path)
+
+
+def test_every_format_is_read_by_its_content(tmp_path: Path) -> None:
+    for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"):
+        path = tmp_path / f"photo.{name}"  # an ending says nothing
+        left_red_right_blue().save(path, name)
+        image = read_photo(path)
+        assert np.abs(image[10, 10].astype(int) - RED).max() <= 40, name
+        assert np.abs(image[10, 30].astype(int) - BLUE).max() <= 40, name
+
+
+@pytest.mark.parametrize(
+    ("values", "tags", "white"),
+    [
+        (np.uint16([[0, 2048, 4095]]), {}, 4095),  # 12 bits, by the values
+        (np.uint16([[0, 100, 1000]]), {281: 4095}, 4095),  # by MaxSampleValue
+        (np.uint16([[0, 512, 1023]]), {}, 1023),
+        (np.uint16([[0, 16384, 65535]]), {}, 65535),
+        (np.uint16([[0, 100, 255]]), {}, 255),
+        (np.int16([[0, 2048, 4095]]), {}, 4095),
+        (np.int16([[0, 16384, 32767]]), {}, 32767),
+        (np.int32([[0, 2**20, 2**21]]), {}, 2**21),
+    ],
+)
+@pytest.mark.parametrize("read", [read_photo, read_image])
+def test_values_of_16_bits_are_scaled_by_the_bits_they_use(
+    tmp_path: Path, read: Callable[[Path], np.ndarray], values: np.ndarray, tags: dict[int, int], white: int
+) -> None:
+    path = tmp_path / "scan.tif"
+    save_tiff(path, values, tags)
+    shown = read(path)[0, :, 0]
+    assert np.abs(shown - values[0] / white * 255).max() <= 1
+
+
+def test_signed_values_begin_with_their_smallest(tmp_path: Path) -> None:
+    """As in computed tomography, from -1024 for air."""
+    save_tiff(tmp_path / "scan.tif", np.int16([[-1024, 0, 3071]]), {})
+    assert read_photo(tmp_path / "scan.tif")[0, :, 0].tolist() == [0, 63, 255]
+
+
+def test_a_scale_other_than_16_bits_is_noted_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images._scales_said.clear()
+    for name in ("a.png", "b.png"):
+        read_photo(save(tmp_path / name, Image.fromarray(np.uint16([[0, 4000]]))))
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note == f"note: {tmp_path / 'a.png'}: its 16-bit values count from 0 to 4095 (shown once for this scale)"
+
+
+def save_tiff(path: Path, values: np.ndarray, tags: dict[int, int]) -> None:
+    """An uncompressed grey TIFF of one strip, with additional tags of one short each; Pillow writes no signed ones."""
+    bits, signed = 8 * values.itemsize, values.dtype.kind == "i"
+    entries = {256: values.shape[1], 257: values.shape[0], 258: bits, 259: 1, 262: 1, 277: 1, 278: values.shape[0]}
+    entries |= {279: values.nbytes, 339: 2 if signed else 1, **tags}
+    entries[273] = 8 + 2 + 12 * (len(entries) + 1) + 4
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries))
+    path.write_bytes(head + directory + bytes(4) + values.astype(values.dtype.newbyteorder("<")).tobytes())
+
+
+def wide_gamut_profile() -> bytes:
+    """A profile whose primaries are swapped: its red is sRGB's green."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = struct.unpack(">I", profile[128:132])[0]
+    places = {bytes(profile[o : o + 4]): o for o in range(132, 132 + 12 * count, 12)}
+    red, green = (places[tag] for tag in (b"rXYZ", b"gXYZ"))
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
+    place, length = struct.unpack(">II", profile[places[b"desc"] + 4 : places[b"desc"] + 12])
+    text = bytes(profile[place : place + length]).replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+    profile[place : place + length] = text.replace(b"sRGB", b"mine")
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_photos_are_converted_to_srgb_and_data_set_images_are_not(tmp_path: Path, transparent: bool) -> None:
+    picture = Image.new("RGB", (4, 2), (200, 30, 30))
+    if transparent:
+        picture.putalpha(255)
+    path = save(tmp_path / "a.png", picture, icc_profile=wide_gamut_profile())
+    red, green, blue = read_photo(path)[0, 0].tolist()
+    assert green > 150 > 60 > max(red, blue)
+    assert read_image(path)[0, 0].tolist() == [200, 30, 30]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert read_photo(save(tmp_path / "b.png", picture, icc_profile=srgb))[0, 0].tolist() == [200, 30, 30]
+
+
+def test_a_damaged_profile_is_ignored_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(tmp_path / "a.png", left_red_right_blue(), icc_profile=b"no profile")
+    assert read_photo(path)[10, 10].tolist() == list(RED)
+    assert f"note: {path}: its colour profile is ignored" in capsys.readouterr().err
+
+
+def test_callers_give_paths_pictures_and_arrays(tmp_path: Path) -> None:
+    picture = left_red_right_blue()
+    rgb = np.asarray(picture)
+    path = save(tmp_path / "a.png", picture)
+    opaque = np.dstack([rgb, np.full((20, 40), 255, np.uint8)])
+    for image in (str(path), path, picture, rgb, opaque, rgb / 255, (rgb / 255).astype(np.float32), opaque / 255):
+        assert np.array_equal(to_rgb(image), rgb)
+    grey = np.asarray(picture.convert("L"))
+    for image in (grey, grey / 255, picture.convert("L")):
+        assert np.array_equal(to_rgb(image), np.repeat(grey[..., None], 3, 2))
+    clear = np.zeros((2, 3, 4), np.uint8)
+    assert (to_rgb(clear) == 255).all()  # on white, as read_photo has it
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((3, 20, 40), np.uint8), r"got an array of shape \[3, 20, 40\]"),
+        (np.zeros((20, 40, 2), np.uint8), r"shape \[20, 40, 2\]"),
+        (np.zeros((1, 20, 40, 3), np.uint8), r"shape \[1, 20, 40, 3\]"),
+        (np.zeros((0, 40, 3), np.uint8), r"shape \[0, 40, 3\]"),
+        (np.zeros((20, 40, 3), np.int64), "expected uint8, or floating point from 0 to 1, got an array of dtype int64"),
+        (np.zeros((20, 40), bool), "got an array of dtype bool"),
+        (np.full((20, 40, 3), 255.0, np.float32), "got float32 from 255 to 255"),
+        (np.full((20, 40, 3), np.nan), "got float64 from nan to nan"),
+        ([[1, 2], [3, 4]], "expected a path, a Pillow image, or an array .*, got builtins.list"),
+        (b"bytes", "got builtins.bytes"),
+    ],
+)
+def test_other_things_are_refused_by_dtype_and_shape(image: object, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        to_rgb(image)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_limit_is_lifted_until_the_last_thread_has_read_its_photo(
@@ -112,10 +285,10 @@ def test_the_limit_is_lifted_until_the_last_thread_has_read_its_photo(
     paths = [save(tmp_path / name, left_red_right_blue()) for name in ("a.png", "b.png")]
     open_image, both_began, a_is_read = Image.open, threading.Barrier(2), threading.Event()
 
-    def opened(path: Path) -> Image.Image:
+    def opened(path: Path, formats: Sequence[str]) -> Image.Image:
         both_began.wait(60)
         assert path.name == "a.png" or a_is_read.wait(60)
-        return open_image(path)
+        return open_image(path, formats=formats)
 
     monkeypatch.setattr(Image, "open", opened)
     with ThreadPoolExecutor(2) as pool:
@@ -124,15 +297,6 @@ def test_the_limit_is_lifted_until_the_last_thread_has_read_its_photo(
         a_is_read.set()
         assert b.result().shape == (20, 40, 3)
     assert Image.MAX_IMAGE_PIXELS == 100
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_photo_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    reason = "no image format known here" if content else "the file is empty"
-    with pytest.raises(UserError, match=rf"a\.png cannot be read \({reason}\); save it as JPEG or PNG"):
-        read_photo(path)
 
 
 def test_a_truncated_photo_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from starlette.datastructures import Headers
 
 import training_free_blip
 from src import cli
+from src.data.images import format_names
 from src.errors import UserError
 from src.explorer import server as server_module
 from src.explorer import studio as studio_module
@@ -175,7 +176,7 @@ def test_words_that_cannot_be_spelt_are_named(served: Served) -> None:
 def test_photos_that_cannot_be_read_are_refused_by_name(served: Served) -> None:
     assert served.ask("/photos?name=notes.txt", b"no image") == (
         400,
-        {"error": "notes.txt is no image known here; save it as JPEG or PNG"},
+        {"error": f"notes.txt cannot be read as an image; expected {format_names()}"},
     )
     status, sent = served.ask("/photos?name=cut.jpg", jpeg(400, 300)[:3000])
     status, answer = served.explore(sent["key"])
@@ -191,7 +192,7 @@ def test_what_is_too_large_is_refused(served: Served, monkeypatch: pytest.Monkey
     monkeypatch.setattr(server_module, "MAX_PHOTO_BYTES", 2**20)
     status, answer = served.ask("/photos?name=large.jpg", bytes(2**20 + 1))
     assert (status, answer["error"]) == (413, "large.jpg is too large: at most 1 MiB are accepted here")
-    monkeypatch.setattr(studio_module, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(studio_module, "MAX_SENT_BYTES", 4000)
     status, answer = served.ask("/photos?name=wide.jpg", jpeg())
     assert status == 400
     assert "wide.jpg is too large" in answer["error"]

@@ -82,11 +82,21 @@ def test_class_0_is_reported_as_background() -> None:
         ('[{"name": "sky"}, {"name": " "}]', "entry 1"),
         ('[{"name": "sky", "related_word": "wall"}, {"name": "cat"}]', 'entry 0: "related_word" must be a list'),
         ('[{"name": "sky", "related_words": []}, {"name": "cat"}]', 'unknown key "related_words"'),
-        ('[{"name": "sky", "id": 0}, {"name": "cat", "id": 2}]', 'entry 1: "id" must be the position in the list, 1'),
-        ('[{"name": "sky", "id": false}, {"name": "cat"}]', 'entry 0: "id" must be the position'),
-        ('[{"name": "sky"}, {"name": "cat", "id": "1"}]', 'entry 1: "id" must be the position'),
-        ('[{"name": "cat"}, {"name": "Cat "}]', 'entry 1: "Cat " is the name of entry 0 already'),
-        ('[{"name": "sky"}, {"name": "background"}]', 'entry 1: "background" is the name of entry 0 already'),
+        ('[{"name": "sky", "id": false}, {"name": "cat"}]', 'entry 0: "id" must be a whole number'),
+        ('[{"name": "sky"}, {"name": "cat", "id": "1"}]', 'entry 1: "id" must be a whole number'),
+        ('[{"name": "cat"}, {"name": "Cat "}]', '"Cat " is a word of entry 0 and of entry 1; remove one'),
+        ('[{"name": "sky"}, {"name": "background"}]', '"background" is a word of entry 0 and of entry 1'),
+        (
+            '[{"name": "bus"}, {"name": "boat", "related_word": ["a", "Bus"]}]',
+            '"Bus" is a word of entry 0 and of entry 1',
+        ),
+        ('[{"name": "sky"}, {"name": "class 1"}]', 'entry 1: "class 1" is a placeholder; replace it with the word'),
+        ('[{"name": "sky"}, {"name": "Class_12 "}]', 'entry 1: "Class_12 " is a placeholder'),
+        (
+            '[{"name": "sky"}, {"name": "a [SEP] b"}]',
+            r"entry 1: the word .* has \[SEP\], which is no word but a special",
+        ),
+        ('[{"name": "sky"}, {"name": "cat", "related_word": ["[PAD]"]}]', r"has \[PAD\]"),
         ('[{"name": "sky"}, {"name": "cat", "name": "dog"}]', 'an entry has the key "name" twice'),
         (r'[{"name": "sky"}, {"name": "\u001b[2Jcat"}]', r"entry 1: the word .* has the character U\+001B"),
         (r'[{"name": "sky"}, {"name": "cat", "related_word": ["a\nb"]}]', r"has the character U\+000A"),
@@ -112,6 +122,27 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text('[{"name": "sky", "id": 0}, {"name": "猫", "id": 1}]', encoding="utf-8-sig")
     assert [entry.name for entry in read_class_file(path, 2)] == ["sky", "猫"]
+
+
+def test_published_keys_and_other_ids_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels are positions, whatever the ids: published files count some of theirs from 1, and carry colours."""
+    path = tmp_path / "classes.json"
+    entries = [
+        {"name": "sky", "id": 0, "color": [0, 0, 0], "isthing": 0},
+        {"name": "cat", "id": 17, "color": [220, 20, 60], "isthing": 1},
+        {"name": "dog", "id": 1, "color": None},
+    ]
+    path.write_text(json.dumps(entries))
+    assert [entry.name for entry in read_class_file(path, 3)] == ["sky", "cat", "dog"]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.endswith("classes.json, entry 1: its id 17 is ignored, the label is its position, 1")
+
+
+def test_a_word_may_stand_twice_in_one_class(tmp_path: Path) -> None:
+    """As "tv" and "TV" do in the paper's list."""
+    path = tmp_path / "classes.json"
+    path.write_text('[{"name": "sky"}, {"name": "tv", "related_word": ["TV"]}]')
+    assert read_class_file(path, 2)[1].related_words == ("TV",)
 
 
 def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
