@@ -321,17 +321,7 @@ def _check_ranges(config: Config) -> None:
     if dataset.background:
         expected = "1, because masks that show the background have 0 for it; see dataset.background"
         check("dataset.first_label", dataset.first_label, dataset.first_label == 1, expected)
-    if dataset.labels is not None:
-        labels, count = dataset.labels, dataset.num_classes - 1
-        ascending = labels == tuple(sorted(set(labels))) and all(0 <= label <= 255 for label in labels)
-        expected = f"{count} ascending values from {1 if dataset.background else 0} to 255: one for each class"
-        fits = ascending and len(labels) == count and (labels[0] > 0 or not dataset.background)
-        check("dataset.labels", labels, fits, expected)
-        check(
-            "dataset.first_label", dataset.first_label, dataset.first_label == 1, "1 or no value beside dataset.labels"
-        )
-    last = dataset.labels[-1] if dataset.labels else dataset.first_label + dataset.num_classes - 2
-    least = max(dataset.num_classes, last + 1)
+    least = max(dataset.num_classes, dataset.first_label + dataset.num_classes - 1)
     check(
         "dataset.ignore_label",
         dataset.ignore_label,

@@ -28,8 +28,7 @@ class DatasetConfig:
 
     In a configuration file ``num_classes`` may be left out: it is the length of the class file then. The class file
     begins with the words of the background; ``background`` says whether pixels can be labelled so, ``first_label``
-    which value the entry after it has in the masks, and ``labels``, instead, the values of all entries after it
-    (see :class:`src.data.labels.Labelling`).
+    which value the entry after it has in the masks (see :class:`src.data.labels.Labelling`).
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -38,7 +37,6 @@ class DatasetConfig:
     ignore_label: int = 255
     background: bool = True
     first_label: int = 1
-    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

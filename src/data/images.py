@@ -433,8 +433,8 @@ def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
         return labelling.class_numbers(labels)
     except ValueError as error:
         raise UserError(
-            f"mask {path} has label {error}; expected {labelling.described}: check dataset.num_classes and "
-            "dataset.first_label"
+            f"mask {path} has label {error}; expected 0 to {labelling.last_label} or {labelling.ignore_label} "
+            "(ignored): check dataset.num_classes and dataset.first_label"
         ) from None
 
 

@@ -23,7 +23,7 @@ def test_without_a_background_smaller_values_are_ignored() -> None:
 
 def test_a_set_whose_first_class_is_0() -> None:
     train_ids = Labelling(5, background=False, first_label=0)
-    assert train_ids.values == (0, 1, 2, 3)
+    assert train_ids.last_label == 3
     assert train_ids.class_numbers(VALUES).tolist() == [[1, 2, 3], [4, 255, 1]]
 
 
@@ -40,16 +40,6 @@ def test_other_values_are_refused(labelling: Labelling, wrong: int) -> None:
 def test_values_beyond_a_byte_are_refused(value: int) -> None:
     with pytest.raises(ValueError, match=str(value)):
         Labelling(21).class_numbers(np.array([[0, value]]))
-
-
-def test_labels_with_gaps_are_listed() -> None:
-    gaps = Labelling(3, labels=(5, 15))
-    assert gaps.class_numbers(np.uint8([[0, 5], [15, 255]])).tolist() == [[0, 1], [2, 255]]
-    with pytest.raises(ValueError, match=r"^7$"):
-        gaps.class_numbers(np.uint8([[0, 7]]))
-    assert gaps.described == "5, 15 (dataset.labels), less than 5 (background) or 255 (ignored)"
-    without_background = Labelling(3, background=False, labels=(0, 15))
-    assert without_background.class_numbers(np.uint8([[0, 15, 255]])).tolist() == [[1, 2, 255]]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32])
