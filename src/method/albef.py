@@ -278,7 +278,10 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         )
     try:
         with quiet_transformers():
-            tokenizer = BertTokenizer.from_pretrained(str(folder) if folder.is_dir() else name)
+            # a vocabulary alone does not say that it is lower case, and the default changed between releases
+            alone = folder.is_dir() and not any(folder.glob("tokenizer*.json"))
+            options = {"do_lower_case": True} if alone else {}
+            tokenizer = BertTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **options)
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
         raise UserError(f"tokenizer {name} cannot be loaded{offline_note()}: {_short(error)}; {remedy}") from error
     if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:

@@ -2,6 +2,7 @@
 
     python -m tools.benchmark                                  # PASCAL single-prompt, stage by stage
     python -m tools.benchmark --vocabulary coco --multi_prompt
+    python -m tools.benchmark --model albef                    # ALBEF's shape instead of BLIP-large's
     python -m tools.benchmark --what infoscore
     python -m tools.benchmark --what tuning                    # one step of two images
     python -m tools.benchmark --what runs                      # one query image in five runs of one-shot tuning
@@ -12,7 +13,7 @@
 
 The baseline is the computation of the published code (docs/speed.md, tests/oracles): HuggingFace's eager attention with
 an image's keys and values at batch 1, full-size maps, the unfolded CRF, one image at a time, images encoded again at
-every step and run, tuning differentiated through the vision tower. Both sides run a BLIP of blip-itm-large's shape with
+every step and run, tuning differentiated through the vision tower. Both sides run a model of BLIP-large's shape with
 the same random weights on the same synthetic photos, in the same number formats, with the same warm-up and repeats.
 Each runs in a process of its own, so that peak memory is its own. The floor of a stage is the time of its matrix
 products at the rate of one large product on this machine, in the same number format. Photos go through the photo
@@ -30,7 +31,7 @@ from src import cli
 from src.files import user_path
 from src.runtime import DEVICES
 from src.screen import say
-from tools.benchmark.options import AMP, CLASSES, Options
+from tools.benchmark.options import AMP, CLASSES, MODELS, Options
 
 JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos")
 
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     usual = Options()
     positive = cli.positive_int
     parser.add_argument("--what", choices=JOBS, default=usual.what, help="what to time (default: segment)")
+    parser.add_argument("--model", choices=MODELS, default=usual.model, help="whose shape (default: blip)")
     parser.add_argument("--vocabulary", choices=tuple(CLASSES), default=usual.vocabulary)
     parser.add_argument("--multi_prompt", action="store_true", help="with related words, too")
     parser.add_argument("--prompts", type=positive, metavar="N", help="use N prompts, by repeating words")

@@ -8,7 +8,9 @@ from src.config.schema import CrfConfig
 from src.runtime import choose_device
 from tools.benchmark.options import RUNS, STEP_IMAGES, Options
 from tools.benchmark.stopwatch import best_of
-from tools.benchmark.workload import LAYERS, Words, vocabulary
+from tools.benchmark.workload import ALL_LAYERS, LAYERS, Words, vocabulary
+
+VISION = {"blip": (24, 1024), "albef": (12, 768)}  # layers and width
 
 
 def floors(options: Options, numbers: str) -> dict[str, float]:
@@ -23,9 +25,11 @@ def floors(options: Options, numbers: str) -> dict[str, float]:
     prompts = vocabulary(options)
     tokens = Words()(prompts.prompts).input_ids.numel()
     classes, size, patches = len(prompts.class_names), options.image_size, 1 + (options.image_size // 16) ** 2
-    vision = 24 * 2 * (12 * patches * 1024**2 + 2 * patches**2 * 1024)
-    keys_values = 2 * patches * 1024 * 768
-    text = 12 * 2 * (14 * tokens * 768**2 + keys_values + 2 * tokens * patches * 768)
+    depth, width = VISION[options.model]
+    vision = depth * 2 * (12 * patches * width**2 + 2 * patches**2 * width)
+    keys_values = 2 * patches * width * 768
+    # layers before the first cross-attention run once for all images
+    text = len(ALL_LAYERS[options.model]) * 2 * (14 * tokens * 768**2 + keys_values + 2 * tokens * patches * 768)
     iterations, full_size = CrfConfig().iters, 4 * classes * size**2
     crf = max(iterations * 2 * 225 * classes * (size // 4) ** 2 / crf_rate, iterations * full_size / copy)
     once = full_size / copy
@@ -37,7 +41,8 @@ def floors(options: Options, numbers: str) -> dict[str, float]:
         least = {"step": STEP_IMAGES * 2 * text / rate}  # forward and backward
     if options.what == "runs":
         least = {stage: seconds * (1 if stage == "vision" else RUNS) for stage, seconds in least.items()}
-        untuned = 12 - len(LAYERS)  # layers whose keys and values all runs share
+        # layers whose keys and values all runs share
+        untuned = len(ALL_LAYERS[options.model]) - len(LAYERS[options.model])
         least["text"] -= (RUNS - 1) * untuned * 2 * keys_values / rate
     return least
 

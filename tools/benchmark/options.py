@@ -10,6 +10,7 @@ from src.config.schema import Amp
 What = Literal["segment", "infoscore", "tuning", "runs", "nothing"]
 Side = Literal["ours", "plain"]
 
+MODELS = ("blip", "albef")
 CLASSES = {"pascal": 21, "coco": 81}
 AMP: dict[str, Amp] = {"false": False, "true": True, "bf16": "bf16", "fp16": "fp16"}
 RUNS = 5  # of one-shot tuning, as published
@@ -23,6 +24,7 @@ class Options:
     Attributes:
         what: the job: an image segmented, its InfoScore, a step of tuning, a query image in five runs, or nothing but
             the model.
+        model: ``blip``: blip-itm-large's shape; ``albef``: ALBEF's.
         vocabulary: ``pascal`` or ``coco``.
         multi_prompt: related words too.
         prompts: number of prompts, reached by repeating words; None leaves the vocabulary as it is.
@@ -36,6 +38,7 @@ class Options:
     """
 
     what: What = "segment"
+    model: Literal["blip", "albef"] = "blip"
     vocabulary: str = "pascal"
     multi_prompt: bool = False
     prompts: int | None = None

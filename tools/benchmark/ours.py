@@ -32,7 +32,7 @@ class Ours:
 
     def __init__(self, options: Options, device: torch.device) -> None:
         tokenizer = cast(PreTrainedTokenizerBase, cast(object, workload.Words()))
-        blip = Blip(prepare(workload.model_on(device, options)), tokenizer, "random BLIP-large")
+        blip = Blip(prepare(workload.model_on(device, options)), tokenizer, f"random {options.model}")
         crf = ConvCRF(iterations=CrfConfig().iters)
         prompts, layers = workload.vocabulary(options), workload.layers_of(options)
         self.segmenter = Segmenter(blip, prompts, layers, Frame(options.image_size), crf, AMP[options.amp])

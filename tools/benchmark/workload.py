@@ -1,4 +1,4 @@
-"""What both sides work on: a random model of blip-itm-large's shape, prompts, synthetic photos and labels."""
+"""What both sides work on: a random model of BLIP-large's or ALBEF's shape, prompts, synthetic photos and labels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from src.files import REPOSITORY
 from src.method.prompts import PromptSet, build_prompts, read_class_file
 from tools.benchmark.options import CLASSES, Options
 
-LAYERS = (0, 3)
-ALL_LAYERS = range(12)
+LAYERS = {"blip": (0, 3), "albef": (8, 9)}
+ALL_LAYERS = {"blip": range(12), "albef": range(6, 12)}
 ITM_SPREAD, LOGITS_SPREAD = 10.0, 3.0
 IGNORED = 255
 
@@ -53,18 +53,46 @@ def blip_large() -> BlipForImageTextRetrieval:
     return BlipForImageTextRetrieval(config).eval()
 
 
+class NoCrossAttention(nn.Module):
+    """In place of the cross-attention that ALBEF's first layers lack; HuggingFace's BLIP calls it in every layer."""
+
+    def forward(self, hidden: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """``hidden`` as it is."""
+        return hidden, None
+
+
+def albef() -> BlipForImageTextRetrieval:
+    """ALBEF's architecture with random weights, in HuggingFace's BLIP modules."""
+    torch.manual_seed(0)
+    config = BlipConfig(
+        text_config={
+            "num_attention_heads": 12,
+            "vocab_size": 30522,
+            "initializer_range": 0.04,
+            "fusion_layer": ALL_LAYERS["albef"][0],
+            "bos_token_id": None,
+        },
+        vision_config={"image_size": 384, "patch_size": 16, "initializer_range": 0.04, "layer_norm_eps": 1e-6},
+    )
+    model = BlipForImageTextRetrieval(config).eval()
+    for layer in list(model.text_encoder.encoder.layer)[: ALL_LAYERS["albef"][0]]:
+        cast(nn.Module, layer).add_module("crossattention", NoCrossAttention())
+    return model
+
+
 @torch.no_grad()
 def model_on(device: torch.device, options: Options) -> BlipForImageTextRetrieval:
-    """:func:`blip_large` on a device.
+    """:func:`blip_large` or :func:`albef` on a device.
 
     For InfoScore its matching scores and logits are spread: prompts that may fall below the clamp cost extra, and a
     random model has none. On the miniature 96 to 98 % of images and layers have such prompts, on average 25 of 49;
     spread, all 24 of two photos and twelve layers have, on average 40.
     """
-    model = blip_large()
+    model = albef() if options.model == "albef" else blip_large()
     if options.what == "infoscore":
         model.itm_head.weight.mul_(ITM_SPREAD)
-        for layer in cast("list[BlipTextLayer]", list(model.text_encoder.encoder.layer)):
+        layers = cast("list[BlipTextLayer]", list(model.text_encoder.encoder.layer))
+        for layer in layers[ALL_LAYERS[options.model][0] :]:
             layer.crossattention.self.query.weight.mul_(LOGITS_SPREAD)
     nn.Module.to(model, device)  # in place; transformers' own ``to`` hides from type checkers what it takes
     return model
@@ -72,7 +100,7 @@ def model_on(device: torch.device, options: Options) -> BlipForImageTextRetrieva
 
 def layers_of(options: Options) -> tuple[int, ...]:
     """The text layers that the job looks at: InfoScore ranks all."""
-    return tuple(ALL_LAYERS) if options.what == "infoscore" else LAYERS
+    return tuple(ALL_LAYERS[options.model]) if options.what == "infoscore" else LAYERS[options.model]
 
 
 def vocabulary(options: Options) -> PromptSet:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from transformers import BlipForImageTextRetrieval
 
 from src import cli
 from src.errors import UserError
@@ -21,17 +22,28 @@ from tests.oracles import stages
 from tools.benchmark import __main__, comparison, floors, growth, measure, photos, plain, stopwatch, workload
 from tools.benchmark.measure import Measurement
 from tools.benchmark.options import Options
+from tools.benchmark.ours import Ours
 
 CPU = torch.device("cpu")
 SMALL = Options(image_size=64, device="cpu", repeats=1, warm_up=0)
+
+
+def tiny_albef() -> BlipForImageTextRetrieval:
+    """The tiny BLIP without cross-attention in its first layer."""
+    model = tiny.random_blip()
+    model.config.text_config.fusion_layer = 1
+    model.text_encoder.encoder.layer[0].crossattention = workload.NoCrossAttention()
+    return model
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny model in the place of the large one; its vocabulary is tiny, too."""
     monkeypatch.setattr(workload, "blip_large", tiny.random_blip)
-    monkeypatch.setattr(workload, "LAYERS", (0, 2))
-    monkeypatch.setattr(workload, "ALL_LAYERS", range(3))
+    monkeypatch.setattr(workload, "albef", tiny_albef)
+    for model, layers in (("blip", range(3)), ("albef", range(1, 4))):
+        monkeypatch.setitem(workload.LAYERS, model, (layers[0], layers[2]))
+        monkeypatch.setitem(workload.ALL_LAYERS, model, layers)
 
     class Words(workload.Words):
         def __call__(self, prompts: list[str], **options: object) -> SimpleNamespace:
@@ -43,9 +55,24 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "Words", Words)
 
 
+def test_both_sides_see_the_same_with_albef() -> None:
+    """HuggingFace's modules run the layers before the first cross-attention for every image, ours once."""
+    options = dataclasses.replace(SMALL, what="infoscore", model="albef")
+    side, segmenter = plain.Plain(options, CPU), Ours(options, CPU).segmenter
+    assert segmenter.layers == segmenter.model.layers == (1, 2, 3)
+    pixels = workload.read(workload.photo(0), 64)[None]
+    with torch.no_grad():
+        itm, logits = side._attend(stopwatch.Stopwatch(CPU), pixels)
+    seen = segmenter.attend(segmenter.encode_images(pixels))
+    torch.testing.assert_close(seen.itm[0], itm, rtol=1e-4, atol=1e-5)
+    for layer, expected in zip(segmenter.layers, logits, strict=True):
+        torch.testing.assert_close(seen.token_logits[layer][0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["blip", "albef"])
 @pytest.mark.parametrize("what", ["segment", "infoscore", "tuning", "runs"])
-def test_both_sides_take_the_same_stages(what: str) -> None:
-    options = dataclasses.replace(SMALL, what=what)
+def test_both_sides_take_the_same_stages(what: str, model: str) -> None:
+    options = dataclasses.replace(SMALL, what=what, model=model)
     sides = [measure.measure(side, options) for side in ("ours", "plain")]
     assert set(sides[0].seconds) == set(sides[1].seconds)
     assert all(seconds > 0 for side in sides for seconds in side.seconds.values())
