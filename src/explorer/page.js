@@ -544,7 +544,9 @@ async function show(content) {
   showViews();
   makeLayerCards();
   makeWordList();
+  const { choice } = state;
   if (!state.spot) state.spot = deepestSpot();
+  if (state.view === "heat") state.choice = choice; // a heat map stays that of its word
   refresh();
   if (ignored.length) say(`Ignored in the address: ${ignored.join(", ")}.`);
 }

@@ -33,7 +33,6 @@ def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
         script=_read("page.js"),
         content=json_in_html(content),
         overlay=_overlay(content),
-        command=f", shown by <code>{html.escape(command)}</code>" if (command := content.get("command")) else "",
     )
 
 

@@ -332,6 +332,12 @@ def test_the_state_lives_in_the_address(one: Explored, open_page: Callable[..., 
     assert picture(window) == before
 
 
+def test_a_word_alone_in_the_address_is_the_one_shown(one: Explored, open_page: Callable[..., Page]) -> None:
+    for word in ("mug", "cat", "wall"):
+        window = open_page(f"{one.address}#word={word}", allowed=one.address)
+        assert window.locator("#scale b").inner_text() == word
+
+
 def test_unknown_parts_of_the_address_are_ignored_and_named(one: Explored, open_page: Callable[..., Page]) -> None:
     window = open_page(f"{one.address}#word=zebra&layers=2,9&view=x&spot=1000,a", allowed=one.address)
     assert window.locator("#status").inner_text() == "Ignored in the address: word zebra, layer 9, view x, spot 1000,a."
