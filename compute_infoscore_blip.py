@@ -5,17 +5,15 @@
     python compute_infoscore_blip.py --config configs/pascal_blip.yaml --set val_list=my_photos/
     python compute_infoscore_blip.py --config configs/pascal_blip.yaml --compare
 
-The single-prompt set is used, as in the paper. val_list may be a list with or without masks, or a folder of images;
-only --compare needs masks: it sets InfoScore against the mIoU of every single layer, of the top layers together, of all
+The single-prompt set is used, as in the paper. val_list may be a list with or without masks, or a folder of images.
+--compare, which needs masks, sets InfoScore against the mIoU of every single layer, of the top layers together, of all
 layers and of the last.
 
-Results: output.infoscore_csv (a row per layer), a JSON and a chart beside it; with --compare a scatter plot too;
-with --save-explorer all of it as a page.
+Results: output.infoscore_csv (a row per layer), a JSON and a chart beside it, with --compare a scatter plot too.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from src import cli
@@ -27,15 +25,18 @@ from src.task import Task
 
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
-    args = _parser().parse_args(arguments)
-    if args.top:
-        args.set.append(f"model.top_k={args.top}")
-    config = cli.load(args)
-    task = Task.read(args, config, masks=args.compare)
-    csv = task.outputs.infoscore_csv(config)
-    check_writable(*task.outputs.files_of("infoscore", config))
+    parser = cli.experiment_parser("compute_infoscore_blip.py", __doc__, multi_prompt=False)
+    top_help = "how many layers to choose (default: model.top_k)"
+    parser.add_argument("--top", type=cli.positive_int, metavar="K", help=top_help)
+    parser.add_argument("--compare", action="store_true", help="also score choices of layers by mIoU; needs masks")
+    cli.explorer_argument(parser, "the table and its charts as a page")
+    args = parser.parse_args(arguments)
+    args.set += [f"model.top_k={args.top}"] if args.top else []
+    task = Task.read(args, cli.load(args), masks=args.compare)
+    csv = task.outputs.infoscore_csv(task.config)
+    check_writable(*task.outputs.files_of("infoscore", task.config))
 
-    # torch is imported here: what was wrong with the command has been said without waiting for it
+    # torch is imported here, so that errors in the command are reported at once
     with cli.quick_imports():
         from src.evaluation.provenance import provenance
         from src.explorer.infoscore import write_infoscore_page
@@ -46,26 +47,22 @@ def main(arguments: list[str]) -> int:
         from src.output import charts
 
     task = task.settled()
-    config = task.config
+    config, names, entries = task.config, task.prompts.scored_names, task.entries
     cache = task.outputs.path(config.output.csv).parent  # where the other commands look for a ranking
     segmenter = load_segmenter(task, cache, every_layer=True)
-    comparison = None
     with open_journal("comparison of layers", task, csv, segmenter, top_k=config.model.top_k) as journal:
-        if args.compare:
-            comparison = compare(segmenter, task.entries, config, config.model.top_k, journal)
-            scores = comparison.scores
-            keep_scores(scores, segmenter, task.entries, config, cache)
-        else:
-            scores = score_layers(segmenter, task.entries, config, cache, args.fresh, args.skip_unreadable)
-
-        top = scores.top(config.model.top_k)
-        say(scores.table())
+        comparison = compare(segmenter, entries, config, config.model.top_k, journal) if args.compare else None
         if comparison:
-            say(comparison.table(task.prompts.scored_names))
+            keep_scores(comparison.scores, segmenter, entries, config, cache)
+            scores = comparison.scores
+        else:
+            scores = score_layers(segmenter, entries, config, cache, args.fresh, args.skip_unreadable)
+
+        top, images = scores.top(config.model.top_k), len(entries) - len(scores.skipped)
+        say(scores.table() + (f"\n{comparison.table(names)}" if comparison else ""))
         write_result(csv, csv_text(COLUMNS, scores.rows()))
-        images = len(task.entries) - len(scores.skipped)
+        compared = {"comparison": comparison.to_dict(names)} if comparison else {}
         origin = {"experiment": "infoscore", "images": images, **provenance(config, segmenter, layers=top)}
-        compared = {"comparison": comparison.to_dict(task.prompts.scored_names)} if comparison else {}
         write_json(csv.with_suffix(".json"), {**scores.to_dict(), **compared, **origin})
         chart = csv.with_suffix(f".{args.figures}")
         charts.infoscore_bars(chart, scores.infoscore.tolist(), top)
@@ -81,16 +78,6 @@ def main(arguments: list[str]) -> int:
             say(f"wrote {csv.with_suffix('.html')}: open it in a browser")
     say(f"to use the best {len(top)}, set in the configuration's section model:\nlayers: {top}")
     return cli.end(scores.skipped)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.experiment_parser("compute_infoscore_blip.py", __doc__, multi_prompt=False)
-    parser.add_argument(
-        "--top", type=cli.positive_int, metavar="K", help="how many layers to choose (default: model.top_k)"
-    )
-    parser.add_argument("--compare", action="store_true", help="also score choices of layers by mIoU; needs masks")
-    cli.explorer_argument(parser, "the table and its charts as a page")
-    return parser
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ training_free_blip.py --tuned takes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from src import cli
@@ -25,18 +24,19 @@ from src.task import Task
 
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
-    args = _parser().parse_args(arguments)
-    config = cli.load(args)
-    oneshot = config.oneshot
+    limit_help = (
+        "score only the first N queries of every run, as max_images does; supports are still drawn from the whole "
+        "list, so all of its masks are read"
+    )
+    args = cli.experiment_parser("one_shot_blip.py", __doc__, limit=limit_help).parse_args(arguments)
+    task = Task.read(args, cli.load(args))
+    oneshot, output = task.config.oneshot, task.config.output
     if oneshot is None:
-        raise config.refusal("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
-    task = Task.read(args, config)
-    names = task.prompts.scored_names
-    classwise_csv = task.outputs.path(config.output.classwise_csv)
-    summary_csv = task.outputs.path(config.output.summary_csv)
-    check_writable(*task.outputs.files_of("one-shot", config))
+        raise task.config.refusal("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
+    classwise_csv, summary_csv = task.outputs.path(output.classwise_csv), task.outputs.path(output.summary_csv)
+    check_writable(*task.outputs.files_of("one-shot", task.config))
 
-    # torch is imported here: what was wrong with the command has been said without waiting for it
+    # torch is imported here, so that errors in the command are reported at once
     with cli.quick_imports():
         from src.evaluation.provenance import provenance
         from src.loading import load_segmenter, open_journal
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         from src.output import charts
 
     task = task.settled()
-    config = task.config
+    config, names = task.config, task.prompts.scored_names
     episodes = read_episodes(config, task.prompts.class_names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)
     settings = settings_of_runs(task, oneshot, episodes)
@@ -64,14 +64,6 @@ def main(arguments: list[str]) -> int:
     charts.iou_bars(chart, names, summary.class_means, summary.class_stds, absent=absent)
     say(f"wrote {classwise_csv}, {summary_csv}, {summary_csv.stem}.json and {chart.name}")
     return cli.end(summary.skipped)
-
-
-def _parser() -> argparse.ArgumentParser:
-    limit = (
-        "score only the first N queries of every run, as max_images does; supports are drawn from the whole list all "
-        "the same, so that all of its masks are read"
-    )
-    return cli.experiment_parser("one_shot_blip.py", __doc__, limit=limit)
 
 
 if __name__ == "__main__":

@@ -212,6 +212,16 @@ def explorer_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--save-explorer", action="store_true", help=f"write {what}; opens in any browser, offline")
 
 
+def moved_argument(parser: argparse.ArgumentParser, option: str, remedy: str) -> None:
+    """Let ``parser`` refuse ``option``, which another command has now, with what to do instead."""
+
+    class Moved(argparse.Action):
+        def __call__(self, *_: object) -> None:
+            raise UserError(f"{option} is not an option of {parser.prog}: {remedy}")
+
+    parser.add_argument(option, nargs="*", action=Moved, help=argparse.SUPPRESS)
+
+
 def positive_int(text: str) -> int:
     """A command line value that must be a whole number of 1 or more."""
     number = int(text)

@@ -166,7 +166,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
     NaN and infinity (the correlation of a constant, say) become null, because JSON has neither.
     """
-    text = json.dumps(_finite(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain_values(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     lasting = _lasting(json.loads(text))
 
     def same(earlier: bytes) -> bool:
@@ -178,11 +178,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     _write(path, utf8(text), same)
 
 
-def _finite(values: Any) -> Any:
+def plain_values(values: Any) -> Any:
+    """``values`` as :func:`write_json` writes them and JSON gives them back."""
     if isinstance(values, dict):
-        return {key: _finite(value) for key, value in values.items()}
+        return {key: plain_values(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
+        return [plain_values(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 

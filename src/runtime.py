@@ -328,3 +328,8 @@ def halve_working_memory() -> bool:
         return False
     _halvings += 1
     return True
+
+
+def working_memory_was_halved() -> bool:
+    """Whether this process computes in smaller steps than usual, which rounds differently."""
+    return _halvings > 0

@@ -144,12 +144,6 @@ class SegmentationDataset(Dataset[Sample]):
         part.indices = indices
         return part
 
-    def without_masks(self) -> SegmentationDataset:
-        """The same images, of which no mask is read."""
-        images = copy.copy(self)
-        images.masks = False
-        return images
-
     def __len__(self) -> int:
         return len(self.indices)
 

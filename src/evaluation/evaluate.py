@@ -1,24 +1,21 @@
-"""Running a segmenter over a data set and scoring it."""
+"""Segmenting a data set, and its mIoU."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..config.schema import DataloaderConfig
 from ..data.dataset import Batch, SegmentationDataset, batches
 from ..data.frame import Frame
 from ..method.segmenter import Segmenter, labels_of
-from . import processes
-from .blocks import Arrays, as_array, compute_blocks
+from . import loop
 from .journal import Journal
+from .loop import Arrays, Evaluator, Pass, as_array
 from .metrics import ConfusionMatrix
 
 CHECKED_AT_ONCE = 50  # images on a GPU
@@ -52,22 +49,30 @@ class Prediction:
         return self.labels if self.labels.shape == self.shape else self.frame.labels(self.scores, self.shape)
 
 
-Observer = Callable[[Prediction], Mapping[str, bytes] | None]
-"""Is shown every prediction; may give back what must outlive an interruption, under names such as ``overlay.17``."""
+class Pictures(Protocol):
+    """Draws predictions while they are scored."""
+
+    def keep(self, prediction: Prediction) -> dict[str, bytes]:
+        """Draw a prediction; returns what must outlive an interruption, by names that have a dot: ``overlay.17``."""
+        ...
+
+    def lacks(self, index: int, kept: Arrays) -> bool:
+        """Whether the image of number ``index`` must be drawn again, although an interrupted command ``kept`` these."""
+        ...
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of an evaluation and what it took.
+    """Scores of an evaluation.
 
     Attributes:
         confusion: counts of all images that could be read.
         images: how many these are.
-        seconds: since this command began with them.
-        computed: images that this command computed; the others are from before an interruption.
-        skipped: images that could not be read, as plain values: image and reason.
-        kept: what observers gave back.
-        halved: how many batches were computed in parts, because memory did not suffice.
+        seconds: that this command took.
+        computed: images that this command computed; an interrupted one had computed the others.
+        skipped: images that could not be read: image and reason.
+        kept: what :class:`Pictures` kept.
+        halved: how many batches were computed in smaller parts for lack of memory.
     """
 
     confusion: ConfusionMatrix
@@ -94,18 +99,28 @@ def predict(segmenter: Segmenter, dataset: SegmentationDataset, loader: Dataload
     """Segment ``dataset`` image by image, in batches inside.
 
     Raises:
-        UserError: an image or mask could not be read, or what the model says of an image is not a number.
+        UserError: an image or mask could not be read, or what the model computes of an image is not a number.
     """
-    unchecked: list[Path] = []
+    unchecked = 0
     for batch in batches(dataset, loader, segmenter.device):
-        # no name holds the scores: they go before the next batch's come
-        yield from predictions_of(batch, segmenter.segment(batch.pixels), dataset)
-        unchecked += [dataset.entries[index].image for index in batch.indices]
-        # asking waits for the device: on a GPU now and then is enough, as nothing is written before the end
-        if segmenter.device.type == "cpu" or len(unchecked) >= CHECKED_AT_ONCE:
-            segmenter.check_numbers(unchecked)
-            unchecked.clear()
-    segmenter.check_numbers(unchecked)
+        # no name holds the scores: they are freed before the next batch's are computed
+        yield from predictions_of(batch, _watched_scores(segmenter, batch, dataset), dataset)
+        unchecked += len(batch)
+        # the check waits for the device: on a GPU now and then is enough, as nothing is written before the end
+        if segmenter.device.type == "cpu" or unchecked >= CHECKED_AT_ONCE:
+            segmenter.check_numbers()
+            unchecked = 0
+    segmenter.check_numbers()
+
+
+def _watched_scores(segmenter: Segmenter, batch: Batch, dataset: SegmentationDataset) -> Tensor:
+    with segmenter.watch(files_of(batch, dataset)):
+        return segmenter.segment(batch.pixels)
+
+
+def files_of(batch: Batch, dataset: SegmentationDataset) -> list[Path]:
+    """The image files of a batch of ``dataset``."""
+    return [dataset.entries[index].image for index in batch.indices]
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
@@ -114,7 +129,7 @@ def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -
     Args:
         batch: of ``dataset``.
         scores: [B, C, S, S] class scores in the frame.
-        dataset: says which frame and which resolution.
+        dataset: gives the frame and the resolution.
     """
     frame = dataset.frame
     framed = labels_of(scores) if dataset.resolution == "letterbox" else None
@@ -123,79 +138,76 @@ def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -
         yield Prediction(index, scores[number], labels, target, frame, shape)
 
 
+class MeanIoU(Evaluator[Evaluation]):
+    """mIoU of a segmenter; the bar shows it as it runs.
+
+    Args:
+        segmenter: model, prompts and layers.
+        dataset: images with masks.
+        pictures: draw every prediction.
+        description: of the progress bar.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        dataset: SegmentationDataset,
+        pictures: Pictures | None = None,
+        description: str = "segmenting",
+    ) -> None:
+        super().__init__(segmenter.device, description)
+        self.segmenter = segmenter
+        self.dataset = dataset
+        self.pictures = pictures
+        self.confusion = ConfusionMatrix.of(dataset.labelling, segmenter.device)
+        self.kept: dict[str, bytes] = {}
+
+    def process(self, batch: Batch) -> Arrays:
+        counted = ConfusionMatrix.of(self.dataset.labelling, self.device)
+        kept: dict[str, bytes] = {}
+        with self.segmenter.watch(files_of(batch, self.dataset)):
+            for prediction in predictions_of(batch, self.segmenter.segment(batch.pixels), self.dataset):
+                counted.update(prediction.labels, prediction.target)
+                kept |= self.pictures.keep(prediction) if self.pictures else {}
+        return {COUNTS: counted.counts, **{name: as_array(content) for name, content in kept.items()}}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        return {**one, **other, COUNTS: one[COUNTS] + other[COUNTS]}
+
+    def add(self, block: int, arrays: Arrays) -> None:
+        self.confusion.counts += arrays[COUNTS].to(self.device)
+        self.kept |= {name: array.numpy().tobytes() for name, array in arrays.items() if "." in name}
+
+    def check(self) -> None:
+        self.segmenter.check_numbers()
+
+    def status(self) -> dict[str, Any]:
+        return {"mIoU": f"{100 * self.confusion.cpu().miou:.2f}"}
+
+    def accepts(self, indices: Sequence[int], arrays: Arrays) -> bool:
+        pictures = self.pictures
+        return pictures is None or not any(pictures.lacks(index, arrays) for index in indices)
+
+    def result(self, done: Pass) -> Evaluation:
+        return Evaluation(
+            self.confusion.cpu(), done.images, done.seconds, done.computed, done.skipped, self.kept, done.halved
+        )
+
+
 def evaluate(
     segmenter: Segmenter,
     dataset: SegmentationDataset,
     loader: DataloaderConfig,
-    observers: Sequence[Observer] = (),
     journal: Journal | None = None,
-    lacks: Callable[[int, Arrays], bool] = lambda *_: False,
+    pictures: Pictures | None = None,
     description: str = "segmenting",
 ) -> Evaluation:
-    """Score ``segmenter`` on ``dataset`` with a progress bar that shows the running mIoU.
-
-    Args:
-        segmenter: model, prompts and layers.
-        dataset: images and masks.
-        loader: how they are read.
-        observers: are shown every prediction that is made now.
-        journal: an open one, from which the evaluation goes on and in which it is kept; None: it begins and ends here.
-        lacks: whether what observers gave back of the image of this index is not there, so that it must be shown again.
-        description: of the progress bar.
+    """Score ``segmenter`` on ``dataset``; see :class:`MeanIoU` and :func:`src.evaluation.loop.run`.
 
     Raises:
-        UserError: an image or mask could not be read, no pixel of the masks counts, what the model says is not a
-            number, or a process that takes part has ended.
+        UserError: an image or mask cannot be read, no pixel of the masks counts, what the model computes is not a
+            number, or another process has ended.
     """
-    journal = journal or Journal.nowhere()
-    running = ConfusionMatrix.of(dataset.labelling, segmenter.device)
-
-    def score(batch: Batch) -> dict[str, Tensor]:
-        counted = ConfusionMatrix.of(dataset.labelling, segmenter.device)
-        kept: dict[str, Tensor] = {}
-        for prediction in predictions_of(batch, segmenter.segment(batch.pixels), dataset):
-            counted.update(prediction.labels, prediction.target)
-            for observer in observers:
-                kept |= {name: as_array(content) for name, content in (observer(prediction) or {}).items()}
-        running.counts += counted.counts
-        return {COUNTS: counted.counts, **kept}
-
-    def join(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {**one, **other, COUNTS: one[COUNTS] + other[COUNTS]}
-
-    def add(arrays: Arrays) -> None:
-        if COUNTS in arrays:  # a block of images that could not be read has none
-            running.counts += torch.from_numpy(arrays[COUNTS]).to(segmenter.device)
-
-    def show(bar: tqdm) -> None:
-        # reading the score waits for the device; now and then is enough for the eye
-        if segmenter.device.type == "cpu" or bar.n % 50 < loader.batch_size or bar.n == bar.total:
-            bar.set_postfix(mIoU=f"{100 * running.miou:.2f}")
-
-    start = time.perf_counter()
-    outcome = compute_blocks(
-        journal,
-        dataset,
-        loader,
-        segmenter.device,
-        score,
-        description,
-        join=join,
-        check=segmenter.check_numbers,
-        resume=add,
-        lacks=lacks,
-        show=show,
-    )
-
-    def together() -> Evaluation:
-        assert outcome is not None
-        confusion = ConfusionMatrix.of(dataset.labelling)
-        for arrays in outcome.blocks:
-            if COUNTS in arrays:
-                confusion.counts += torch.from_numpy(arrays[COUNTS])
-        confusion.require_pixels()
-        kept = {name: array.tobytes() for arrays in outcome.blocks for name, array in arrays.items() if "." in name}
-        images, seconds = len(dataset) - len(outcome.skipped), time.perf_counter() - start
-        return Evaluation(confusion, images, seconds, outcome.computed, outcome.skipped, kept, outcome.halved)
-
-    return processes.share(together)
+    evaluation = loop.run(MeanIoU(segmenter, dataset, pictures, description), dataset, loader, journal)
+    evaluation.confusion.require_pixels()
+    return evaluation

@@ -1,11 +1,13 @@
-"""What the numbers of a run depend on, apart from the images' contents: a run goes on only where all of it is equal."""
+"""What results depend on: an interrupted run resumes, and an earlier result is used, only where all of it is equal."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,34 @@ CODE = {
     "comparison of layers": ("src.layer_selection.comparison", MODEL),
     "one-shot": ("src.one_shot.evaluation", MODEL, "src.one_shot.tuning", "src.one_shot.embeddings"),
 }
-"""The modules that do an experiment; what they import counts too."""
+"""The modules that compute an experiment's numbers; the modules that they import count too."""
+
+SPEAKING = ("src/errors.py", "src/screen.py")
+"""Files whose functions only speak: neither their code nor what they are called with can change a number."""
+
+
+def digest(values: Any) -> str:
+    """SHA-256 of plain values: whatever JSON can hold; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path | None) -> str | None:
+    """SHA-256 of a file; None of None."""
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fingerprint(entries: Iterable[ListEntry], masks: bool, weights: str = "") -> bytes:
+    """16 bytes that identify what a block is computed from: its files by path, size and time, and tuned weights."""
+    files = [path for entry in entries for path in (entry.image, entry.mask if masks else None)]
+    return bytes.fromhex(digest([weights, *map(_file_state, files)]))[:16]
+
+
+def _file_state(path: Path | None) -> list[Any]:
+    try:
+        status = None if path is None else os.stat(path)
+    except OSError:
+        status = None
+    return [str(path), status and [status.st_size, status.st_mtime_ns]]
 
 
 def settings_of(
@@ -42,21 +71,21 @@ def settings_of(
         experiment: a key of :data:`CODE`.
         config: the resolved configuration.
         segmenter: model, prompts, layers, device.
-        entries: the images, by path; their contents are looked at block by block.
+        entries: the images, by path; blocks of images have a :func:`fingerprint` of their own.
         more: what else matters to this run.
     """
     model = segmenter.model
     return {
         "experiment": experiment,
-        "list": {"images": len(entries), "paths": _digest(f"{entry.image} {entry.mask}\n" for entry in entries)},
+        "list": {"images": len(entries), "paths": digest([[str(e.image), str(e.mask)] for e in entries])},
         "prompts": segmenter.prompts.prompts,
         "dataset": dataclasses.asdict(config.dataset),
         "model": {
             "name": model.name,
             "weights": model.digest,
             # what weights do not tell: heads, activation, epsilon, patch size
-            **{part: _digest([json.dumps(values, sort_keys=True)]) for part, values in model.architecture.items()},
-            "tokens": _digest([repr(segmenter.input_ids.tolist()), repr(segmenter.attention_mask.tolist())]),
+            **{part: digest(values) for part, values in model.architecture.items()},
+            "tokens": digest([segmenter.input_ids.tolist(), segmenter.attention_mask.tolist()]),
             "image_size": config.model.image_size,
             "layers": list(segmenter.layers),
         },
@@ -66,21 +95,39 @@ def settings_of(
         "runtime": {"attention": config.runtime.attention, "number_format": str(segmenter.dtype or torch.float32)},
         "device": device_name(segmenter.device),
         "versions": {package.__name__: package.__version__ for package in (torch, transformers, np, cv2, PIL)},
-        "code": {
-            str(path.relative_to(REPOSITORY)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in source_files(*CODE[experiment])
-        },
+        "code": code_of(experiment),
         **more,
     }
 
 
-def file_digest(path: Path | None) -> str | None:
-    """SHA-256 of a file; None of none."""
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+def code_of(experiment: str) -> dict[str, str]:
+    """By file a digest of the code that computes ``experiment``."""
+    files = {path.relative_to(REPOSITORY).as_posix(): path for path in source_files(*CODE[experiment])}
+    return {name: code_digest(path.read_text(encoding="utf-8")) for name, path in files.items() if name not in SPEAKING}
 
 
-def _digest(texts: Any) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode())
-    return digest.hexdigest()
+def code_digest(text: str) -> str:
+    """SHA-256 of source code without comments, docstrings, layout, and what it says to :data:`SPEAKING` functions."""
+    return digest(ast.dump(_Silent().visit(ast.parse(text))))
+
+
+class _Silent(ast.NodeTransformer):
+    """Removes docstrings, and the arguments of calls to what a file imports from a :data:`SPEAKING` one."""
+
+    def __init__(self) -> None:
+        self.speakers: set[str] = set()
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if (node.module or "").split(".")[-1] in {Path(name).stem for name in SPEAKING}:
+            self.speakers |= {alias.asname or alias.name for alias in node.names}
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id in self.speakers:
+            return ast.Call(node.func, [], [])
+        return self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        # docstrings, also those of constants: a string that stands alone does nothing
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if is_text else self.generic_visit(node)

@@ -1,55 +1,53 @@
-"""What an unfinished run has done so far, kept on the disk so that the same command can go on.
+"""The journal of an unfinished run: the same command resumes from it.
 
-A run's journal is a folder beside its results, named by a digest of all that the results depend on. In it lie the
-settings behind the digest, readable, and records (:mod:`src.evaluation.records`): one per block of images, with what
-these images contributed, in a file per process that worked on it. Scores are sums of whole numbers and InfoScore is a
-function of each image's shares, so that it does not matter who computed what, when, or how often; of a block that was
-computed twice one record counts. A finished run removes its journal.
+A run's journal is a folder beside its results, named by a digest of all that the results depend on. It holds the
+settings behind the digest, readable, and records (:mod:`src.evaluation.records`): one per block of images, in a file
+per process. Each block's contribution is the same whoever computes it, when, and how often; of a block with two records
+one counts. A finished run removes its journal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..data.lists import ListEntry
 from ..errors import UserError
 from ..files import write_text
 from ..runtime import local_rank, rank
-from ..screen import note, say
+from ..screen import note, note_once, say
 from . import processes
+from .identity import digest
 from .records import Record, RecordFile, pack, read_records
 
 FOLDER = "unfinished"
 SETTINGS = "settings.json"
 FLUSH_SECONDS = 2.0
-"""What was computed is on the disk so many seconds later."""
+"""A computed block is on the disk within this time."""
 
 SHOWN_DIFFERENCES = 3
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """The journal of one run; the block in which it is open ends with the results written.
+    """The journal of one run, open while the run computes and writes its results.
 
-    Leaving the block in peace removes the journal. An exception keeps it, and carries a note that says how to go on.
+    Leaving the block without an error removes the journal. An error keeps it, and carries a note of what it holds.
 
     Args:
-        results: a result file of the run; the journal lies in the folder :data:`FOLDER` beside it.
+        results: a result file of the run; the journal is in the folder :data:`FOLDER` beside it.
         settings: everything that the results depend on except the images' contents, as plain values.
-        fresh: begin anew, whatever is there.
-        skip_unreadable: go on without images that cannot be read.
+        fresh: start over: remove what an interrupted run left.
+        skip_unreadable: skip images that cannot be read.
     """
 
     def __init__(
@@ -58,20 +56,18 @@ class Journal(AbstractContextManager["Journal"]):
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.fresh = fresh
         self.skip_unreadable = skip_unreadable
-        self.folder = results.absolute().parent / FOLDER / f"{results.stem}_{digest_of_settings(self.settings)[:16]}"
+        self.folder = results.absolute().parent / FOLDER / f"{results.stem}_{digest(self.settings)[:16]}"
         self._stem = results.stem
         self._file: RecordFile | None = None
         self._waiting: list[tuple[int, bytes, Mapping[str, Tensor]]] = []
         self._unwritten: list[Record] = []
         self._flushed = time.monotonic()
-        self._complained = False
+        self._passes: list[tuple[Sequence[bytes], Sequence[int]]] = []
         self._check: Callable[[], None] = lambda: None
-        self.done = self.total = 0
-        """Images whose records there are, and images in all."""
 
     @classmethod
     def nowhere(cls) -> Journal:
-        """A journal that keeps nothing on the disk, for what begins and ends in one call."""
+        """A journal that keeps nothing on the disk."""
         return _Nowhere(Path("nowhere"), {})
 
     def __enter__(self) -> Journal:
@@ -80,8 +76,10 @@ class Journal(AbstractContextManager["Journal"]):
         if different:
             raise UserError(f"process {rank()} would compute something else than process 0: {'; '.join(different)}")
         if self.fresh and local_rank() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        processes.wait_for_all()  # nobody reads what is about to be removed
+            self._remove()
+            if os.path.lexists(self.folder):
+                raise UserError(f"--fresh cannot remove {self.folder}: remove it, or choose another --output-dir")
+        processes.wait_for_all()  # nobody may read what is about to be removed
         self._mention_others()
         return self
 
@@ -94,47 +92,53 @@ class Journal(AbstractContextManager["Journal"]):
         if self._file is not None:
             self._file.close()
         if error is not None:
-            if self.done:
-                error.add_note(f"{self._progress()} are kept in {self.folder}: the same command goes on from there")
+            kept, total = self._images_on_disk()
+            if kept:
+                error.add_note(f"{kept:,} of {total:,} images are kept in {self.folder}: the same command resumes")
             return
         processes.share(lambda: None)  # the first process has written the results
         self._remove()
+        if self.folder.is_dir():
+            note(f"note: {self.folder} cannot be removed; the run is finished and does not need it")
 
-    def records(self, fingerprints: Sequence[bytes]) -> dict[int, bytes]:
-        """Payloads of the blocks that were computed before, by number; those of other ``fingerprints`` do not count."""
-        found = {}
-        for record in read_records(sorted(self.folder.glob("*.records"))):
+    def records(self, fingerprints: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        """Number and payload of each record with its block's fingerprint; of some blocks there may be several."""
+        for record in read_records(sorted(self.folder.glob("*.records")), _unreadable_file):
             if record.block < len(fingerprints) and record.fingerprint == fingerprints[record.block]:
-                found[record.block] = record.payload
-        return found
+                yield record.block, record.payload
 
-    def begin(self, mine: int, done: int, total: int, check: Callable[[], None]) -> None:
-        """Begin a pass, and say how much was done before.
+    def begin(
+        self, fingerprints: Sequence[bytes], sizes: Sequence[int], mine: int, done: int, check: Callable[[], None]
+    ) -> None:
+        """Begin a pass over the images, and print how many an interrupted command had computed.
 
         Args:
+            fingerprints: of all blocks.
+            sizes: how many images each block has.
             mine: how many blocks this process will keep.
-            done: images that were done before, by any process.
-            total: all images of the pass.
-            check: is called before anything is written, and raises if it must not be.
+            done: images that need not be computed again.
+            check: is called before anything is written, and raises if it must not be kept.
         """
         self._check = check
+        self._passes.append((fingerprints, sizes))
+        if self._file is not None:
+            self._file.close()
         name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.records"
         self._file = RecordFile(self.folder / name, mine)
-        self.done, self.total = done, total
         if done:
-            say(f"going on: {self._progress()} are done ({self.folder}); --fresh begins anew")
+            say(f"resuming: {done:,} of {sum(sizes):,} images are done ({self.folder}); --fresh starts over")
 
     def keep(self, block: int, fingerprint: bytes, arrays: Mapping[str, Tensor]) -> list[tuple[int, bytes]]:
-        """Keep what ``block`` contributed; it is on the disk :data:`FLUSH_SECONDS` later.
+        """Keep what ``block`` contributes; it is on the disk :data:`FLUSH_SECONDS` later.
 
         Returns:
-            Number and payload of the blocks that were written now, this one among them or not.
+            Number and payload of the blocks that were packed now, whether or not this one is among them.
         """
         self._waiting.append((block, fingerprint, arrays))
         return self.flush() if time.monotonic() - self._flushed >= FLUSH_SECONDS else []
 
     def flush(self) -> list[tuple[int, bytes]]:
-        """Write what waits; returns as :meth:`keep`. A full disk does not end the run: it may have room later."""
+        """Write what waits; returns as :meth:`keep`. A full disk does not end the run: there may be room later."""
         self._flushed = time.monotonic()
         if not (self._waiting or self._unwritten) or self._file is None:
             return []
@@ -156,59 +160,47 @@ class Journal(AbstractContextManager["Journal"]):
             self._file.write(self._unwritten)
             self._unwritten.clear()
         except (OSError, UserError) as error:
-            if not self._complained:
-                reason = error.strerror if isinstance(error, OSError) else error
-                note(f"note: {self.folder} cannot be written to ({reason}); the run goes on, but might not be resumed")
-            self._complained = True
+            reason = error.strerror if isinstance(error, OSError) else error
+            note_once(f"note: cannot write to {self.folder} ({reason}); the run continues, but may not be resumable")
 
-    def _progress(self) -> str:
-        return f"{self.done:,} of {self.total:,} images"
+    def _images_on_disk(self) -> tuple[int, int]:
+        """Images whose records the folder holds now, and images in all, over all passes."""
+        kept = 0
+        for fingerprints, sizes in self._passes:
+            kept += sum(sizes[number] for number in {number for number, _ in self.records(fingerprints)})
+        return kept, sum(sum(sizes) for _, sizes in self._passes)
 
     def _mention_others(self) -> None:
-        """Name unfinished runs of the same results that are not this one, and why not."""
+        """Name unfinished runs of the same results with other settings, and which."""
         pattern = re.compile(re.escape(self._stem) + "_[0-9a-f]{16}")
         for other in sorted(self.folder.parent.glob(f"{self._stem}_*")):
-            if other == self.folder or not pattern.fullmatch(other.name):
+            if other == self.folder or not pattern.fullmatch(other.name) or not (other / SETTINGS).is_file():
                 continue
             try:
                 settings = json.loads((other / SETTINGS).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 continue
-            different = differences(settings, self.settings)
+            different = differences(settings if isinstance(settings, dict) else {}, self.settings)
             more = len(different) - SHOWN_DIFFERENCES
             shown = "; ".join(different[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-            note(f"note: an unfinished run with other settings lies in {other}: {shown}; `rm -r {other}` removes it")
+            note(f"note: {other} holds an unfinished run with other settings: {shown}; `rm -r {other}` removes it")
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # if no other run lies there
+            self.folder.parent.rmdir()  # unless it holds another run
 
 
 class _Nowhere(Journal):
-    def records(self, fingerprints: Sequence[bytes]) -> dict[int, bytes]:
-        return {}
+    def records(self, fingerprints: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+        return iter(())
 
     def _write(self, records: list[Record]) -> None:
         pass
 
 
-def digest_of_settings(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint(entries: Iterable[ListEntry], masks: bool, weights: str) -> bytes:
-    """16 bytes that say what a block is made from: its files by path, size and time, and weights that were tuned."""
-    digest = hashlib.blake2b(weights.encode(), digest_size=16)
-    for entry in entries:
-        for path in (entry.image, entry.mask if masks else None):
-            try:
-                status = os.stat(path) if path is not None else None
-            except OSError:
-                status = None
-            digest.update(repr((str(path), status and (status.st_size, status.st_mtime_ns))).encode())
-    return digest.digest()
+def _unreadable_file(path: Path, reason: str) -> None:
+    note_once(f"note: cannot read {path} ({reason}); the images in it are computed again")
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

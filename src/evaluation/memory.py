@@ -1,4 +1,4 @@
-"""Batches that are too large for the memory are computed in parts."""
+"""Batches that do not fit into memory are computed in parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import UserError
-from ..runtime import halve_working_memory
+from ..runtime import halve_working_memory, working_memory_was_halved
 from ..screen import note_once
 
 B = TypeVar("B", bound=Sized)
@@ -16,47 +16,49 @@ R = TypeVar("R")
 
 
 def within_memory(
-    compute: Callable[[B], R], batch: B, halves: Callable[[B], tuple[B, B]], join: Callable[[R, R], R]
+    compute: Callable[[B], R], batch: B, halves: Callable[[B], tuple[B, B]], merge: Callable[[R, R], R]
 ) -> tuple[R, bool]:
-    """``compute(batch)``; where memory does not suffice, of halves of the batch, and where it does not for one image,
-    with half as many prompts at once from then on.
+    """Compute ``compute(batch)``; if memory does not suffice, in halves, and single images with fewer prompts at once.
 
     Args:
-        compute: what is made of a batch.
+        compute: may run out of memory; is then called again.
         batch: of one image or more.
-        halves: cuts a batch of two images or more.
-        join: puts together what ``compute`` makes of two halves.
+        halves: splits a batch of two images or more.
+        merge: merges the results of two halves.
 
     Returns:
-        What was computed, and whether it took more than one step: other batches are other rounding.
+        The result, and whether it was computed in smaller parts than usual, which rounds differently. That holds for
+        every batch after working memory was halved.
 
     Raises:
-        UserError: memory does not suffice for one image, whatever it is cut into.
+        UserError: memory does not suffice for one image.
     """
     try:
-        return compute(batch), False
+        return compute(batch), working_memory_was_halved()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         if len(batch) == 1 and not halve_working_memory():
-            reason = str(error).splitlines()[0] if str(error) else "out of memory"
             raise UserError(
                 "memory does not suffice for one image: lower model.image_size, ask with fewer prompts, set "
-                f"runtime.amp to bf16, or use another device ({reason})"
+                f"runtime.amp to bf16, or use another device ({first_line(error)})"
             ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(batch) == 1:
-        note_once(
-            "note: memory does not suffice for one image with these prompts at once: going on with fewer at a time"
-        )
-        return within_memory(compute, batch, halves, join)[0], True
-    note_once(f"note: memory does not suffice for {len(batch)} images at once: going on with halves of batches")
-    first, rest = (within_memory(compute, half, halves, join)[0] for half in halves(batch))
-    return join(first, rest), True
+        note_once("note: memory does not suffice for one image with all prompts at once: using fewer prompts at a time")
+        return within_memory(compute, batch, halves, merge)
+    note_once(f"note: memory does not suffice for {len(batch)} images at once: using half batches")
+    first, rest = (within_memory(compute, half, halves, merge)[0] for half in halves(batch))
+    return merge(first, rest), True
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` says that memory does not suffice, on a GPU or on the CPU."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    """Whether ``error`` reports a lack of memory, of a GPU or of the CPU."""
+    texts = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error about memory."""
+    return str(error).splitlines()[0] if str(error) else "out of memory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -51,6 +52,12 @@ class ConfusionMatrix:
     def of(cls, labelling: Labelling, device: torch.device | str = "cpu") -> ConfusionMatrix:
         """An empty matrix for the classes of ``labelling``."""
         return cls(labelling.num_classes, labelling.ignore_label, device, labelling.background)
+
+    def cpu(self) -> ConfusionMatrix:
+        """The same counts on the CPU."""
+        matrix = copy.copy(self)
+        matrix.counts = self.counts.cpu()
+        return matrix
 
     @property
     def scored(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | None = None) -> dict[str, Any]:
-    """What a result file says of its origin, as plain values; ``layers`` if they are not the segmenter's."""
+    """What a result file records of its origin, as plain values; ``layers`` if they are not the segmenter's."""
     device = segmenter.device
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "config_file": config.source,
         "config": config.to_dict(),

@@ -1,8 +1,8 @@
-"""Records of finished work in append-only files: what is written stays, what is cut off is recognised.
+"""Records of finished work in append-only files: a record is read whole or not at all.
 
-A file is a row of records, each a header and a payload under one checksum. Reading ends at the first record that is not
-whole: the tail of a file whose process was killed, or room that was reserved and not used. A process only ever appends
-to a file of its own, so that nothing but the tail can be broken, and any number of files can be read together.
+A file is a sequence of records, each a header and a payload under one checksum. Reading ends at the first record that
+is not whole: the tail of a file whose process was killed, or reserved room. A process appends only to a file of its
+own, so only the tail can be broken, and any number of files can be read together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,11 @@ HEADER = struct.Struct("<q16sII")  # block, fingerprint, length of the payload, 
 
 @dataclass(frozen=True)
 class Record:
-    """What one block of images contributed.
+    """What one block of images contributes.
 
     Attributes:
         block: its number in the list of blocks.
-        fingerprint: 16 bytes that say what it was made from, see :mod:`src.evaluation.journal`.
+        fingerprint: 16 bytes that identify its input, see :func:`src.evaluation.identity.fingerprint`.
         payload: named arrays, see :func:`pack`.
     """
 
@@ -36,7 +36,7 @@ class Record:
     payload: bytes
 
     def encode(self) -> bytes:
-        """The record as it stands in a file."""
+        """The bytes of the record in a file."""
         checksum = self._checksum()
         return HEADER.pack(self.block, self.fingerprint, len(self.payload), checksum) + self.payload
 
@@ -68,20 +68,32 @@ def decode(data: bytes) -> Iterator[Record]:
         yield record
 
 
-def read_records(files: Iterable[Path]) -> Iterator[Record]:
-    """The whole records of ``files``, file by file. A file that vanishes meanwhile holds none."""
+def read_records(files: Iterable[Path], unreadable: Callable[[Path, str], None] = lambda *_: None) -> Iterator[Record]:
+    """The whole records of ``files``, file by file; a file that vanishes meanwhile holds none.
+
+    ``unreadable`` is called with a file that cannot be read, and the reason.
+    """
     for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            yield from decode(file.read_bytes())
+        if file.exists() and not file.is_file():  # reading a named pipe would wait for ever
+            unreadable(file, "it is no regular file")
+            continue
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable(file, error.strerror or str(error))
+            continue
+        yield from decode(data)
 
 
 class RecordFile:
-    """Appends records to a file of its own, made with the first of them.
+    """Appends records to a file of its own, created with the first record.
 
     Args:
-        path: a file that does not exist yet; its folder is made if need be.
-        expected: so many records will come; room for them is reserved from the size of the first ones, so that a disk
-            that others fill meanwhile does not leave a journal without the last hours.
+        path: a file that does not exist; its folder is created.
+        expected: how many records will come. Room for all is reserved, judging by the size of the first ones, so that
+            the journal does not lose hours of work to a disk that others fill.
     """
 
     def __init__(self, path: Path, expected: int) -> None:
@@ -91,7 +103,7 @@ class RecordFile:
         self._file: int | None = None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Append ``records``; when this returns, the disk holds them.
+        """Append ``records``, and wait until the disk holds them.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
@@ -101,7 +113,7 @@ class RecordFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._reserve(len(records), len(data))
-        # at its place, not at the end: a write that a signal or a full disk interrupted is written over
+        # not at the end of the file: a write that a signal or a full disk interrupted is overwritten
         done = 0
         while done < len(data):
             os.lseek(self._file, self._bytes + done, os.SEEK_SET)
@@ -111,20 +123,20 @@ class RecordFile:
         self._bytes += len(data)
 
     def close(self) -> None:
-        """Give back the room that was not needed."""
+        """Free the reserved room that was not needed."""
         if self._file is not None:
             os.ftruncate(self._file, self._bytes)
             os.close(self._file)
             self._file = None
 
     def _reserve(self, records: int, size: int) -> None:
-        """Reserve room for all expected records, at the mean size of those that there are and half as much again."""
+        """Reserve room for all expected records, at 1.5 times the mean size so far."""
         if self._bytes + size <= self._reserved or not hasattr(os, "posix_fallocate"):
             return
         assert self._file is not None
         count = self._records + records
         wanted = int(1.5 * (self._bytes + size) / count * max(self._expected, count))
-        # where a file system has no reserving, or too little room for all, writing will say so when it comes to it
+        # where this is refused, a write that finds no room will say so
         with contextlib.suppress(OSError):
             os.posix_fallocate(self._file, 0, wanted)
         self._reserved = wanted

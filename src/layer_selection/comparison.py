@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -14,16 +14,16 @@ from torch import Tensor
 from ..config.schema import Config
 from ..data.dataset import Batch, SegmentationDataset
 from ..data.lists import ListEntry
-from ..evaluation import processes
-from ..evaluation.blocks import Outcome, compute_blocks
-from ..evaluation.evaluate import COUNTS, predictions_of
+from ..evaluation import loop
+from ..evaluation.evaluate import COUNTS, MeanIoU, files_of, predictions_of
 from ..evaluation.journal import Journal
+from ..evaluation.loop import Arrays, Evaluator, Pass
 from ..evaluation.metrics import ConfusionMatrix, absence_note
 from ..method import attention
-from ..method.segmenter import Segmenter
+from ..method.segmenter import PatchAttention, Segmenter
 from ..screen import table
-from .infoscore import InfoScore, LayerScores, layer_shares
-from .ranking import SHARES, add_shares, check_images, join_shares, layer_scores
+from .infoscore import LayerScores, layer_shares
+from .ranking import SHARES, LayerRanking, require_images
 
 BET = "bet"
 
@@ -84,7 +84,7 @@ def compare(
     """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
 
     Which layers are InfoScore's best is known only after the last image. The ranking settles early, so every batch is
-    also scored with the layers that are best so far; the few batches that bet wrong are segmented once more at the end.
+    also scored with the layers that are best so far; the few batches that bet wrong are segmented again at the end.
     That costs less than keeping every layer's class maps, 40 GB on COCO.
 
     Args:
@@ -92,97 +92,119 @@ def compare(
         entries: images with masks.
         config: for the data set, the frame of the evaluation and the batches.
         top_k: how many of InfoScore's layers to evaluate together.
-        journal: an open one, from which the work goes on and in which it is kept; None: it begins and ends here.
+        journal: an open one, which resumes an interrupted comparison; None: nothing is kept.
 
     Raises:
-        UserError: there is but one image, or one or its mask could not be read.
+        UserError: an image or its mask cannot be read, or only one image can.
     """
-    check_images(entries)
-    journal = journal or Journal.nowhere()
-    layers, size = segmenter.layers, segmenter.frame.size
-    dataset = SegmentationDataset.from_config(entries, config)
-    singles: list[tuple[int, ...]] = [(layer,) for layer in layers]
-    running = InfoScore(layers, size)
-
-    def score(batch: Batch) -> dict[str, Tensor]:
-        attended = segmenter.attend(segmenter.encode_images(batch.pixels))
-        shares = layer_shares(attended, layers, size)
-        running.add(shares)
-        bet = sorted(running.running_ranking()[:top_k])
-        maps = [segmenter.layer_class_maps(attended, layer) for layer in layers]
-        counts = [_counts(choice, maps, batch, segmenter, dataset) for choice in [*singles, layers, bet]]
-        return {SHARES: shares, COUNTS: torch.stack(counts), BET: torch.tensor(bet)}
-
-    def score_best(batch: Batch) -> dict[str, Tensor]:
-        attended = segmenter.attend(segmenter.encode_images(batch.pixels))
-        maps = [segmenter.layer_class_maps(attended, layer) for layer in layers]
-        return {COUNTS: _counts(best, maps, batch, segmenter, dataset)[None]}
-
-    outcome = compute_blocks(
-        journal,
-        dataset,
-        config.dataloader,
-        segmenter.device,
-        score,
-        "comparing layers",
-        join=lambda one, other: {**one, **join_shares(one, other), COUNTS: one[COUNTS] + other[COUNTS]},
-        check=segmenter.check_numbers,
-        resume=lambda arrays: add_shares(running, arrays),
-        show=lambda bar: bar.set_postfix(top=running.running_ranking()[:top_k]),
-    )
-    scores = processes.share(lambda: layer_scores(outcome, segmenter))
-    best = scores.top(top_k)
-    wrong = processes.share(lambda: _lost_bets(outcome, best, list(dataset.indices), config.dataloader.batch_size))
-    again = compute_blocks(
-        journal,
-        dataset.only(wrong),
-        config.dataloader,
-        segmenter.device,
-        score_best,
-        f"scoring layers {best}",
-        join=lambda one, other: {COUNTS: one[COUNTS] + other[COUNTS]},
-        check=segmenter.check_numbers,
-        weights=f"the layers {best}",  # the journal has other records of the same images
-    )
-
-    def together() -> Comparison:
-        assert outcome is not None
-        assert again is not None
-        every = _matrices([arrays[COUNTS] for arrays in outcome.blocks if COUNTS in arrays], len(layers) + 2, dataset)
-        won = [arrays[COUNTS][-1:] for arrays in outcome.blocks if BET in arrays and arrays[BET].tolist() == best]
-        every[0].require_pixels()
-        top = _matrices([*won, *(arrays[COUNTS] for arrays in again.blocks if COUNTS in arrays)], 1, dataset)
-        choices = [Choice(f"layer {layer}", (layer,), every[place]) for place, layer in enumerate(layers)]
-        choices.append(Choice(f"InfoScore top {top_k}", tuple(best), top[0]))
-        choices.append(Choice("all layers", layers, every[len(layers)]))
-        return Comparison(scores, [*choices, Choice("last layer", (layers[-1],), every[len(layers) - 1])])
-
-    return processes.share(together)
+    require_images(len(entries))
+    dataset, loader = SegmentationDataset.from_config(entries, config), config.dataloader
+    scored = loop.run(_Choices(segmenter, dataset, top_k), dataset, loader, journal)
+    best, top = scored.scores.top(top_k), scored.top
+    indices, size = list(dataset.indices), loader.batch_size
+    lost = dataset.only([index for block in scored.lost for index in indices[block * size : (block + 1) * size]])
+    if len(lost):
+        # the journal has other records of the same images
+        again = loop.run(_BestLayers(segmenter, lost, best), lost, loader, journal, weights=f"the layers {best}")
+        top.counts += again.confusion.counts
+    layers = segmenter.layers
+    choices = [Choice(f"layer {layer}", (layer,), one) for layer, one in zip(layers, scored.singles, strict=True)]
+    choices.append(Choice(f"InfoScore top {top_k}", tuple(best), top))
+    choices.append(Choice("all layers", layers, scored.every))
+    return Comparison(scored.scores, [*choices, Choice("last layer", (layers[-1],), scored.singles[-1])])
 
 
-def _lost_bets(outcome: Outcome | None, best: list[int], indices: list[int], size: int) -> list[int]:
-    """Images of the blocks that were scored with other layers than ``best``."""
-    assert outcome is not None
-    lost = [number for number, a in enumerate(outcome.blocks) if BET in a and a[BET].tolist() != best]
-    return [index for number in lost for index in indices[number * size : (number + 1) * size]]
+@dataclass(frozen=True)
+class _Scored:
+    """What the first pass gives: each layer alone, all of them, and the best where a block bet on them."""
+
+    scores: LayerScores
+    singles: list[ConfusionMatrix]
+    every: ConfusionMatrix
+    top: ConfusionMatrix
+    lost: list[int]
+
+
+class _Choices(Evaluator[_Scored]):
+    """InfoScore, and the mIoU of each layer, of all, and of the layers that were best when a block was computed."""
+
+    def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, top_k: int) -> None:
+        super().__init__(segmenter.device, "comparing layers")
+        self.segmenter = segmenter
+        self.dataset = dataset
+        self.top_k = top_k
+        self.ranking = LayerRanking(segmenter, dataset, top_k)
+        self.choices = [*((layer,) for layer in segmenter.layers), segmenter.layers]
+        classes = dataset.labelling.num_classes
+        self.counts = torch.zeros(len(self.choices), classes, classes, dtype=torch.int64, device=self.device)
+        self.won: defaultdict[tuple[int, ...], Tensor] = defaultdict(lambda: torch.zeros_like(self.counts[0]))
+        self.bets: dict[int, tuple[int, ...]] = {}
+
+    def process(self, batch: Batch) -> Arrays:
+        segmenter, infoscore = self.segmenter, self.ranking.infoscore
+        bet = sorted((infoscore.running_ranking() if infoscore.images else segmenter.layers)[: self.top_k])
+        with segmenter.watch(files_of(batch, self.dataset)):
+            attended = segmenter.attend(segmenter.encode_images(batch.pixels))
+            shares = layer_shares(attended, segmenter.layers, segmenter.frame.size)
+            counts = _counts([*self.choices, bet], attended, batch, segmenter, self.dataset)
+        return {SHARES: shares, COUNTS: counts, BET: torch.tensor(bet)}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        # halves of a batch make the same bet: nothing is added in between
+        return {**self.ranking.merge(one, other), COUNTS: one[COUNTS] + other[COUNTS], BET: one[BET]}
+
+    def add(self, block: int, arrays: Arrays) -> None:
+        self.ranking.add(block, arrays)
+        counts = arrays[COUNTS].to(self.device)
+        self.bets[block] = tuple(arrays[BET].tolist())
+        self.counts += counts[:-1]
+        self.won[self.bets[block]] += counts[-1]
+
+    def check(self) -> None:
+        self.segmenter.check_numbers()
+
+    def status(self) -> dict[str, Any]:
+        return self.ranking.status()
+
+    def result(self, done: Pass) -> _Scored:
+        scores = self.ranking.result(done)
+        best = tuple(scores.top(self.top_k))
+        *singles, every, top = (self._confusion(counts) for counts in [*self.counts, self.won[best]])
+        every.require_pixels()
+        return _Scored(scores, singles, every, top, sorted(block for block, bet in self.bets.items() if bet != best))
+
+    def _confusion(self, counts: Tensor) -> ConfusionMatrix:
+        confusion = ConfusionMatrix.of(self.dataset.labelling)
+        confusion.counts += counts.cpu()
+        return confusion
+
+
+class _BestLayers(MeanIoU):
+    """mIoU of some of a segmenter's layers, rounded as in :class:`_Choices`."""
+
+    def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, layers: Sequence[int]) -> None:
+        super().__init__(segmenter, dataset, description=f"scoring layers {list(layers)}")
+        self.layers = layers
+
+    def process(self, batch: Batch) -> Arrays:
+        segmenter = self.segmenter
+        with segmenter.watch(files_of(batch, self.dataset)):
+            attended = segmenter.attend(segmenter.encode_images(batch.pixels))
+            return {COUNTS: _counts([self.layers], attended, batch, segmenter, self.dataset)[0]}
 
 
 def _counts(
-    layers: Sequence[int], maps: Sequence[Tensor], batch: Batch, segmenter: Segmenter, dataset: SegmentationDataset
+    choices: Sequence[Sequence[int]],
+    attended: PatchAttention,
+    batch: Batch,
+    segmenter: Segmenter,
+    dataset: SegmentationDataset,
 ) -> Tensor:
-    """Counts [C, C] of a batch segmented from its class maps, L of [B, C, N], averaged over ``layers``."""
-    confusion = ConfusionMatrix.of(dataset.labelling, segmenter.device)
-    chosen = [maps[segmenter.layers.index(layer)] for layer in layers]
-    scores = segmenter.refine(attention.class_probabilities(chosen, segmenter.frame.size), batch.pixels)
-    for prediction in predictions_of(batch, scores, dataset):
-        confusion.update(prediction.labels, prediction.target)
-    return confusion.counts
-
-
-def _matrices(parts: Sequence[np.ndarray], choices: int, dataset: SegmentationDataset) -> list[ConfusionMatrix]:
-    """A confusion matrix per choice of layers from the counts [choices, C, C] of all blocks."""
-    matrices = [ConfusionMatrix.of(dataset.labelling) for _ in range(choices)]
-    for part in parts:
-        for matrix, counts in zip(matrices, part, strict=True):
-            matrix.counts += torch.from_numpy(counts)
-    return matrices
+    """Counts [choices, C, C] of a batch, segmented with the layers of each choice."""
+    maps = {layer: segmenter.layer_class_maps(attended, layer) for layer in segmenter.layers}  # [B, C, N] each
+    confusions = [ConfusionMatrix.of(dataset.labelling, segmenter.device) for _ in choices]
+    for layers, confusion in zip(choices, confusions, strict=True):
+        unary = attention.class_probabilities([maps[layer] for layer in layers], segmenter.frame.size)
+        for prediction in predictions_of(batch, segmenter.refine(unary, batch.pixels), dataset):
+            confusion.update(prediction.labels, prediction.target)
+    return torch.stack([confusion.counts for confusion in confusions])

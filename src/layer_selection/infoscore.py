@@ -165,37 +165,41 @@ class InfoScore:
     def __init__(self, layers: Sequence[int], image_size: int) -> None:
         self.layers = tuple(layers)
         self.image_size = image_size
-        self._shares: dict[int, list[Tensor]] = {layer: [] for layer in self.layers}
+        self._shares: dict[int, dict[int, Tensor]] = {layer: {} for layer in self.layers}
         self._sums = {layer: _Sums() for layer in self.layers}
 
     @property
     def images(self) -> int:
-        """How many images have been seen."""
+        """How many images have been added."""
         return self._sums[self.layers[-1]].images
 
     def update(self, layer: int, maps: Tensor) -> None:
         """Add the prompt maps [B, P, N] of ``layer`` on B images."""
-        self._add(layer, prompt_shares(maps.float(), self.image_size).cpu())
+        self._add(layer, prompt_shares(maps.float(), self.image_size).cpu(), len(self._shares[layer]))
 
-    def add(self, shares: Tensor) -> None:
-        """Add prompt shares [L, B, P] of all layers on B images, from :func:`layer_shares`."""
+    def add(self, shares: Tensor, block: int | None = None) -> None:
+        """Add prompt shares [L, B, P] of all layers on B images, from :func:`layer_shares`.
+
+        ``block`` is their place among all blocks, of which sums of floats depend; None: after those added so far.
+        """
         for layer, own in zip(self.layers, shares.cpu(), strict=True):
-            self._add(layer, own)
+            self._add(layer, own, len(self._shares[layer]) if block is None else block)
 
-    def _add(self, layer: int, shares: Tensor) -> None:
-        self._shares[layer].append(shares)
+    def _add(self, layer: int, shares: Tensor, block: int) -> None:
+        self._shares[layer][block] = shares
         self._sums[layer].add(shares)
 
     def scores(self) -> LayerScores:
-        """Score all layers on the images seen so far.
+        """Score all layers on the images added so far.
 
         Raises:
-            ValueError: no image was seen.
+            ValueError: no image was added.
             UserError: a layer's score is not a finite number.
         """
         if not self.images:
             raise ValueError("InfoScore needs at least one image")
-        shares = torch.stack([torch.cat(self._shares[layer]) for layer in self.layers]).double()  # [L, images, P]
+        ordered = [[shares for _, shares in sorted(blocks.items())] for blocks in self._shares.values()]
+        shares = torch.stack([torch.cat(blocks) for blocks in ordered]).double()  # [L, images, P]
         mean = shares.mean(1)
         return _finite(
             LayerScores(
@@ -207,9 +211,9 @@ class InfoScore:
         )
 
     def running_ranking(self) -> list[int]:
-        """The ranking by the images seen so far, from sums, at a cost that does not grow with the images.
+        """The ranking by the images added so far, from sums, at a cost that does not grow with the images.
 
-        Its scores differ from :meth:`scores` by rounding, and for that may order layers that are almost equal.
+        Its scores differ from :meth:`scores` by rounding, so it may order almost equal layers differently.
 
         Raises:
             ValueError, UserError: see :meth:`scores`.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..config.schema import Config
 from ..data.dataset import Batch, SegmentationDataset
 from ..data.lists import ListEntry
 from ..errors import UserError
-from ..evaluation import processes
-from ..evaluation.blocks import Arrays, Outcome, compute_blocks
+from ..evaluation import loop
+from ..evaluation.evaluate import files_of
 from ..evaluation.journal import Journal
+from ..evaluation.loop import Arrays, Evaluator, Pass
 from ..method.model import Model
 from ..method.prompts import ClassEntry, build_prompts
 from ..method.segmenter import Segmenter
@@ -24,8 +24,47 @@ SHARES = "shares"
 
 
 def ranking_segmenter(config: Config, model: Model, classes: list[ClassEntry]) -> Segmenter:
-    """The segmenter that InfoScore looks through: single-prompt set, all layers that see the image."""
+    """The segmenter that InfoScore is computed with: single-prompt set, all layers that see the image."""
     return Segmenter.from_config(config, model, build_prompts(classes, multi_prompt=False), model.layers)
+
+
+class LayerRanking(Evaluator[LayerScores]):
+    """InfoScore of all layers of a segmenter; the bar shows the best so far.
+
+    Args:
+        segmenter: from :func:`ranking_segmenter`.
+        dataset: the images; masks are not needed.
+        top_k: how many layers the bar shows.
+    """
+
+    def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, top_k: int) -> None:
+        super().__init__(segmenter.device, "InfoScore")
+        self.segmenter = segmenter
+        self.dataset = dataset
+        self.top_k = top_k
+        self.infoscore = InfoScore(segmenter.layers, segmenter.frame.size)
+
+    def process(self, batch: Batch) -> Arrays:
+        segmenter = self.segmenter
+        with segmenter.watch(files_of(batch, self.dataset)):
+            attended = segmenter.attend(segmenter.encode_images(batch.pixels))
+            return {SHARES: layer_shares(attended, segmenter.layers, segmenter.frame.size)}
+
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        return {SHARES: torch.cat([one[SHARES], other[SHARES]], 1)}
+
+    def add(self, block: int, arrays: Arrays) -> None:
+        self.infoscore.add(arrays[SHARES], block)
+
+    def check(self) -> None:
+        self.segmenter.check_numbers()
+
+    def status(self) -> dict[str, Any]:
+        return {"top": self.infoscore.running_ranking()[: self.top_k]} if self.infoscore.images else {}
+
+    def result(self, done: Pass) -> LayerScores:
+        require_images(done.images)
+        return dataclasses.replace(self.infoscore.scores(), skipped=done.skipped, halved=done.halved)
 
 
 @torch.no_grad()
@@ -37,61 +76,22 @@ def rank_layers(
     Args:
         segmenter: from :func:`ranking_segmenter`.
         entries: the images.
-        config: says how they are read.
-        journal: an open one, from which the work goes on and in which it is kept; None: it begins and ends here.
+        config: how they are read.
+        journal: an open one, which resumes an interrupted ranking; None: nothing is kept.
 
     Raises:
-        UserError: there is but one image, or one could not be read.
+        UserError: an image cannot be read, or only one can.
     """
-    check_images(entries)
-    running = InfoScore(segmenter.layers, segmenter.frame.size)
-
-    def shares(batch: Batch) -> dict[str, Tensor]:
-        attended = segmenter.attend(segmenter.encode_images(batch.pixels))
-        found = layer_shares(attended, segmenter.layers, segmenter.frame.size)
-        running.add(found)
-        return {SHARES: found}
-
-    outcome = compute_blocks(
-        journal or Journal.nowhere(),
-        SegmentationDataset.from_config(entries, config, masks=False),
-        config.dataloader,
-        segmenter.device,
-        shares,
-        "InfoScore",
-        join=join_shares,
-        check=segmenter.check_numbers,
-        resume=lambda arrays: add_shares(running, arrays),
-        show=lambda bar: bar.set_postfix(top=running.running_ranking()[: config.model.top_k]),
-    )
-    return processes.share(lambda: layer_scores(outcome, segmenter))
+    require_images(len(entries))
+    dataset = SegmentationDataset.from_config(entries, config, masks=False)
+    return loop.run(LayerRanking(segmenter, dataset, config.model.top_k), dataset, config.dataloader, journal)
 
 
-def join_shares(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the two parts of a batch contributed, together."""
-    return {SHARES: torch.cat([one[SHARES], other[SHARES]], 1)}
-
-
-def add_shares(infoscore: InfoScore, arrays: Arrays) -> None:
-    """Add what a block contributed; a block of images that could not be read has no shares."""
-    if SHARES in arrays:
-        infoscore.add(torch.from_numpy(arrays[SHARES]))
-
-
-def layer_scores(outcome: Outcome | None, segmenter: Segmenter) -> LayerScores:
-    """InfoScore from the prompt shares of all images, in the order of the list."""
-    assert outcome is not None
-    infoscore = InfoScore(segmenter.layers, segmenter.frame.size)
-    for arrays in outcome.blocks:
-        add_shares(infoscore, arrays)
-    return dataclasses.replace(infoscore.scores(), skipped=outcome.skipped, halved=outcome.halved)
-
-
-def check_images(entries: list[ListEntry]) -> None:
-    """Refuse to rank layers on a single image: nothing varies between images then, and every InfoScore is 0.
+def require_images(count: int) -> None:
+    """Refuse to rank layers by a single image: nothing varies between images then, and every InfoScore is 0.
 
     Raises:
-        UserError: ``entries`` has fewer than two images.
+        UserError: ``count`` is less than two.
     """
-    if len(entries) < 2:
-        raise UserError(f"InfoScore of {len(entries)} image says nothing about layers: give a list of 2 or more")
+    if count < 2:
+        raise UserError(f"InfoScore of {count} image says nothing about layers: use a list of 2 or more readable ones")

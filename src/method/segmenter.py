@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,6 +168,7 @@ class Segmenter:
         self._states: PromptStates | None = None
         self._attended = 0  # images since the last check
         self._first_lost: Tensor | None = None  # the first of them that was no number, or NONE_LOST; on the device
+        self._watched: tuple[Path, ...] = ()  # their files, where they are known
 
     @classmethod
     def from_config(cls, config: Config, model: Model, prompts: PromptSet, layers: Sequence[int]) -> Segmenter:
@@ -185,7 +186,7 @@ class Segmenter:
         other = copy.copy(self)
         other.weights = weights
         other._states = other._first_lost = None
-        other._attended = 0
+        other._attended, other._watched = 0, ()
         return other
 
     @property
@@ -249,19 +250,31 @@ class Segmenter:
         self._note_lost(attended)
         return attended
 
-    def check_numbers(self, images: Sequence[Path] = ()) -> None:
-        """Make sure that everything seen since the last check was a number; waits for the device.
+    @contextmanager
+    def watch(self, images: Sequence[Path]) -> Iterator[None]:
+        """Attend once to the images with these files; :meth:`check_numbers` then names the first at fault.
 
-        What is none would silently be labelled as background.
+        After an error it is as if they had not been attended to: out of memory, a batch is computed again in halves.
+        """
+        before = self._attended, self._first_lost
+        try:
+            yield
+        except BaseException:
+            self._attended, self._first_lost = before
+            raise
+        self._watched += tuple(images)
 
-        Args:
-            images: files of all images that were seen since then, in that order; the error names the first at fault.
+    def check_numbers(self) -> None:
+        """Make sure that everything computed since the last check was a number; waits for the device.
+
+        Whatever is not a number would be labelled as background, without a word.
 
         Raises:
-            UserError: an activation was beyond the range of the number format, or the weights are no numbers.
+            UserError: an activation was beyond the range of the number format, or the weights are not numbers.
         """
         first = NONE_LOST if self._first_lost is None else int(self._first_lost)
-        self._attended, self._first_lost = 0, None
+        images = self._watched
+        self._attended, self._first_lost, self._watched = 0, None, ()
         if first != NONE_LOST:
             where = f" in image {images[first]}" if first < len(images) else ""
             raise UserError(

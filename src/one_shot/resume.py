@@ -1,10 +1,9 @@
-"""One-shot runs that were begun before: a finished one is taken as it is, tuned weights are not tuned again."""
+"""Resuming one-shot runs: a finished run is not computed again, and tuned weights are not tuned again."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,23 +17,25 @@ from ..config.schema import OneShotConfig
 from ..data.dataset import SegmentationDataset
 from ..errors import UserError
 from ..evaluation import processes
-from ..evaluation.journal import Journal, digest_of_settings, fingerprint
+from ..evaluation.identity import digest, fingerprint
+from ..evaluation.journal import Journal
 from ..files import write_bytes
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
+from ..result_files import plain_values
 from ..runtime import cores, rank, threads, world_size
 from ..screen import note
 from .supports import Episode, Episodes
 from .tuned_weights import MadeFor, load_tuned
 
-ORIGIN = "made_by"
+ORIGIN, CONTENT, LOSSES = "made_by", "content", "losses"
 
 Weights = dict[str, Tensor]
 
 
 def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, names: Sequence[str]) -> dict[str, Any]:
     """What a run depends on beside the model: its supports and their files, its queries, how it is tuned."""
-    queries = "\n".join(str(episodes.evaluation_list[index].image) for index in episode.queries)
+    queries = [str(episodes.evaluation_list[index].image) for index in episode.queries]
     supports = [episodes.support_list[support.index] for support in episode.supports]
     return {
         "oneshot": {
@@ -44,23 +45,24 @@ def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, n
             "batch_gradient_accumulation": oneshot.batch_gradient_accumulation,
         },
         "supports": [support.describe(episodes.support_list, names) for support in episode.supports],
-        "support_files": fingerprint(supports, True, "").hex(),
-        "queries": hashlib.sha256(queries.encode(errors="surrogateescape")).hexdigest(),
+        "support_files": fingerprint(supports, masks=True).hex(),
+        "queries": digest(queries),
     }
 
 
-def origin_of(settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset) -> dict[str, Any]:
-    """What the JSON beside a run's weights says so that :func:`finished_run` knows them again.
+def signed(
+    record: Mapping[str, Any], settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset
+) -> dict[str, Any]:
+    """The ``record`` of a run with what :func:`finished_run` recognises it by; the JSON beside its weights holds it.
 
     ``settings`` are all that the run depends on, :func:`run_settings` among them.
     """
-    return {
-        ORIGIN: {
-            "settings": digest_of_settings(settings),
-            "queries": _files(queries),
-            "weights": digest_of(tuned.weights),
-        }
-    }
+    return {**record, ORIGIN: {**_origin(settings, tuned, queries), CONTENT: digest(plain_values(dict(record)))}}
+
+
+def _origin(settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset) -> dict[str, Any]:
+    files = fingerprint([queries.entries[index] for index in queries.indices], masks=True)
+    return {"settings": digest(settings), "queries": files.hex(), "weights": digest_of(tuned.weights)}
 
 
 def finished_run(
@@ -68,23 +70,32 @@ def finished_run(
 ) -> dict | None:
     """The record of a run that an earlier command finished; None if there is none, or if anything was changed since.
 
+    A record that was edited is not used, with a note.
+
     Args:
-        weights: where the run's tuned weights belong; the JSON lies beside them.
+        weights: where the run's tuned weights belong; the JSON is beside them.
         segmenter: before tuning.
-        settings: see :func:`origin_of`.
+        settings: see :func:`signed`.
         queries: of the run.
     """
+    path = weights.with_suffix(".json")
 
     def read() -> dict | None:
         try:
-            values = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
             tuned = load_tuned(weights, segmenter)
-            if values.pop(ORIGIN) != origin_of(settings, tuned, queries)[ORIGIN]:
+            origin = values.pop(ORIGIN)
+            content = origin.pop(CONTENT, None)
+            if origin != _origin(settings, tuned, queries):
                 return None
-        except (OSError, ValueError, KeyError, AttributeError, RecursionError, UserError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             return None
         made_for = {field.name for field in dataclasses.fields(MadeFor)}
-        return {key: value for key, value in values.items() if key not in made_for}
+        record = {key: value for key, value in values.items() if key not in made_for}
+        if content != digest(record):
+            note(f"note: {path} was edited since it was written; computing its run again")
+            return None
+        return record
 
     return processes.share(read)
 
@@ -94,7 +105,7 @@ def tuned_once(
 ) -> dict[int, tuple[Weights, list[float]]]:
     """Tune ``runs``, each in one of the processes, and send the weights to all.
 
-    What an interrupted command has tuned is taken as it is.
+    A run that an interrupted command has tuned is not tuned again.
 
     Args:
         journal: keeps the tuned weights until the runs are finished.
@@ -113,7 +124,8 @@ def tuned_once(
         segmenter, losses = tune(run)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.weights.items()}
         try:
-            write_bytes(file, save(tensors, metadata={"losses": json.dumps(losses), "digest": digest_of(tensors)}))
+            metadata = {LOSSES: json.dumps(losses), CONTENT: digest([digest_of(tensors), losses])}
+            write_bytes(file, save(tensors, metadata=metadata))
         except UserError as error:
             note(f"note: {error}; an interrupted run would be tuned again")
         return tensors, losses
@@ -130,15 +142,17 @@ def tuned_once(
 
 
 def _read(path: Path) -> tuple[Weights, list[float]] | None:
+    """Tuned weights and losses that an interrupted command kept; None if there are none, or if they were changed."""
+    if not path.is_file():
+        return None
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors: Weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        losses = json.loads(metadata["losses"])
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    return (tensors, losses) if digest_of(tensors) == metadata.get("digest") else None
-
-
-def _files(queries: SegmentationDataset) -> str:
-    return fingerprint([queries.entries[index] for index in queries.indices], True, "").hex()
+        losses = json.loads(metadata[LOSSES])
+        if digest([digest_of(tensors), losses]) == metadata[CONTENT]:
+            return tensors, losses
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
+        pass
+    note(f"note: {path} was changed since it was written; tuning its run again")
+    return None

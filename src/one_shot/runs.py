@@ -9,14 +9,15 @@ from typing import Any
 from ..config.schema import OneShotConfig
 from ..data.dataset import SegmentationDataset
 from ..data.labels import Labelling
+from ..evaluation import loop
 from ..evaluation.journal import Journal
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..screen import say
 from ..task import Task
 from .embeddings import EmbeddingCache
-from .evaluation import TunedRun, evaluate_runs
-from .resume import finished_run, origin_of, run_settings, tuned_once
+from .evaluation import MeanIoUOfRuns, TunedRun
+from .resume import finished_run, run_settings, signed, tuned_once
 from .summary import run_record
 from .supports import Episode, Episodes
 from .tuned_weights import save_tuned
@@ -93,11 +94,11 @@ def complete_runs(
     if left:
         with EmbeddingCache.for_runs(config, segmenter, episodes) as cache:
             tuned = _tune(left, task, oneshot, episodes, segmenter, journal, cache)
-            evaluations = evaluate_runs(tuned, queries, config.dataloader, journal, cache.get)
+            evaluations = loop.run(MeanIoUOfRuns(tuned, queries, cache.get), queries, config.dataloader, journal)
         for run, made, evaluation in zip(left, tuned, evaluations, strict=True):
             supports = run.settings["supports"]
             record = run_record(run.number, evaluation, task.prompts.scored_names, made.losses, supports)
-            save_tuned(run.weights, made.segmenter, {**record, **origin_of(run.settings, made.segmenter, run.queries)})
+            save_tuned(run.weights, made.segmenter, signed(record, run.settings, made.segmenter, run.queries))
             say(f"{run.title}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
             say(f"  tuned weights: {run.weights}")
             records[run.number] = record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import UserError
+from ..evaluation.identity import file_digest
 from ..files import require_regular
 from ..method.model import digest_of, first_not_finite
 from ..method.segmenter import Segmenter
@@ -68,10 +68,9 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     return segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in tensors.items()})
 
 
-def describe_tuned(path: Path) -> dict[str, str]:
-    """What result files say of tuned weights that were used: the file and the SHA-256 of all its bytes."""
-    with path.open("rb") as file:
-        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def describe_tuned(path: Path | None) -> dict[str, str | None] | None:
+    """What result files record of the tuned weights that were used: the file and its SHA-256; None of None."""
+    return None if path is None else {"file": str(path), "sha256": file_digest(path)}
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image, read_mask
 from ..data.lists import ListEntry
 from ..errors import UserError
-from ..evaluation.evaluate import Evaluation, Observer, Prediction
+from ..evaluation.evaluate import Evaluation, Prediction
 from ..files import write_bytes
 from ..runtime import rank
 from ..screen import note
@@ -53,29 +54,30 @@ class EvaluationPictures:
         self.save_predictions = save_predictions
         self.figures = figures
         self.predictions = csv.with_name(f"{csv.stem}_predictions")
-        self.observers: list[Observer] = []
         self._shown: list[int] = []
         self._complained = False
         if save_predictions:
             self._files = prediction_files([dataset.entries[index] for index in dataset.indices], self.predictions)
-            self.observers.append(self._write_prediction)
         if overlays:
             self._shown = evenly_spaced(dataset.indices, overlays)
-            self.observers.append(self._keep_row)
 
-    def lacks(self, index: int, kept: Mapping[str, np.ndarray]) -> bool:
-        """Whether a picture of image ``index``, which was segmented before, is not there any more.
+    def keep(self, prediction: Prediction) -> dict[str, bytes]:
+        """Write the label map of a prediction; returns its checksum, and its labels if they belong to the overlays."""
+        return {**self._write_prediction(prediction), **self._keep_row(prediction)}
+
+    def lacks(self, index: int, kept: Mapping[str, Tensor]) -> bool:
+        """Whether a picture of image ``index`` is missing, although the image was segmented before.
 
         Args:
             index: of the image.
-            kept: what the observers gave back when it was segmented.
+            kept: what :meth:`keep` returned when it was segmented.
         """
         if index in self._shown and f"overlay.{index}" not in kept:
             return True
         if not self.save_predictions:
             return False
         written = kept.get(f"prediction.{index}")
-        return written is None or written.tobytes() != _checksum(self._file_of(index))
+        return written is None or written.numpy().tobytes() != _checksum(self._file_of(index))
 
     def write(self, evaluation: Evaluation) -> list[Path]:
         """Write charts and overlays; returns the paths of all pictures of this evaluation.
@@ -106,6 +108,8 @@ class EvaluationPictures:
         return True
 
     def _write_prediction(self, prediction: Prediction) -> dict[str, bytes]:
+        if not self.save_predictions:
+            return {}
         labels = prediction.labels_at_own_size().cpu().numpy()
         path = self._file_of(prediction.index)
         if not self._drawn(lambda: write_bytes(path, pictures.label_png(labels))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from src.data.labels import Labelling
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.evaluation.evaluate import Prediction, evaluate, predict
+from src.evaluation.loop import Arrays
 from src.method.blip import Blip, load_blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
@@ -37,8 +39,25 @@ class ColourSegmenter:
         distance = (pixels[:, None] - self.COLOURS[None, :, :, None, None]).square().sum(2)
         return -distance
 
-    def check_numbers(self, images: Sequence[Path]) -> None:
+    def watch(self, images: Sequence[Path]) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def check_numbers(self) -> None:
         pass
+
+
+class Shown:
+    """Pictures that remember the predictions they were to draw."""
+
+    def __init__(self) -> None:
+        self.predictions: list[Prediction] = []
+
+    def keep(self, prediction: Prediction) -> dict[str, bytes]:
+        self.predictions.append(prediction)
+        return {}
+
+    def lacks(self, index: int, kept: Arrays) -> bool:
+        return False
 
 
 @pytest.fixture
@@ -83,8 +102,9 @@ def test_a_perfect_segmenter_scores_nearly_one(make_config: Callable[..., Config
 def test_letterbox_scores_equal_the_plain_count(make_config: Callable[..., Config], fused: Blip, batch: int) -> None:
     config = make_config(dataloader={"batch_size": batch})
     segmenter, dataset = setup(config, fused)
-    shown: list[Prediction] = []
-    evaluation = evaluate(segmenter, dataset, config.dataloader, [shown.append])
+    pictures = Shown()
+    evaluation = evaluate(segmenter, dataset, config.dataloader, pictures=pictures)
+    shown = pictures.predictions
     assert [prediction.index for prediction in shown] == [0, 1, 2]
     targets, predictions = [], []
     for entry, prediction in zip(dataset.entries, shown, strict=True):
@@ -100,8 +120,9 @@ def test_letterbox_scores_equal_the_plain_count(make_config: Callable[..., Confi
 def test_original_scores_are_of_the_untouched_mask(make_config: Callable[..., Config], fused: Blip) -> None:
     config = make_config(eval={"resolution": "original"}, dataloader={"batch_size": 2})
     segmenter, dataset = setup(config, fused)
-    shown: list[Prediction] = []
-    evaluation = evaluate(segmenter, dataset, config.dataloader, [shown.append])
+    pictures = Shown()
+    evaluation = evaluate(segmenter, dataset, config.dataloader, pictures=pictures)
+    shown = pictures.predictions
     targets = [read_mask(entry.mask, Labelling(4)) for entry in dataset.entries]
     predictions = [prediction.frame.undo(prediction.scores, prediction.shape).argmax(0).numpy() for prediction in shown]
     for prediction, target, own in zip(shown, targets, predictions, strict=True):
@@ -178,6 +199,7 @@ def test_the_scores_of_a_batch_go_before_the_next_ones_come(make_config: Callabl
 
     class Watched:
         device = segmenter.device
+        watch = staticmethod(segmenter.watch)
         check_numbers = staticmethod(segmenter.check_numbers)
 
         def segment(self, pixels: Tensor) -> Tensor:

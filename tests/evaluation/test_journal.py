@@ -6,15 +6,16 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from src import runtime
 from src.config.schema import Config, DataloaderConfig
@@ -22,8 +23,10 @@ from src.data.dataset import Batch, SegmentationDataset
 from src.data.lists import ListEntry, evaluation_entries
 from src.errors import UserError
 from src.evaluation import journal as subject
-from src.evaluation.blocks import Outcome, compute_blocks
-from src.evaluation.journal import SETTINGS, Journal, differences, fingerprint
+from src.evaluation import loop, processes
+from src.evaluation.identity import fingerprint
+from src.evaluation.journal import SETTINGS, Journal, differences
+from src.evaluation.loop import Arrays, Evaluator, Pass
 from src.evaluation.records import Record, read_records
 from src.screen import note_once
 from tests import tiny
@@ -34,7 +37,8 @@ SIZES = [(20 + number, 30) for number in range(7)]
 
 @pytest.fixture(autouse=True)
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records are written at once."""
+    """Records are written at once, and every test hears every note."""
+    note_once.cache_clear()
     monkeypatch.setattr(subject, "FLUSH_SECONDS", 0.0)
 
 
@@ -49,31 +53,43 @@ def opened(folder: Path, changes: dict | None = None, **options: bool) -> Journa
     return Journal(folder / "iou.csv", {**SETTINGS_OF_A_RUN, **(changes or {})}, **options)
 
 
-class Sums:
-    """What tests compute: the sum of an image's pixels, and how often it was asked for; may be told to stop."""
+class Outcome(NamedTuple):
+    blocks: dict[int, Arrays]
+    done: Pass
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        return self.done.skipped
+
+
+class Sums(Evaluator[Outcome]):
+    """What tests compute: the sum of each image's pixels. It can stop at an image, and records what it has seen."""
 
     def __init__(self, stop_at: int | None = None, reason: BaseException | None = None) -> None:
+        super().__init__(torch.device("cpu"), "summing")
         self.seen: list[int] = []
         self.stop_at, self.reason = stop_at, reason or KeyboardInterrupt()
+        self.blocks: dict[int, Arrays] = {}
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+    def process(self, batch: Batch) -> Arrays:
         if self.stop_at in batch.indices:
             raise self.reason
         self.seen += batch.indices
         return {"sums": batch.pixels.double().sum((1, 2, 3)), "indices": torch.tensor(batch.indices)}
 
+    def merge(self, one: Arrays, other: Arrays) -> Arrays:
+        return {name: torch.cat([one[name], other[name]]) for name in one}
 
-def joined(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.cat([one[name], other[name]]) for name in one if name in ("sums", "indices")}
+    def add(self, block: int, arrays: Arrays) -> None:
+        assert block not in self.blocks  # each counts once
+        self.blocks[block] = arrays
+
+    def result(self, done: Pass) -> Outcome:
+        return Outcome(dict(sorted(self.blocks.items())), done)
 
 
-def run(journal: Journal, dataset: SegmentationDataset, compute: Sums, size: int = 2, weights: str = "") -> Outcome:
-    loader = DataloaderConfig(batch_size=size)
-    outcome = compute_blocks(
-        journal, dataset, loader, torch.device("cpu"), compute, "summing", join=joined, weights=weights
-    )
-    assert outcome is not None
-    return outcome
+def run(journal: Journal, dataset: SegmentationDataset, sums: Sums, size: int = 2, weights: str = "") -> Outcome:
+    return loop.run(sums, dataset, DataloaderConfig(batch_size=size), journal, weights)
 
 
 def interrupted(folder: Path, dataset: SegmentationDataset, at: int, **options: bool) -> BaseException:
@@ -99,7 +115,7 @@ def stopped(folder: Path, dataset: SegmentationDataset, size: int = 2, weights: 
 
 
 def values(outcome: Outcome) -> list:
-    return [(arrays["indices"].tolist(), arrays["sums"].tolist()) for arrays in outcome.blocks]
+    return [(arrays["indices"].tolist(), arrays["sums"].tolist()) for arrays in outcome.blocks.values()]
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(
@@ -108,14 +124,14 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     expected = values(run(Journal.nowhere(), dataset, Sums()))
     error = interrupted(tmp_path, dataset, at=5)
     folder = next((tmp_path / "unfinished").iterdir())
-    assert error.__notes__ == [f"4 of 7 images are kept in {folder}: the same command goes on from there"]
+    assert error.__notes__ == [f"4 of 7 images are kept in {folder}: the same command resumes"]
     again = Sums()
     with opened(tmp_path) as journal:
         outcome = run(journal, dataset, again)
     assert values(outcome) == expected
     assert again.seen == [4, 5, 6]
-    assert outcome.computed == 3
-    assert f"going on: 4 of 7 images are done ({folder}); --fresh begins anew" in capsys.readouterr().out
+    assert outcome.done.computed == 3
+    assert f"resuming: 4 of 7 images are done ({folder}); --fresh starts over" in capsys.readouterr().out
     assert not (tmp_path / "unfinished").exists()  # a finished run leaves no journal
 
 
@@ -262,7 +278,7 @@ def test_unreadable_images_are_left_out_on_demand_and_come_back_when_mended(
     outcome = stopped(tmp_path, dataset, skip_unreadable=True)
     assert [Path(entry["image"]).name for entry in outcome.skipped] == ["1.jpg", "4.jpg", "5.jpg"]
     assert "line 2 of the image list" in outcome.skipped[0]["reason"]
-    assert [arrays.get("indices", np.array([])).tolist() for arrays in outcome.blocks] == [[0], [2, 3], [], [6]]
+    assert [arrays["indices"].tolist() for arrays in outcome.blocks.values()] == [[0], [2, 3], [6]]
     with pytest.raises(UserError, match=r"1\.jpg cannot be read"), opened(tmp_path) as journal:
         run(journal, dataset, Sums())  # nobody asks to skip now
     for mend in menders:
@@ -286,12 +302,101 @@ def test_a_full_disk_does_not_end_the_run_and_is_said_once(
 
     monkeypatch.setattr(subject.RecordFile, "write", full_now_and_then)
     expected = values(stopped(tmp_path, dataset))
-    assert capsys.readouterr().err.count("cannot be written to (No space left on device)") == 1
+    assert capsys.readouterr().err.count("(No space left on device); the run continues") == 1
     monkeypatch.undo()
     again = Sums()
     with opened(tmp_path) as journal:
         assert values(run(journal, dataset, again, size=2)) == expected
     assert again.seen in ([], [6])  # what could not be written was written later
+
+
+def test_only_what_is_on_the_disk_is_called_kept(
+    dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: subject.RecordFile, records: list[Record]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write = subject.RecordFile.write
+    monkeypatch.setattr(subject.RecordFile, "write", full)
+    assert not getattr(interrupted(tmp_path, dataset, at=5), "__notes__", [])
+    monkeypatch.setattr(subject.RecordFile, "write", write)
+    assert interrupted(tmp_path, dataset, at=3).__notes__[0].startswith("2 of 7 images are kept in ")
+
+
+def test_a_journal_that_was_removed_is_not_called_kept(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    with pytest.raises(Stop) as caught, opened(tmp_path) as journal:  # noqa: PT012 (the journal is left by an error)
+        run(journal, dataset, Sums())
+        shutil.rmtree(journal.folder)
+        raise Stop
+    assert not getattr(caught.value, "__notes__", [])
+
+
+def junk_file(folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.write_text("junk")
+
+
+def junk_records(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "a.records").mkdir()
+    os.mkfifo(folder / "b.records")
+    (folder / "c.records").write_bytes(b"junk")
+    (folder / SETTINGS).mkdir()
+
+
+@pytest.mark.parametrize("junk", [junk_file, junk_records])
+def test_junk_in_place_of_a_journal_ends_no_run(
+    junk: Callable[[Path], None], dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    junk(opened(tmp_path).folder)
+    with opened(tmp_path) as journal:
+        outcome = run(journal, dataset, Sums())
+    assert values(outcome) == values(run(Journal.nowhere(), dataset, Sums()))
+    said = capsys.readouterr().err
+    assert "note: cannot " in said
+    assert "Traceback" not in said
+
+
+def test_records_of_another_user_are_computed_again(
+    dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = values(stopped(tmp_path, dataset))
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.suffix == ".records":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    again = Sums()
+    with opened(tmp_path) as journal:
+        assert values(run(journal, dataset, again)) == expected
+    assert again.seen == list(range(7))
+    assert capsys.readouterr().err.count("(Permission denied); the images in it are computed again") == 1
+
+
+def test_fresh_does_not_resume_a_journal_that_cannot_be_removed(
+    dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tmp_path, dataset)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(UserError, match=r"--fresh cannot remove .*: remove it, or choose another --output-dir"):
+        opened(tmp_path, fresh=True).__enter__()
+
+
+def test_other_runs_with_junk_settings_are_no_error(
+    dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, content in enumerate(("[]", "{", "[" * 100_000, "")):
+        folder = tmp_path / "unfinished" / f"iou_{number:016x}"
+        folder.mkdir(parents=True)
+        (folder / SETTINGS).write_text(content)
+    (folder / SETTINGS).unlink()
+    os.mkfifo(folder / SETTINGS)  # reading it would wait for ever
+    with opened(tmp_path) as journal:
+        run(journal, dataset, Sums())
+    assert "experiment: there nothing" in capsys.readouterr().err  # a list is a run of which nothing is known
 
 
 def test_a_journal_that_others_remove_meanwhile_harms_nobody(dataset: SegmentationDataset, tmp_path: Path) -> None:
@@ -301,6 +406,42 @@ def test_a_journal_that_others_remove_meanwhile_harms_nobody(dataset: Segmentati
             run(fast, dataset, Sums())
         assert values(run(slow, dataset, Sums())) == values(run(Journal.nowhere(), dataset, Sums()))
     assert not (tmp_path / "unfinished").exists()
+
+
+class Streamed(Sums):
+    """Sees that of what is unpacked one block at a time is in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: list[weakref.ref[torch.Tensor]] = []
+        self.added = 0
+
+    def add(self, block: int, arrays: Arrays) -> None:
+        self.added += 1
+        assert not any(array() is not None for array in self.alive)
+        self.alive = [weakref.ref(array) for array in arrays.values()]
+
+
+def test_resumed_blocks_are_added_as_a_stream(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    stopped(tmp_path, dataset, size=1)
+    streamed = Streamed()
+    with opened(tmp_path) as journal:
+        run(journal, dataset, streamed, size=1)
+    assert (streamed.added, streamed.seen) == (7, [])
+
+
+def test_blocks_of_other_processes_are_added_as_a_stream(
+    dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = values(stopped(tmp_path, dataset, size=1))
+    others = {record.block: record.payload for record in read_records(opened(tmp_path).folder.glob("*.records"))}
+    # as the first of two processes sees it, of which the other computes everything
+    monkeypatch.setattr(processes, "share_of", lambda items: [])
+    monkeypatch.setattr(processes, "gather", lambda value: [value, {} if isinstance(value, frozenset) else others])
+    streamed = Streamed()
+    run(Journal.nowhere(), dataset, streamed, size=1)
+    assert (streamed.added, streamed.seen) == (7, [])
+    assert values(run(Journal.nowhere(), dataset, Sums(), size=1)) == expected
 
 
 @pytest.mark.parametrize(
@@ -318,17 +459,17 @@ def test_batches_too_large_for_the_memory_are_halved_and_that_is_said_once(
     sizes = []
 
     class Small(Sums):
-        def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        def process(self, batch: Batch) -> Arrays:
             sizes.append(len(batch))
             if len(batch) > 1:
                 raise error
-            return super().__call__(batch)
+            return super().process(batch)
 
     expected = values(run(Journal.nowhere(), dataset, Sums(), size=4))
     outcome = run(Journal.nowhere(), dataset, Small(), size=4)
     assert values(outcome) == expected
     assert sizes == [4, 2, 1, 1, 2, 1, 1, 3, 1, 2, 1, 1]
-    assert outcome.halved == 2
+    assert outcome.done.halved == 2
     assert capsys.readouterr().err.count("memory does not suffice for 4 images at once") == 1
 
 
@@ -345,17 +486,17 @@ def test_one_image_too_large_for_the_memory_takes_fewer_prompts_at_once(
     budgets = []
 
     class Tight(Sums):
-        def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        def process(self, batch: Batch) -> Arrays:
             budgets.append(runtime.working_memory(torch.device("cpu"), 0, 1024))
             if budgets[-1] > 256:
                 raise MemoryError
-            return super().__call__(batch)
+            return super().process(batch)
 
     outcome = run(Journal.nowhere(), dataset, Tight(), size=1)
     assert values(outcome) == values(run(Journal.nowhere(), dataset, Sums(), size=1))
     assert budgets[:4] == [1024, 512, 256, 256]  # and so it stays: the next image would not fit either
-    assert outcome.halved == 1
-    assert capsys.readouterr().err.count("going on with fewer at a time") == 1
+    assert outcome.done.halved == 7  # all of them round differently
+    assert capsys.readouterr().err.count("using fewer prompts at a time") == 1
 
 
 def test_one_image_too_large_for_the_memory_is_one_line(dataset: SegmentationDataset, short_of_memory: None) -> None:

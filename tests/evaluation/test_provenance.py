@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from src.config.schema import Config
@@ -29,3 +32,15 @@ def test_provenance_says_where_numbers_come_from(make_config: Callable[..., Conf
     assert (values["device"], values["cuda"]) == ("cpu", None)
     assert {"transformers", "python", "git_commit", "date", "command", "config_file"} <= values.keys()
     json.dumps(values)
+
+
+def test_the_recorded_command_can_be_pasted_into_a_shell(
+    make_config: Callable[..., Config], fused: Blip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["training_free_blip.py", "--set", "model.layers=[0, 3]", "--output-dir", "my results"]
+    monkeypatch.setattr(sys, "orig_argv", ["/opt/venv/bin/python3", *arguments])
+    prompts = PromptSet(("background", "cat"), ("sky", "cat"), (1, 1))
+    config = make_config()
+    command = provenance(config, Segmenter.from_config(config, fused, prompts, (0, 2)))["command"]
+    assert command.startswith("python training_free_blip.py --set ")
+    assert shlex.split(command) == ["python", *arguments]

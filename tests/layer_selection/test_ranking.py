@@ -25,8 +25,8 @@ from src.config.reader import load_config
 from src.config.schema import Config
 from src.data.lists import evaluation_entries
 from src.errors import UserError
+from src.evaluation import identity
 from src.files import REPOSITORY
-from src.layer_selection import choice
 from src.layer_selection.choice import choose_layers
 from src.layer_selection.comparison import compare
 from src.layer_selection.infoscore import COLUMNS
@@ -174,12 +174,8 @@ def test_a_ranking_of_something_else_is_not_found(
     assert len(list(tmp_path.glob("infoscore_*.json"))) == 2
 
 
-def change_the_code(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    shutil.copy(choice.code_files()[0], folder / "changed.py")
-    with (folder / "changed.py").open("a") as file:
-        file.write("\n")
-    others = choice.code_files()[1:]
-    monkeypatch.setattr(choice, "code_files", lambda: [folder / "changed.py", *others])
+def change_the_code(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
+    monkeypatch.setattr(identity, "code_of", lambda experiment: {"src/method/attention.py": "changed"})
 
 
 def change_transformers(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
@@ -221,9 +217,9 @@ def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
     command = [sys.executable, "-c", ranked, str(CONFIG)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     loaded = {str(Path(file).relative_to(REPOSITORY)) for file in done.stdout.splitlines()[-1].split()}
-    covered = {str(path.relative_to(REPOSITORY)) for path in choice.code_files()}
-    readers = {"src/config/reader.py"}  # how a setting came in; the settings themselves are in the digest
-    assert loaded - readers <= covered
+    covered = set(identity.code_of("InfoScore"))
+    # how a setting came in, which is itself in the digest; and what only speaks
+    assert loaded - {"src/config/reader.py", *identity.SPEAKING} <= covered
     assert {"src/method/attention.py", "src/data/frame.py", "replace_huggingface/modeling_blip_text.py"} <= covered
     assert not any(path.startswith(("src/output", "src/photos", "src/one_shot")) for path in covered)
 

@@ -149,14 +149,34 @@ def test_the_first_image_that_is_no_number_since_the_last_check_is_named(
     broken = embeds.clone()
     broken[2:] = torch.inf
     segmenter.attend(embeds[:1])
-    segmenter.check_numbers(files)
-    for batch in (embeds, broken, broken):
-        segmenter.attend(batch)
+    segmenter.check_numbers()
+    size = len(embeds)
+    for number, batch in enumerate((embeds, broken, broken)):
+        with segmenter.watch(files[size * number : size * (number + 1)]):
+            segmenter.attend(batch)
     other = segmenter.with_weights({})
-    other.check_numbers(files)  # what another segmenter saw is not its own
-    with pytest.raises(UserError, match=r"sees in image 6\.jpg is not a number"):
-        segmenter.check_numbers(files)
-    segmenter.check_numbers(files)
+    other.check_numbers()  # what another segmenter computed is not its own
+    with pytest.raises(UserError, match=rf"sees in image {size + 2}\.jpg is not a number"):
+        segmenter.check_numbers()
+    segmenter.check_numbers()
+
+
+def test_an_image_that_is_attended_to_again_after_an_error_counts_once(
+    fused: Blip, prompts: PromptSet, pixels: Tensor
+) -> None:
+    segmenter, files = segmenter_of(fused, prompts), [Path(f"{n}.jpg") for n in range(8)]
+    embeds = segmenter.encode_images(pixels)
+    broken = torch.full_like(embeds, torch.inf)
+    for batch in (broken, embeds):  # memory may be lacking after the images were attended to
+        with pytest.raises(MemoryError), segmenter.watch(files[: len(batch)]):  # noqa: PT012
+            segmenter.attend(batch)
+            raise MemoryError
+    with segmenter.watch(files[: len(embeds)]):
+        segmenter.attend(embeds)
+    with segmenter.watch(files[len(embeds) :]):
+        segmenter.attend(broken[:1])
+    with pytest.raises(UserError, match=rf"sees in image {len(embeds)}\.jpg is not a number"):
+        segmenter.check_numbers()
 
 
 def test_a_configuration_sets_crf_size_and_format(

@@ -18,12 +18,13 @@ from src.config.schema import Config, DataloaderConfig
 from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
 from src.errors import UserError
-from src.evaluation.evaluate import evaluate
+from src.evaluation import loop
+from src.evaluation.evaluate import Evaluation, evaluate
 from src.evaluation.journal import Journal
 from src.method.blip import Blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter, segment_with_each
-from src.one_shot.evaluation import TunedRun, evaluate_runs
+from src.one_shot.evaluation import MeanIoUOfRuns, TunedRun
 from src.one_shot.tuning import untuned_weights
 from tests import tiny
 
@@ -62,8 +63,11 @@ def runs(segmenter: Segmenter) -> list[TunedRun]:
     return made
 
 
-def encoder_of(segmenter: Segmenter) -> Callable[..., Tensor]:
-    return lambda _, pixels: segmenter.encode_images(pixels)
+def scored(
+    runs: Sequence[TunedRun], dataset: SegmentationDataset, journal: Journal, segmenter: Segmenter
+) -> list[Evaluation]:
+    evaluator = MeanIoUOfRuns(runs, dataset, lambda _, pixels: segmenter.encode_images(pixels))
+    return loop.run(evaluator, dataset, LOADER, journal)
 
 
 @pytest.mark.parametrize("amp", [False, "bf16"])
@@ -102,7 +106,7 @@ def test_layers_that_no_run_tuned_see_an_image_once(
 def test_scores_are_those_of_each_run_alone(
     runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset
 ) -> None:
-    together = evaluate_runs(runs, dataset, LOADER, Journal.nowhere(), encoder_of(segmenter))
+    together = scored(runs, dataset, Journal.nowhere(), segmenter)
     for run, got in zip(runs, together, strict=True):
         alone = evaluate(run.segmenter, dataset.only(sorted(run.queries)), dataclasses.replace(LOADER, batch_size=1))
         # batches of two round otherwise than single images: a pixel may lie on an edge
@@ -126,7 +130,7 @@ def test_the_scores_of_a_run_go_before_the_next_ones_come(
         return scores
 
     monkeypatch.setattr(Segmenter, "segment", watched)
-    evaluate_runs(runs, dataset, LOADER, Journal.nowhere(), encoder_of(segmenter))
+    scored(runs, dataset, Journal.nowhere(), segmenter)
     assert len(alive) == 3 + 3 + 2  # blocks that hold a query of the run
 
 
@@ -135,7 +139,7 @@ def test_an_image_that_cannot_be_read_is_missing_where_it_is_a_query(
 ) -> None:
     dataset.entries[3].image.write_bytes(b"")
     with Journal(tmp_path / "results.csv", {}, skip_unreadable=True) as journal:
-        together = evaluate_runs(runs, dataset, LOADER, journal, encoder_of(segmenter))
+        together = scored(runs, dataset, journal, segmenter)
     assert [evaluation.images for evaluation in together] == [4, 3, 1]
     named = [[Path(entry["image"]).name for entry in evaluation.skipped] for evaluation in together]
     assert named == [["3.jpg"], [], ["3.jpg"]]
@@ -153,15 +157,15 @@ def test_what_a_journal_has_of_other_runs_or_other_weights_does_not_count(
         dataset.entries[3].image.write_bytes(b"")
     nowhere = Journal.nowhere()
     nowhere.skip_unreadable = True
-    whole = evaluate_runs(runs, dataset, LOADER, nowhere, encoder_of(segmenter))
+    whole = scored(runs, dataset, nowhere, segmenter)
     tuned_anew = dataclasses.replace(runs[1], segmenter=runs[0].segmenter, digest="other")
     for these in ([runs[0]], [runs[0], tuned_anew]):
         journal = Journal(tmp_path / "results.csv", {}, skip_unreadable=True)
         with contextlib.suppress(Stopped), journal:
-            evaluate_runs(these, dataset, LOADER, journal, encoder_of(segmenter))
+            scored(these, dataset, journal, segmenter)
             raise Stopped  # before the results are written
     with Journal(tmp_path / "results.csv", {}, skip_unreadable=True) as journal:
-        got = evaluate_runs(runs, dataset, LOADER, journal, encoder_of(segmenter))
+        got = scored(runs, dataset, journal, segmenter)
     for evaluation, expected in zip(got, whole, strict=True):
         assert torch.equal(evaluation.confusion.counts, expected.confusion.counts)
         assert evaluation.skipped == expected.skipped
@@ -174,4 +178,4 @@ def test_what_is_not_a_number_names_the_image(
     lost = {name: torch.full_like(value, torch.nan) for name, value in runs[1].segmenter.weights.items()}
     later = dataclasses.replace(runs[1], segmenter=segmenter.with_weights(lost), queries=frozenset([2, 4]))
     with pytest.raises(UserError, match=r"images/2\.jpg is not a number"):
-        evaluate_runs([runs[0], later], dataset, LOADER, Journal.nowhere(), encoder_of(segmenter))
+        scored([runs[0], later], dataset, Journal.nowhere(), segmenter)

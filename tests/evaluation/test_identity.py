@@ -1,0 +1,79 @@
+"""What a run depends on: code counts where it computes, not where it speaks."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from src.evaluation.identity import CODE, SPEAKING, code_digest, code_of, digest
+from src.evaluation.sources import imported_modules
+from src.files import REPOSITORY
+
+CODE_OF_A_FUNCTION = '''"""A module."""
+from .errors import UserError
+from .screen import note
+
+LIMIT = 3
+"""Of images."""
+
+def double(number: int) -> int:
+    """Twice a number."""
+    if number > LIMIT:  # a comment
+        raise UserError(f"{number} is too much")
+    note("doubled")
+    return 2 * number
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("A module", "Another module"),
+        ("Of images", "Of pictures"),
+        ("Twice a number", "A number twice"),
+        ("  # a comment", ""),
+        ("is too much", "exceeds {LIMIT}"),
+        ("doubled", "it was doubled"),
+        ("return 2 * number", "return (2\n * number)"),
+    ],
+)
+def test_what_is_said_does_not_count(old: str, new: str) -> None:
+    assert old in CODE_OF_A_FUNCTION
+    assert code_digest(CODE_OF_A_FUNCTION.replace(old, new)) == code_digest(CODE_OF_A_FUNCTION)
+
+
+@pytest.mark.parametrize(("old", "new"), [("= 3", "= 4"), ("> LIMIT", ">= LIMIT"), ("2 * number", "number + number")])
+def test_what_is_computed_counts(old: str, new: str) -> None:
+    assert old in CODE_OF_A_FUNCTION
+    assert code_digest(CODE_OF_A_FUNCTION.replace(old, new)) != code_digest(CODE_OF_A_FUNCTION)
+
+
+@pytest.mark.parametrize("experiment", CODE)
+def test_the_code_of_an_experiment_is_where_its_numbers_come_from(experiment: str) -> None:
+    files = set(code_of(experiment))
+    computing = {"method/attention", "method/crf", "method/segmenter", "data/images", "data/frame"}
+    assert {f"src/{name}.py" for name in computing} <= files
+    assert not any(name.startswith(("src/output", "src/photos", "src/explorer", "src/cli")) for name in files)
+    assert not files & set(SPEAKING)
+
+
+@pytest.mark.parametrize("name", SPEAKING)
+def test_files_that_speak_do_not_compute(name: str) -> None:
+    """They know neither arrays nor files nor settings, and what they return is text or a progress bar."""
+    path = REPOSITORY / name
+    own = [module for module in imported_modules(path) if module.startswith("src.")]
+    assert set(own) <= {"src.runtime", "src.runtime.rank"}
+    imported = {module.split(".")[0] for module in imported_modules(path)}
+    assert not imported & {"torch", "numpy", "cv2", "PIL", "transformers", "safetensors"}
+    returned = {
+        ast.unparse(node.returns)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.returns and not node.name.startswith("_")
+    }
+    assert returned <= {"None", "str", "int", "tqdm", "Iterator[None]"}
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    assert digest({"a": 1, "b": [2.5, None]}) == digest({"b": [2.5, None], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
