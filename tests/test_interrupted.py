@@ -137,11 +137,11 @@ def test_killed_and_started_again_gives_the_same_bytes(name: str, number: int, c
         assert code == 143
         last = error.rpartition("\r")[2].strip().splitlines()[-1]
         assert last.startswith("terminated; ")
-        assert "the same command goes on from there" in last
+        assert "the same command resumes" in last
         assert "Traceback" not in error
     again = run(command(script, config, killed, *options))
     assert again.returncode == 0, again.stderr
-    assert "going on: " in again.stdout
+    assert "resuming: " in again.stdout
     assert run(command(script, config, whole, *options)).returncode == 0
     assert contents(killed) == contents(whole)  # and no journal, no scratch
 
@@ -219,6 +219,6 @@ def test_torchrun_goes_on_after_a_process_was_killed(config: Path, tmp_path: Pat
     two = run(torchrun(2, dying, "--max-restarts", 1))
     assert two.returncode == 0, two.stderr
     assert (tmp_path / "died.once").exists()
-    assert "going on: " in two.stdout
+    assert "resuming: " in two.stdout
     assert run(command("training_free_blip", config, tmp_path / "one")).returncode == 0
     assert contents(tmp_path / "two") == contents(tmp_path / "one")

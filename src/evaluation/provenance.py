@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | Non
     """What a result file records of its origin, as plain values; ``layers`` if they are not the segmenter's."""
     device = segmenter.device
     return {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": command_line(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "config_file": config.source,
         "config": config.to_dict(),
@@ -41,6 +42,12 @@ def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | Non
         "number_format": dataclasses.asdict(segmenter.number_format),
         "git_commit": git_commit(),
     }
+
+
+def command_line() -> str:
+    """This process's command, as it can be typed into a shell."""
+    module = Path(sys.argv[0]).name == "__main__.py"  # python -m ...
+    return shlex.join(["python", *(sys.orig_argv[1:] if module else sys.argv)])
 
 
 def git_commit() -> str | None:

@@ -134,7 +134,7 @@ def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        note(f"note: the ranking in {path} cannot be used ({error}); computing it again")
+        note(f"note: the ranking kept in {path} cannot be used ({error}); computing it again")
         return None
     entropy, dataset, cov = (torch.tensor(values[part], dtype=torch.float64) for part in PARTS)
     return LayerScores(layers, entropy, dataset, cov)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.config.schema import Config
-from src.evaluation.provenance import provenance
+from src.evaluation.provenance import command_line, provenance
 from src.method.blip import Blip
 from src.method.prompts import PromptSet
 from src.method.segmenter import Segmenter
@@ -34,13 +34,9 @@ def test_provenance_says_where_numbers_come_from(make_config: Callable[..., Conf
     json.dumps(values)
 
 
-def test_the_recorded_command_can_be_pasted_into_a_shell(
-    make_config: Callable[..., Config], fused: Blip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["training_free_blip.py", "--set", "model.layers=[0, 3]", "--output-dir", "my results"]
-    monkeypatch.setattr(sys, "orig_argv", ["/opt/venv/bin/python3", *arguments])
-    prompts = PromptSet(("background", "cat"), ("sky", "cat"), (1, 1))
-    config = make_config()
-    command = provenance(config, Segmenter.from_config(config, fused, prompts, (0, 2)))["command"]
-    assert command.startswith("python training_free_blip.py --set ")
-    assert shlex.split(command) == ["python", *arguments]
+@pytest.mark.parametrize("start", [["training_free_blip.py"], ["-m", "src.photos", "my photo.jpg"]])
+def test_the_recorded_command_can_be_typed_into_a_shell(start: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [*start, "--set", "model.layers=[0, 3]", "--output-dir", "my results"]
+    monkeypatch.setattr(sys, "orig_argv", ["/opt/venv/bin/python3", *typed])
+    monkeypatch.setattr(sys, "argv", ["/checkout/src/photos/__main__.py", *typed[2:]] if start[0] == "-m" else typed)
+    assert shlex.split(command_line()) == ["python", *typed]

@@ -20,6 +20,7 @@ import training_free_blip
 from src import cli
 from src.evaluation.metrics import ConfusionMatrix
 from src.files import REPOSITORY
+from src.photos import command as photos
 from tests import tiny
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def labels_in(packed: str, *shape: int) -> np.ndarray:
 
 def test_a_photo_gets_its_page(config_file: Callable[..., Path], data_root: Path, tmp_path: Path) -> None:
     out, photo = tmp_path / "out", data_root / "images/1.jpg"
-    arguments = ["--config", str(config_file()), "--images", str(photo), "--classes", "cat = kitten; mug"]
-    assert cli.run(training_free_blip.main, [*arguments, "--save-explorer", "--output-dir", str(out)]) == 0
+    arguments = [str(photo), "--config", str(config_file()), "--classes", "cat = kitten; mug"]
+    assert cli.run(photos.main, [*arguments, "--save-explorer", "--output-dir", str(out)]) == 0
     content = content_of(out / "1_explorer.html")
     assert content["name"] == "1.jpg"
     assert [word["text"] for word in content["words"]] == ["sky", "wall", "red wall", "cat", "kitten", "mug"]
@@ -53,8 +54,8 @@ def test_a_photo_gets_its_page(config_file: Callable[..., Path], data_root: Path
 def test_without_a_crf_a_photos_page_has_no_labels_after_it(
     config_file: Callable[..., Path], data_root: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--config", str(config_file(crf={"iters": 0})), "--images", str(data_root / "images/1.jpg")]
-    assert cli.run(training_free_blip.main, [*arguments, "--save-explorer", "--output-dir", str(tmp_path)]) == 0
+    arguments = [str(data_root / "images/1.jpg"), "--config", str(config_file(crf={"iters": 0}))]
+    assert cli.run(photos.main, [*arguments, "--save-explorer", "--output-dir", str(tmp_path)]) == 0
     assert content_of(tmp_path / "1_explorer.html")["refined"] is None
 
 

@@ -25,7 +25,6 @@ import uvicorn
 from PIL import Image
 from starlette.datastructures import Headers
 
-import training_free_blip
 from src import cli
 from src.data.images import format_names
 from src.errors import UserError
@@ -36,6 +35,7 @@ from src.explorer.server import Guard, make_app, server_config
 from src.explorer.studio import Studio
 from src.files import REPOSITORY
 from src.method.segmenter import Segmenter
+from src.photos import command as photos
 from tests.explorer.test_commands import content_of
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def test_answers_are_those_of_the_command_line(
     status, answer = served.explore("1", "cat = kitten; mug")
     assert status == 200
     assert answer.pop("unknown") == []
-    arguments = ["--config", str(config_file()), "--images", str(data_root / "images/1.jpg"), "--save-explorer"]
+    arguments = [str(data_root / "images/1.jpg"), "--config", str(config_file()), "--save-explorer"]
     arguments += ["--classes", "cat = kitten; mug", "--output-dir", str(tmp_path), "--device", "cpu"]
-    assert cli.run(training_free_blip.main, arguments) == 0
+    assert cli.run(photos.main, arguments) == 0
     assert answer == content_of(tmp_path / "1_explorer.html")
 
 

@@ -308,6 +308,7 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
         lambda path: path.write_text('{"ranking": []}'),
         edit(lambda values: values["layers"].reverse()),
         edit(lambda values: values["cov"].pop()),
+        edit(lambda values: values["cov"].reverse()),  # numbers, but of other layers
         edit(lambda values: values.update(cov=[1.0, 2.0, float("nan"), 3.0])),
         edit(lambda values: values.update(cov=["1", "2", "3", "4"])),
     ],

@@ -15,8 +15,7 @@ from src.data.dataset import SegmentationDataset
 from src.errors import UserError
 from src.evaluation import processes
 from src.evaluation.evaluate import predict
-from src.evaluation.identity import file_digest, settings_of
-from src.evaluation.identity import fingerprint
+from src.evaluation.identity import file_digest, fingerprint, settings_of
 from src.layer_selection.comparison import compare
 from src.method.checkpoints import load_configured
 from src.method.model import Model

@@ -84,7 +84,7 @@ def test_all_experiments_and_their_numbers(drawn: Path, capsys: pytest.CaptureFi
     with Image.open(drawn / "reproduction.png") as picture:
         assert np.asarray(picture).std() > 0
     # each result names the command that makes it by itself, and the report names the same
-    assert single["command"].startswith("training_free_blip.py --config")
+    assert single["command"].startswith("python training_free_blip.py --config")
     assert f"python {single['command']}" in text
     assert f"python {tuned['command']}" in text
     shown = capsys.readouterr().out
