@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import training_free_blip
 from src import cli
 from src.files import REPOSITORY
 
@@ -20,7 +21,7 @@ WATCHED = """
 import runpy, sys
 script, sys.argv = sys.argv[1], sys.argv[1:]
 try:
-    runpy.run_path(script, run_name="__main__")
+    (runpy.run_path if script.endswith(".py") else runpy.run_module)(script, run_name="__main__")
 except SystemExit as end:
     print("exit", end.code, "torch" if "torch" in sys.modules else "no torch")
 """
@@ -47,13 +48,17 @@ def test_answers_without_torch(script: str, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--images", "nowhere.jpg"], ["--images", "docs/photo.png", "--classes", "cat,"]]
-)
+@pytest.mark.parametrize("arguments", [["nowhere.jpg"], ["docs/photo.png", "--classes", "cat,"]])
 def test_wrong_photos_and_words_are_answered_without_torch(arguments: list[str]) -> None:
-    command = [sys.executable, "-c", WATCHED, "training_free_blip.py", "--config", "configs/miniature.yaml", *arguments]
+    command = [sys.executable, "-c", WATCHED, "src.photos", *arguments, "--config", "configs/miniature.yaml"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "exit 2 no torch", done.stderr
+
+
+def test_images_point_to_their_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(training_free_blip.main, ["--images", "photo.jpg", "--classes", "cat"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--images is not an option of training_free_blip.py: python -m src.photos PATH" in line
 
 
 @pytest.mark.parametrize(
