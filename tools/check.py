@@ -118,8 +118,9 @@ def _one_batch(segmenter: Segmenter, task: Task) -> None:
     dataset = SegmentationDataset.from_config(task.entries[: config.dataloader.batch_size], config)
     start = time.perf_counter()
     for batch in batches(dataset, config.dataloader, segmenter.device):
-        within_memory(lambda part: segmenter.segment(part.pixels).shape, batch, Batch.halves, lambda one, _: one)
-        segmenter.check_numbers([dataset.entries[index].image for index in batch.indices])
+        with segmenter.watch([dataset.entries[index].image for index in batch.indices]):
+            within_memory(lambda part: segmenter.segment(part.pixels).shape, batch, Batch.halves, lambda one, _: one)
+        segmenter.check_numbers()
     seconds = (time.perf_counter() - start) / len(dataset) * len(task.entries)
     say(f"at the pace of the first batch, warming up included, {len(task.entries)} images take {seconds / 60:.0f} min")
 
