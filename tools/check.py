@@ -112,14 +112,19 @@ def _one_batch(segmenter: Segmenter, task: Task) -> None:
         UserError: memory does not suffice for one image, or the model's scores are not numbers.
     """
     from src.data.dataset import Batch, SegmentationDataset, batches
+    from src.evaluation.evaluate import files_of
     from src.evaluation.memory import within_memory
 
     config = task.settled().config
     dataset = SegmentationDataset.from_config(task.entries[: config.dataloader.batch_size], config)
+
+    def segment(part: Batch) -> None:
+        with segmenter.watch(files_of(part, dataset)):
+            segmenter.segment(part.pixels)
+
     start = time.perf_counter()
     for batch in batches(dataset, config.dataloader, segmenter.device):
-        with segmenter.watch([dataset.entries[index].image for index in batch.indices]):
-            within_memory(lambda part: segmenter.segment(part.pixels).shape, batch, Batch.halves, lambda one, _: one)
+        within_memory(segment, batch, Batch.halves, lambda one, _: one)
         segmenter.check_numbers()
     seconds = (time.perf_counter() - start) / len(dataset) * len(task.entries)
     say(f"at the pace of the first batch, warming up included, {len(task.entries)} images take {seconds / 60:.0f} min")
