@@ -48,7 +48,7 @@ def test_answers_without_torch(script: str, arguments: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["nowhere.jpg"], ["docs/photo.png", "--classes", "cat,"]])
+@pytest.mark.parametrize("arguments", [["nowhere.jpg"], ["docs/photo.png", "--classes", "cat; cat"]])
 def test_wrong_photos_and_words_are_answered_without_torch(arguments: list[str]) -> None:
     command = [sys.executable, "-c", WATCHED, "src.photos", *arguments, "--config", "configs/miniature.yaml"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
