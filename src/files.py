@@ -17,8 +17,13 @@ from .errors import UserError
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The checkout; of the installed package, the folder that holds it."""
 
-ROOT = REPOSITORY if (REPOSITORY / "training_free_blip.py").is_file() else Path.cwd()
+_CHECKOUT = (REPOSITORY / "training_free_blip.py").is_file()
+
+ROOT = REPOSITORY if _CHECKOUT else Path.cwd()
 """What relative paths of configurations start from: the checkout, or the current folder for the installed package."""
+
+CLASS_FILES = REPOSITORY / "configs" / "classes" if _CHECKOUT else Path(__file__).parent / "classes"
+"""The folder of the shipped class files."""
 
 GB = 10**9
 MAX_PREFIX = 40  # characters of a temporary file's name, which must fit beside a name of full length

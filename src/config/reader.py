@@ -93,6 +93,19 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
             raise UserError(f"--set {_short(override)}: expected key.sub=value, such as --set crf.iters=0")
         source = f"{path} with --set {key}" if source == str(path) else f"{source}, {key}"
         _set_key(values, key.strip(), text)
+    return config_of(values, source)
+
+
+def config_of(values: dict[str, Any], source: str) -> Config:
+    """A :class:`Config` of plain values, which it may change.
+
+    Args:
+        values: as a YAML file has them.
+        source: where they come from, for error messages.
+
+    Raises:
+        UserError: a key or value is refused.
+    """
     if values.get("data_set") == "coco":
         values.setdefault("max_images", COCO_EVALUATION_IMAGES)
     _count_classes(values)

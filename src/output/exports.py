@@ -420,6 +420,9 @@ def open_exports(names: Sequence[str], folder: Path, class_names: Sequence[str])
     Raises:
         UserError: see :class:`Export`.
     """
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"export format {name!r} is unknown; expected one of {', '.join(FORMATS)}")
     return [FORMATS[name](folder / f"export_{name}", class_names) for name in dict.fromkeys(names)]
 
 

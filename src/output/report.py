@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..result_files import csv_text
 from .reading import Found, Result
 
 NOTHING = "–"
@@ -40,29 +42,115 @@ def row_names(scored: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(name for result in scored for name in result.classes))
 
 
-def markdown(found: Found) -> str:
-    """The report: a table of scores and one of InfoScore, each if there is something in it; last what was left out."""
+@dataclass(frozen=True)
+class Table:
+    """Groups of rows of cells under a header; the first row of the group ``means`` stands out, if there is one."""
+
+    header: list[str]
+    groups: list[list[list[str]]]
+    means: int | None = None
+
+    def stands_out(self, group: int, row: int) -> bool:
+        """Whether a row of a group is printed in bold."""
+        return (group, row) == (self.means, 0)
+
+
+MEAN = "mIoU"
+
+
+def tables(found: Found) -> list[Table]:
+    """A table of scores and one of InfoScore, each if there is something in it; a column per result."""
     scored = [(title, result) for title, result in columns(found) if result.miou is not None]
     ranked = [(title, result) for title, result in columns(found) if result.miou is None]
-    parts = []
+    made = []
     if scored:
         results = [result for _, result in scored]
-        rows = _facts(results)
-        rows.append(["**mIoU**", *(str(result.miou) for result in results)])
+        means = [[MEAN, *(str(result.miou) for result in results)]]
         if any(result.miou_present for result in results):  # else it is the same
-            rows.append(
+            means.append(
                 ["mIoU of the classes present", *(str(result.miou_present or result.miou) for result in results)]
             )
-        rows += [[name, *(_cell(result.classes.get(name)) for result in results)] for name in row_names(results)]
-        parts.append(markdown_table(["IoU in percent", *(title for title, _ in scored)], rows))
+        classes = [[name, *(_cell(result.classes.get(name)) for result in results)] for name in row_names(results)]
+        made.append(Table(["IoU in percent", *(title for title, _ in scored)], [_facts(results), means, classes], 1))
     if ranked:
         results = [result for _, result in ranked]
         layers = sorted({layer for result in results for layer in result.ranking})
         rows = [[str(layer), *(_cell(result.ranking.get(layer)) for result in results)] for layer in layers]
-        parts.append(markdown_table(["InfoScore (rank) of layer", *(title for title, _ in ranked)], rows))
+        made.append(Table(["InfoScore (rank) of layer", *(title for title, _ in ranked)], [rows]))
+    return made
+
+
+def markdown(found: Found) -> str:
+    """The tables in Markdown; last the files that were left out."""
+    parts = []
+    for each in tables(found):
+        rows = [
+            [f"**{row[0]}**", *row[1:]] if each.stands_out(number, place) else row
+            for number, group in enumerate(each.groups)
+            for place, row in enumerate(group)
+        ]
+        parts.append(markdown_table(each.header, rows))
     if found.left_out:
         parts.append(left_out(found))
     return "\n".join(parts)
+
+
+def latex(found: Found) -> str:
+    """The tables for LaTeX with the package booktabs, mean and standard deviation as a sum."""
+    parts = ["% needs \\usepackage{booktabs}\n"]
+    for each in tables(found):
+        columns_ = "l" + "r" * (len(each.header) - 1)
+        groups = [
+            "".join(_latex_row(map(_latex, row), each.stands_out(number, place)) for place, row in enumerate(group))
+            for number, group in enumerate(each.groups)
+            if group
+        ]
+        rules = "\\midrule\n".join(groups)
+        header = _latex_row(map(_latex, each.header))
+        parts.append(
+            f"\\begin{{tabular}}{{{columns_}}}\n\\toprule\n{header}\\midrule\n{rules}\\bottomrule\n\\end{{tabular}}\n"
+        )
+    return "\n".join(parts)
+
+
+def _latex_row(cells: Iterable[str], bold: bool = False) -> str:
+    return " & ".join(f"\\textbf{{{cell}}}" if bold else cell for cell in cells) + " \\\\\n"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(sign, sign) for sign in _line(text))
+
+
+def csv_table(found: Found) -> str:
+    """One row per result: file, facts, mIoU and IoU per class as fractions, and InfoScore per layer.
+
+    Standard deviations are over the runs of one-shot tuning; other results have none.
+    """
+    results = found.results
+    facts = list(dict.fromkeys(fact for result in results for fact in result.facts))
+    names = row_names([result for result in results if result.miou is not None])
+    layers = sorted({layer for result in results for layer in result.ranking})
+    rows = []
+    for result in results:
+        scores = [result.miou, result.miou_present, *(result.classes.get(name) for name in names)]
+        means = ["" if score is None else score.mean for score in scores]
+        stds = ["" if score is None or score.std is None else score.std for score in scores]
+        ranks = [result.ranking[layer].infoscore if layer in result.ranking else "" for layer in layers]
+        values = [value for pair in zip(means, stds, strict=True) for value in pair]
+        rows.append([str(result.path), *(result.facts.get(fact, "") for fact in facts), *values, *ranks])
+    scored = [MEAN, "mIoU of the classes present", *names]
+    header = ["file", *facts, *(column for name in scored for column in (name, f"{name} std"))]
+    return csv_text([*header, *(f"InfoScore of layer {layer}" for layer in layers)], rows)
 
 
 def left_out(found: Found) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -291,7 +292,42 @@ def test_equal_names_are_told_apart_by_their_folders() -> None:
     assert column_titles([Path("/r/x/a.json"), Path("/r/x/b.json")]) == ["a", "b"]
 
 
-def test_the_chart_does_not_overwrite_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ending_is_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = write(tmp_path / "a.json", training_free(0.5))
-    assert cli.run(report.main, [str(result), "--output", str(tmp_path / "report.png")]) == 2
-    assert "report.md" in capsys.readouterr().err
+    for ending in ("png", "pdf", "svg"):
+        assert cli.run(report.main, [str(result), "--output", str(tmp_path / ending / f"figure.{ending}")]) == 0
+        assert [path.name for path in (tmp_path / ending).iterdir()] == [f"figure.{ending}"]
+    assert (tmp_path / "pdf" / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert b"<svg" in (tmp_path / "svg" / "figure.svg").read_bytes()
+    assert cli.run(report.main, [str(result), "--output", str(tmp_path / "report.html")]) == 2
+    assert "report.html: expected a name that ends in .md, .tex, .csv, .png, .pdf, .svg" in capsys.readouterr().err
+
+
+def test_a_table_for_latex(tmp_path: Path) -> None:
+    values = training_free(0.5)
+    values["classes"][1]["name"] = r"50% cat_& \dog"
+    paths = [write(tmp_path / "a_1.json", values), write(tmp_path / "b.json", one_shot())]
+    assert cli.run(report.main, [*map(str, paths), "--latex"]) == 0
+    text = (tmp_path / "report.tex").read_text(encoding="utf-8")
+    assert r"IoU in percent & a\_1 & b \\" in text
+    assert r"\textbf{mIoU} & \textbf{50.00} & \textbf{60.00 $\pm$ 5.00} \\" in text
+    assert r"50\% cat\_\& \textbackslash{}dog & 50.00 & -- \\" in text
+    assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    assert all(line.count("&") == 2 for line in text.splitlines() if line.endswith(r"\\") and "cat" not in line)
+
+
+def test_a_row_per_result(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / "a.json", training_free(0.5)),
+        write(tmp_path / "b.json", one_shot()),
+        write(tmp_path / "c.json", infoscore()),
+    ]
+    assert cli.run(report.main, [*map(str, paths), "--csv"]) == 0
+    with open(tmp_path / "report.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["file"]).name for row in rows] == ["a.json", "b.json", "c.json"]
+    assert [row["mIoU"] for row in rows] == ["0.5", "0.6", ""]
+    assert rows[0]["mIoU std"] == ""
+    assert float(rows[1]["mIoU std"]) == pytest.approx(0.05)
+    assert [row["cat"] for row in rows] == ["0.5", "0.6", ""]
+    assert [row["InfoScore of layer 1"] for row in rows] == ["", "", "2.5"]

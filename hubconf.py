@@ -1,0 +1,15 @@
+"""Entry points of torch.hub.
+
+segmenter = torch.hub.load("path/to/checkout", "segmenter", "path/to/model", classes="cat; dog", source="local")
+"""
+
+from typing import Any
+
+from src.photos.api import PhotoSegmenter
+
+dependencies = ["torch", "transformers", "safetensors", "numpy", "cv2", "PIL", "yaml", "tqdm", "matplotlib"]
+
+
+def segmenter(name: str = "Salesforce/blip-itm-large-coco", **options: Any) -> PhotoSegmenter:
+    """A segmenter of photos; ``options`` are those of ``Segmenter.from_pretrained``: ``classes`` is needed."""
+    return PhotoSegmenter.from_pretrained(name, **options)
