@@ -17,7 +17,7 @@ from src import cli
 from src.config.reader import load_config
 from src.explorer.studio import Studio
 from src.files import REPOSITORY
-from src.photos.segmenter import load_segmenter
+from src.photos.segmenter import load_photo_segmenter
 from tests.pictures import left_red_right_blue
 from tools import check
 from tools.reproduce import __main__ as reproduce
@@ -64,7 +64,7 @@ def test_one_shot_and_its_tuned_weights(tmp_path: Path) -> None:
 
 
 def test_photos_and_explorer() -> None:
-    segmenter = load_segmenter(CONFIG, "bus; bird", "sky", device="cpu")
+    segmenter = load_photo_segmenter(CONFIG, "bus; bird", "sky", device="cpu")
     labels = segmenter.segment_image(np.asarray(left_red_right_blue()))
     assert labels.shape == (20, 40)
     studio = Studio.load(load_config(CONFIG), [REPOSITORY / "tests/golden/albef/image_0.png"], "cpu")

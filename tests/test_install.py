@@ -66,7 +66,7 @@ def test_it_holds_the_paper_and_what_users_run(wheel: Path) -> None:
 
 def test_five_lines_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
-    python = next((tmp_path / "venv").glob("*/python*"))
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
     # torch and the other dependencies are those of the tests' environment
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -280,7 +280,7 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         with quiet_transformers():
             # a vocabulary alone does not say that it is lower case, and the default changed between releases
             alone = folder.is_dir() and not any(folder.glob("tokenizer*.json"))
-            options = {"do_lower_case": True} if alone else {}
+            options: dict[str, Any] = {"do_lower_case": True} if alone else {}
             tokenizer = BertTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **options)
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
         raise UserError(f"tokenizer {name} cannot be loaded{offline_note()}: {_short(error)}; {remedy}") from error

@@ -156,11 +156,12 @@ def prediction_files(entries: Sequence[ListEntry], folder: Path) -> dict[Path, P
 
     Images that differ in their ending only keep it: ``a.jpg.png``.
     """
-    images = [entry.image for entry in entries]
+    # a list may say ".."; what is written stays below the folder all the same
+    images = [Path(os.path.normpath(entry.image)) for entry in entries]
     root = os.path.commonpath([image.parent for image in images])
     stems = Counter(image.with_suffix("") for image in images)
     files = {}
-    for image in images:
+    for entry, image in zip(entries, images, strict=True):
         name = f"{image.stem if stems[image.with_suffix('')] == 1 else image.name}.png"
-        files[image] = folder / image.relative_to(root).with_name(name)
+        files[entry.image] = folder / image.relative_to(root).with_name(name)
     return files

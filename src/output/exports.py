@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..files import write_bytes, write_text
-from .colours import VOC_PALETTE
+from .colours import safe_palette
 from .pictures import label_png
 
 TOLERANCE = 0.75
@@ -302,12 +302,12 @@ class Cvat(Export):
             x, y, width, height = instance.box
             # a palette has 255 colours; CVAT tells instances apart by colour within a class
             objects[y : y + height, x : x + width][instance.mask] = number % 255 + 1
-        write_bytes(self.folder / "SegmentationClass" / f"{photo.name}.png", label_png(photo.labels))
-        write_bytes(self.folder / "SegmentationObject" / f"{photo.name}.png", label_png(objects))
+        write_bytes(self.folder / "SegmentationClass" / f"{photo.name}.png", label_png(photo.labels, safe_palette()))
+        write_bytes(self.folder / "SegmentationObject" / f"{photo.name}.png", label_png(objects, safe_palette()))
         self._names.append(photo.name)
 
     def finish(self) -> Path:
-        colours = [",".join(map(str, VOC_PALETTE[label].tolist())) for label in range(len(self.class_names))]
+        colours = [",".join(map(str, safe_palette()[label].tolist())) for label in range(len(self.class_names))]
         names = ["background", *self.class_names[1:]]
         rows = [f"{name}:{colour}::" for name, colour in zip(names, colours, strict=True)]
         write_text(self.folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *rows]) + "\n")
@@ -352,7 +352,7 @@ class LabelStudio(Export):
 
         write_text(self.folder / "tasks.json", json.dumps(self._tasks, ensure_ascii=False) + "\n")
         labels = "\n".join(
-            f'    <Label value={quoteattr(name)} background="#{bytes(VOC_PALETTE[label].tolist()).hex()}"/>'
+            f'    <Label value={quoteattr(name)} background="#{bytes(safe_palette()[label].tolist()).hex()}"/>'
             for label, name in enumerate(self.class_names)
             if label
         )

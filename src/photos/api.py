@@ -27,6 +27,7 @@ from ..explorer.page import page
 from ..files import CLASS_FILES, write_bytes
 from ..method.segmenter import ImageAnalysis, Segmenter
 from ..output import pictures
+from ..output.colours import safe_palette
 from ..output.exports import LabelledPhoto, open_exports, to_supervision
 from ..output.pictures import legend_of
 from .segmenter import load_photo_segmenter, segmenter_of_words
@@ -166,7 +167,9 @@ class PhotoResult:
 
     def overlay(self) -> Image.Image:
         """The photo with its classes in colour and a legend."""
-        return pictures.overlay_with_legend(self.rgb, self.labels, legend_of([self.labels], self.class_names))
+        return pictures.overlay_with_legend(
+            self.rgb, self.labels, legend_of([self.labels], self.class_names), self.class_names, safe_palette()
+        )
 
     def plot(self) -> Figure:
         """The photo, its labels, and the heat map of every class that was found, for notebooks."""

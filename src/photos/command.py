@@ -13,8 +13,9 @@ import argparse
 
 from .. import cli
 from ..config.schema import Config
+from ..data.images import MAX_BYTES
 from ..errors import UserError
-from ..files import resolve, user_path
+from ..files import resolve, size, user_path
 from ..runtime import world_size
 from ..screen import progress, say
 from ..task import settled_on
@@ -23,71 +24,57 @@ from .words import prompts_of_words
 
 FOLDER = "results/photos"
 MANY = 10  # photos for which a progress bar is shown
-IMAGES_HELP = "image files, or folders of which every image is taken"
+EXPORT_FORMATS = ("coco", "labelme", "labelme-masks", "cvat", "label-studio", "yolo")
+"""Those of :mod:`src.output.exports`, whose imports would make ``--help`` wait."""
 
 
 def main(arguments: list[str]) -> None:
     """Segment the photos that ``arguments`` name."""
-    parser = cli.experiment_parser("python -m src.photos", __doc__)
-    parser.add_argument("images", nargs="+", type=user_path, help=IMAGES_HELP)
-    parser.add_argument(
-        "--tuned", type=user_path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
-    )
-    _word_arguments(parser)
-    cli.explorer_argument(parser, "a page of each photo that shows what every layer sees")
-    args = parser.parse_args(arguments)
+    args = _parser().parse_args(arguments)
     segment_photos(args, cli.load(args))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options for photos to the ``parser`` of another command, which hands over where ``--images`` is given."""
-    group = parser.add_argument_group("photos", "segment images of your own instead of the configuration's list")
-    group.add_argument("--images", nargs="+", type=user_path, metavar="PATH", help=IMAGES_HELP)
-    _word_arguments(group)
-
-
-def _word_arguments(group: argparse._ActionsContainer) -> None:
-    group.add_argument(
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.experiment_parser("python -m src.photos", __doc__)
+    parser.add_argument(
+        "images", nargs="+", type=user_path, help="image files, or folders of which every image is segmented"
+    )
+    parser.add_argument(
+        "--tuned", type=user_path, metavar="FILE", help="use weights that one_shot_blip.py saved (.safetensors)"
+    )
+    parser.add_argument(
         "--classes",
         metavar="WORDS",
-        help='what to look for: classes apart by ";", words for the same thing after "=", such as '
+        help='what to look for: classes separated by ";", each with optional related words after "=", such as '
         '"cat; dog = puppy, hound; my red mug" (default: the class file)',
     )
-    group.add_argument(
+    parser.add_argument(
         "--background",
         metavar="WORDS",
-        help='what else may be there, such as "table, wall" (default: the background words of the class file)',
+        help='what else may be in the photos, such as "table, wall" (default: the background words of the class file)',
     )
-    group.add_argument("--save-heatmaps", action="store_true", help="also draw how strongly each class was seen where")
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse options that belong to the other way of running a command that can hand over to photos.
-
-    Raises:
-        UserError: an option for photos without ``--images``, or one for evaluations with it; an explorer of no image.
-    """
-    for_photos = {"--classes": args.classes, "--background": args.background, "--save-heatmaps": args.save_heatmaps}
-    for_lists = {"--save-predictions": args.save_predictions, "--save-overlays": args.save_overlays}
-    for option, value in for_photos.items():
-        if value is not None and value is not False and not args.images:
-            raise UserError(f"{option} goes with --images PATH: it says what to do with photos of your own")
-    for option, value in for_lists.items():
-        if value and args.images:
-            raise UserError(
-                f"{option} goes with an image list, not with --images: of every photo, labels and an overlay are "
-                "written anyway"
-            )
-    if args.save_explorer and not (args.images or args.save_overlays):
-        raise UserError(
-            "--save-explorer goes with --images PATH, or with --save-overlays N, of whose N images it makes pages"
-        )
+    parser.add_argument("--save-heatmaps", action="store_true", help="also draw a heat map of each class")
+    parser.add_argument(
+        "--export",
+        nargs="+",
+        choices=EXPORT_FORMATS,
+        default=[],
+        metavar="FORMAT",
+        help=f"also write the labels for annotation tools, into export_FORMAT: {', '.join(EXPORT_FORMATS)}",
+    )
+    parser.add_argument(
+        "--any-size",
+        action="store_true",
+        help=f"also read photos that take more than {size(MAX_BYTES)} of memory when decoded",
+    )
+    cli.explorer_argument(parser, "a page of each photo that shows what every layer sees")
+    return parser
 
 
 def segment_photos(args: argparse.Namespace, config: Config) -> None:
-    """Segment the photos ``args.images``; write pictures, say what was found.
+    """Segment the photos ``args.images``; write pictures and print what was found.
 
-    A photo that cannot be read or segmented is named and left out; the others are segmented all the same.
+    A photo that cannot be read or segmented is named and left out; the others are segmented nevertheless.
 
     Raises:
         UserError: wrong words, paths or settings before the start; results that cannot be written; photos that were
@@ -101,10 +88,12 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():
+        from ..output.exports import open_exports
         from . import pipeline
         from .segmenter import segmenter_of_words
         from .stages import PhotoStages
 
+    exports = open_exports(args.export, output, prompts.class_names)
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
     loader = settled_on(str(segmenter.device), config).dataloader
     classes = len(prompts.class_names) - 1
@@ -113,8 +102,10 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     say(f"{classes} classes, {len(prompts)} prompts, {len(photos)} images")
     shown = len(photos) >= MANY
     with progress(len(photos), "segmenting", disable=None if shown else True) as bar:  # None: shown in a terminal
-        stages = PhotoStages(segmenter, output, args.save_heatmaps, args.save_explorer, bar)
+        stages = PhotoStages(segmenter, output, bar, args.save_heatmaps, args.save_explorer, exports, args.any_size)
         pipeline.run(stages, photos, loader.batch_size)
+    for each in exports:
+        say(f"wrote {each.finish()}")
     left_out = stages.left_out
     if left_out:
         names = ", ".join(map(str, left_out))

@@ -12,8 +12,8 @@ from ..data.images import check_file, format_names, images_in, passed_over
 from ..errors import UserError
 from ..screen import note
 
-PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)\.png$")
-"""Names of the pictures that an earlier run wrote."""
+PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
+"""Names of the pictures that an earlier run wrote, some of them renamed with their date."""
 
 MAX_STEM_BYTES = 150  # of the 255 that file systems allow
 

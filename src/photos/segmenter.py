@@ -16,7 +16,7 @@ from ..screen import note
 from .words import prompts_of_words
 
 
-def load_segmenter(
+def load_photo_segmenter(
     config: str | Path, classes: str | None = None, background: str | None = None, device: str = "auto"
 ) -> Segmenter:
     """Load the model that a configuration names and bind it to words.
@@ -42,7 +42,7 @@ def segmenter_of_words(
     Words that the model's vocabulary cannot spell are named.
 
     Raises:
-        UserError: see :func:`load_segmenter`; or the layers are to be ranked, for which there is no list of images.
+        UserError: see :func:`load_photo_segmenter`; or ``model.layers`` is ``auto``, which needs a list of images.
     """
     if config.model.layers == "auto":
         expected = "layer numbers for photos; compute_infoscore_blip.py ranks them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import operator
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.images import read_photo
+from ..data.images import MAX_BYTES, read_photo
 from ..errors import UserError
 from ..evaluation.memory import within_memory
 from ..explorer.content import page_content
 from ..explorer.page import page
 from ..method.segmenter import FrameAnalysis, Segmenter
+from ..output.exports import Export, LabelledPhoto
 from ..result_files import write_result
 from ..screen import note, say
 from .files import Photo
@@ -50,20 +53,33 @@ class PhotoStages:
     Args:
         segmenter: with what photos are segmented.
         output: the folder for results.
+        bar: counts the photos that are finished; lines are printed above it.
         heat_maps: whether a heat map of each class is drawn.
         explorer: whether a page of the attention explorer is made of each photo.
-        bar: counts the photos that are finished; lines are said above it.
+        exports: take the labels of each photo.
+        any_size: whether photos of any decoded size are read.
 
     Attributes:
         left_out: photos that could not be read or segmented.
     """
 
-    def __init__(self, segmenter: Segmenter, output: Path, heat_maps: bool, explorer: bool, bar: tqdm) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        output: Path,
+        bar: tqdm,
+        heat_maps: bool = False,
+        explorer: bool = False,
+        exports: Sequence[Export] = (),
+        any_size: bool = False,
+    ) -> None:
         self.segmenter = segmenter
         self.output = output
         self.heat_maps = heat_maps
         self.explorer = explorer
         self.bar = bar
+        self.exports = exports
+        self.any_size = any_size
         self.left_out: list[Path] = []
 
     def read(self, photo: Photo) -> ReadPhoto:
@@ -72,7 +88,9 @@ class PhotoStages:
         Raises:
             UserError: see :func:`src.data.images.read_photo`.
         """
-        rgb = read_photo(photo.path)
+        rgb = read_photo(
+            photo.path, None if self.any_size else MAX_BYTES, "scale it down, or lift the limit with --any-size"
+        )
         return ReadPhoto(photo.path, rgb, self.segmenter.frame.image(rgb))
 
     def analyse(self, photos: Sequence[ReadPhoto]) -> list[Drawing | Exception]:
@@ -130,6 +148,9 @@ class PhotoStages:
         page_file = files.pop(EXPLORER, None)
         for ending, file in files.items():
             write_result(file, drawn.files[ending])
+        for each in self.exports:
+            with Image.open(io.BytesIO(drawn.files["labels.png"])) as picture:
+                each.add(LabelledPhoto(photo.path, photo.name, np.asarray(picture), self.segmenter.prompts.class_names))
         labels, overlay, *heat_maps = files.values()
         say(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
         if page_file:

@@ -8,7 +8,7 @@ import re
 from ..config.schema import Config
 from ..errors import UserError
 from ..files import resolve
-from ..method.prompts import ClassEntry, PromptSet, build_prompts, fault_of_word, read_class_file
+from ..method.prompts import ClassEntry, PromptSet, build_prompts, fault_of_word, read_class_file, shared_word
 from ..screen import say
 
 MAX_CLASSES = 254  # labels are bytes; 0 is the background, 255 stands for ignored pixels
@@ -47,7 +47,11 @@ def prompts_of_words(
         if not words:
             raise UserError("no background words are left; name some with --background")
     entries = [ClassEntry(words[0], tuple(words[1:])), *foreground]
-    return build_prompts(entries, multi_prompt=classes is not None or multi_prompt)
+    if classes is not None and (shared := shared_word(foreground)):
+        word, first, second = shared
+        names = " and ".join(f'"{foreground[label].name}"' for label in (first, second))
+        raise UserError(f'--classes: "{word}" is a word of {names}; remove one')
+    return build_prompts(entries, classes is not None or multi_prompt, config.dataset.background)
 
 
 def parse_classes(text: str) -> list[ClassEntry]:

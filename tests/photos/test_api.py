@@ -46,7 +46,7 @@ def test_keywords_are_the_settings_of_a_configuration(result: PhotoResult) -> No
     config = load_config(REPOSITORY / "configs" / "miniature.yaml", settings)
     plain = segmenter_of_words(config, prompts_of_words(config, CLASSES, "sky, sea"), "cpu")
     np.testing.assert_array_equal(result.labels, plain.analyse_image(result.rgb).labels)
-    assert result.class_names == ("sky", "boat", "bus")
+    assert result.class_names == ("background", "boat", "bus")
 
 
 @pytest.mark.parametrize("kind", ["text", "pillow", "array", "floats", "rgba"])
@@ -65,7 +65,7 @@ def test_whatever_a_photo_comes_as(kind: str, segmenter: PhotoSegmenter, result:
 def test_masks_scores_and_heat_maps(result: PhotoResult) -> None:
     assert list(result.masks) == ["boat", "bus"]
     assert sum(mask.sum() for mask in result.masks.values()) == (result.labels > 0).sum()
-    assert set(result.scores) == set(result.shares) == {"sky", "boat", "bus"}
+    assert set(result.scores) == set(result.shares) == {"background", "boat", "bus"}
     assert sum(result.shares.values()) == pytest.approx(1)
     assert all(0 <= score <= 1 for score in result.scores.values())
     maps = [result.heat_map(name) for name in result.class_names]

@@ -200,7 +200,7 @@ def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.Captu
     config = load_config(CONFIG, ["crf.iters=2"])
     segmenter = segmenter_of_words(config, prompts_of_words(config, "bus = coach; boat; cat"), "cpu")
     with progress(0, "none", disable=True) as bar:
-        stages = PhotoStages(segmenter, tmp_path / "by hand", True, False, bar)
+        stages = PhotoStages(segmenter, tmp_path / "by hand", bar, heat_maps=True)
         one_by_one(stages, name_outputs(find_photos([folder], tmp_path)))
     for name in found:
         assert (tmp_path / "by hand" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()

@@ -39,7 +39,7 @@ def photos(options: Options, amp: str, count: int = PHOTOS, sizes: Sequence[tupl
     for width, height in sizes:
         with tempfile.TemporaryDirectory() as folder, progress(0, "", disable=True) as bar:
             drawn = draw_photos(Path(folder), count, (width, height))
-            stages = PhotoStages(segmenter, Path(folder) / "out", False, False, bar)
+            stages = PhotoStages(segmenter, Path(folder) / "out", bar)
             ways = partial(one_by_one, stages, drawn), partial(pipeline.run, stages, drawn, options.batch_size)
             # by turns, so that what else the machine does in between falls on both
             seconds = [[_seconds(way) for way in ways] for _ in range(options.warm_up + options.repeats)]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from src.screen import say
 from tools.prepare.parallel import for_each
+from tools.prepare.pictures import FORMATS
 
 
 def check_pairs(root: Path, lines: list[str], workers: int, label: str) -> None:
@@ -36,7 +37,7 @@ def _fault(pair: tuple[Path, Path]) -> tuple[bool, str] | None:
     sizes = []
     for path in pair:
         try:
-            with Image.open(path) as picture:  # the header alone
+            with Image.open(path, formats=FORMATS) as picture:  # the header alone
                 sizes.append(f"{picture.width} x {picture.height}")
         except Exception as error:  # a damaged file lets Pillow's plugins raise nearly anything
             return False, f"{path} ({' '.join(str(error).split())})"

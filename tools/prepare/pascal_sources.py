@@ -10,6 +10,7 @@ from PIL import Image
 
 from src.errors import UserError
 from tools.prepare.archives import extract
+from tools.prepare.pictures import FORMATS
 from tools.prepare.sources import SBD_ARCHIVE, VOC_ARCHIVE
 
 LABELS = frozenset({*range(21), 255})
@@ -129,7 +130,7 @@ def read_voc_mask(path: Path) -> np.ndarray:
         UserError: unreadable, no palette or grey image, or a label that VOC does not have.
     """
     try:
-        with Image.open(path) as mask:
+        with Image.open(path, formats=FORMATS) as mask:
             mode, labels = mask.mode, np.asarray(mask)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"mask {path} cannot be read ({error}); unpack {VOC_ARCHIVE} again") from error
