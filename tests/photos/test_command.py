@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-import training_free_blip
 from src import cli
 from src.config.reader import load_config
 from src.data.frame import Frame
@@ -50,7 +49,7 @@ def test_the_summary_names_what_was_found_and_what_was_not() -> None:
 
 def run(*arguments: object) -> int:
     common = ["--config", CONFIG, "--device", "cpu", "--set", "crf.iters=2", "data_root=nowhere", "val_list=nowhere"]
-    return cli.run(training_free_blip.main, [str(argument) for argument in (*common, *arguments)])
+    return cli.run(photos.main, [str(argument) for argument in (*arguments, *common)])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (53, 37), (200, 340)])  # width, height
@@ -60,7 +59,7 @@ def test_pictures_come_at_the_photos_own_size(
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     photo = save(tmp_path / "photo.png", Image.fromarray(pixels))
     output = tmp_path / "out"
-    assert run("--images", photo, "--classes", "bus = coach; boat", "--output-dir", output, "--save-heatmaps") == 0
+    assert run(photo, "--classes", "bus = coach; boat", "--output-dir", output, "--save-heatmaps") == 0
     assert {path.name for path in output.iterdir()} == {
         "photo_labels.png",
         "photo_overlay.png",
@@ -87,7 +86,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
         save(tmp_path / folder / "photo.png", Image.new("RGB", (30, 20), colour))
     output = tmp_path / "out"
     earlier = save(output / "photo_overlay.png", Image.new("RGB", (3, 3))).read_bytes()
-    arguments = ("--images", tmp_path / "x", tmp_path / "y", "--classes", "bus", "--output-dir", output)
+    arguments = (tmp_path / "x", tmp_path / "y", "--classes", "bus", "--output-dir", output)
     assert run(*arguments) == 0, capsys.readouterr().err
     names = sorted(path.name for path in output.iterdir())
     kept = [name for name in names if name.startswith("photo_overlay.2")]
@@ -102,7 +101,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_an_unreadable_photo_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "b.png", Image.new("RGB", (30, 20)))
     (tmp_path / "a.png").write_bytes(b"broken")
-    assert run("--images", tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    assert run(tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
     assert (tmp_path / "out" / "b_labels.png").exists()
     error = capsys.readouterr().err
     assert "1 of 2 images could not be segmented" in error
@@ -136,7 +135,7 @@ def test_whatever_one_photo_brings_about_the_others_are_done(
 
     monkeypatch.setattr(Segmenter, "analyse_batch", analyse_none_green)
     monkeypatch.setattr(FrameAnalysis, "at", back_from_none_green)
-    arguments = ("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
+    arguments = (photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
     assert run(*arguments, "--set", f"dataloader.batch_size={batch_size}") == 2
     assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
     assert f"left out: image {tmp_path / 'b.png'}: RuntimeError: no green here" in capsys.readouterr().err
@@ -152,7 +151,7 @@ def test_a_photo_of_which_the_model_says_no_number_is_named(
         return encode(segmenter, pixels).masked_fill(lost[:, None, None], torch.nan)
 
     monkeypatch.setattr(Segmenter, "encode_images", lose_green)
-    arguments = ("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
+    arguments = (photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
     assert run(*arguments, "--set", "dataloader.batch_size=3") == 2
     assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
     error = capsys.readouterr().err
@@ -172,7 +171,7 @@ def test_photos_that_are_too_many_for_the_memory_go_in_halves(
         return analyse(segmenter, pixels)
 
     monkeypatch.setattr(Segmenter, "analyse_batch", analyse_two)
-    arguments = ("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
+    arguments = (photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
     assert run(*arguments, "--set", "dataloader.batch_size=3") == 0
     assert sizes == [3, 1, 2]
     assert len(list((tmp_path / "out").glob("*_labels.png"))) == 3
@@ -184,7 +183,7 @@ def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.Captu
     shown = {}
     for size in (1, 3):
         output = tmp_path / str(size)
-        arguments = ("--images", folder, "--classes", "bus = coach; boat; cat", "--output-dir", output)
+        arguments = (folder, "--classes", "bus = coach; boat; cat", "--output-dir", output)
         assert run(*arguments, "--save-heatmaps", "--set", f"dataloader.batch_size={size}") == 0
         shown[size] = capsys.readouterr().out.replace(str(output), "")
     found = sorted(path.name for path in (tmp_path / "1").iterdir())
@@ -210,7 +209,7 @@ def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.Captu
 
 def test_results_that_cannot_be_written_end_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out/b_overlay.png").mkdir(parents=True)
-    assert run("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    assert run(photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 2
     assert "b_overlay.png: it is a folder; choose another name" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"}
@@ -228,7 +227,7 @@ def test_ctrl_c_leaves_whole_files_and_no_thread(
         return analyse(segmenter, pixels)
 
     monkeypatch.setattr(Segmenter, "analyse_batch", interrupted)
-    assert run("--images", photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 130
+    assert run(photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert not any(thread.name.startswith("photos") for thread in threading.enumerate())
     for path in (tmp_path / "out").glob("*"):
@@ -243,14 +242,16 @@ def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> Non
     for word in ("猫", "犬"):
         command = [
             sys.executable,
-            "training_free_blip.py",
+            "-m",
+            "src.photos",
+            str(photo),
             "--config",
             str(CONFIG),
             "--device",
             "cpu",
             "--save-heatmaps",
         ]
-        command += ["--images", str(photo), "--classes", word, "--output-dir", str(output), "--set", "crf.iters=0"]
+        command += ["--classes", word, "--output-dir", str(output), "--set", "crf.iters=0"]
         environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
@@ -261,8 +262,8 @@ def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> Non
 def test_closing_the_output_ends_no_folder(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / "photos" / f"{number}.png", left_red_right_blue())
-    command = [sys.executable, "training_free_blip.py", "--config", str(CONFIG), "--device", "cpu", "--classes", "bus"]
-    command += ["--images", str(tmp_path / "photos"), "--output-dir", str(tmp_path / "out"), "--set", "crf.iters=0"]
+    command = [sys.executable, "-m", "src.photos", str(tmp_path / "photos"), "--config", str(CONFIG)]
+    command += ["--device", "cpu", "--classes", "bus", "--output-dir", str(tmp_path / "out"), "--set", "crf.iters=0"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
         assert job.stdout is not None
         job.stdout.readline()
@@ -284,7 +285,7 @@ def test_the_home_folder_is_found_wherever_a_path_is_given(tmp_path: Path, monke
 def test_photos_are_a_command_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = save(tmp_path / "a.png", left_red_right_blue())
     options = ("--config", CONFIG, "--device", "cpu", "--classes", "bus; boat", "--set", "crf.iters=2")
-    assert run("--images", photo, "--classes", "bus; boat", "--output-dir", tmp_path / "one") == 0
+    assert run(photo, "--classes", "bus; boat", "--output-dir", tmp_path / "one") == 0
     shown = capsys.readouterr().out.splitlines()
     arguments = [str(argument) for argument in (photo, *options, "--output-dir", tmp_path / "other")]
     assert cli.run(photos.main, arguments) == 0
@@ -297,21 +298,19 @@ def test_words_that_the_vocabulary_cannot_spell_are_named(tmp_path: Path, capsys
     photo = save(tmp_path / "a.png", Image.new("RGB", (30, 20)))
     vocabulary = json.loads((REPOSITORY / "tests/golden/pascal/model/tokenizer.json").read_text())["model"]["vocab"]
     assert "bus" in vocabulary
-    assert run("--images", photo, "--classes", "bus; żółw", "--output-dir", tmp_path / "out") == 0
+    assert run(photo, "--classes", "bus; żółw", "--output-dir", tmp_path / "out") == 0
     assert 'cannot spell "żółw"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--classes", "cat"), "--classes goes with --images"),
-        (("--background", "wall"), "--background goes with --images"),
-        (("--save-heatmaps",), "--save-heatmaps goes with --images"),
-        (("--classes", ""), "--classes goes with --images"),
-        (("--images", "a.jpg", "--save-predictions"), "--save-predictions goes with an image list"),
-        (("--images", "a.jpg", "--save-overlays", "3"), "--save-overlays goes with an image list"),
-        (("--images", "nowhere.jpg"), "nowhere.jpg does not exist"),
-        (("--images", CONFIG.parent / "golden/pascal/data/JPEGImages", "--set", "model.layers=auto"), "model.layers"),
+        (
+            (CONFIG.parent / "golden/pascal/data/JPEGImages", "--classes", "bus; boat = bus"),
+            '"bus" is a word of "bus" and "boat"; remove one',
+        ),
+        (("nowhere.jpg",), "nowhere.jpg does not exist"),
+        ((CONFIG.parent / "golden/pascal/data/JPEGImages", "--set", "model.layers=auto"), "model.layers"),
     ],
 )
 def test_commands_that_cannot_be_meant_are_refused(
@@ -319,3 +318,32 @@ def test_commands_that_cannot_be_meant_are_refused(
 ) -> None:
     assert run(*arguments) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_exports_hold_the_labels_of_every_photo(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = (photos_of_three(tmp_path), "--classes", "bus; boat", "--output-dir", output)
+    assert run(*arguments, "--export", "cvat", "coco") == 0
+    content = json.loads((output / "export_coco" / "instances.json").read_text())
+    assert len(content["images"]) == 3
+    for labels in output.glob("*_labels.png"):
+        name = labels.name.removesuffix("_labels.png")
+        exported = Image.open(output / "export_cvat" / "SegmentationClass" / f"{name}.png")
+        np.testing.assert_array_equal(np.asarray(exported), np.asarray(Image.open(labels)))
+    assert run(*arguments, "--export", "coco") == 2
+
+
+def test_a_limit_of_size_can_be_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.photos import stages
+
+    monkeypatch.setattr(stages, "MAX_BYTES", 1000)
+    photo = save(tmp_path / "photo.png", left_red_right_blue())
+    arguments = (photo, "--classes", "bus", "--output-dir", tmp_path / "out")
+    assert run(*arguments) == 2
+    assert run(*arguments, "--any-size") == 0
+
+
+def test_formats_are_those_of_the_exports() -> None:
+    from src.output.exports import FORMATS
+
+    assert tuple(FORMATS) == photos.EXPORT_FORMATS
