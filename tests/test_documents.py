@@ -104,7 +104,10 @@ def test_python_blocks_run(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pinned_packages_are_the_same_everywhere() -> None:
     """Install instructions, requirements.txt and the command that runs all checks name the same versions."""
     pinned: dict[str, set[str]] = {}
-    texts = [*DOCUMENTS.values(), *((REPOSITORY / name).read_text() for name in ("requirements.txt", ".ci/run"))]
+    texts = [
+        *DOCUMENTS.values(),
+        *((REPOSITORY / name).read_text() for name in ("requirements.txt", "pyproject.toml", ".ci/run")),
+    ]
     for text in texts:
         for package, version in re.findall(r"\b([\w.-]+)==([\w.]+)", text):
             pinned.setdefault(package, set()).add(version)
