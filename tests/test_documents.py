@@ -14,7 +14,12 @@ from src.files import REPOSITORY
 from tests import documents
 from tests.documents import DOCUMENTS
 
-COMMANDS = sorted({(name, command) for name, text in DOCUMENTS.items() for command in documents.python_commands(text)})
+COMMANDS = sorted(
+    (name, command)
+    for name, text in DOCUMENTS.items()
+    if name != "CHANGELOG.md"  # names parts of commands, and commands of earlier versions
+    for command in set(documents.python_commands(text))
+)
 LINKS = sorted({(name, *link) for name, text in DOCUMENTS.items() for link in documents.links(text)})
 PYTHON = sorted({block for text in DOCUMENTS.values() for block in documents.blocks(text, "python")})
 SOURCES = [
