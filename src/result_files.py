@@ -167,11 +167,11 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     NaN and infinity (the correlation of a constant, say) become null, because JSON has neither.
     """
     text = json.dumps(plain_values(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    lasting = _lasting(json.loads(text))
+    written = lasting(json.loads(text))
 
     def same(earlier: bytes) -> bool:
         try:
-            return _lasting(json.loads(earlier)) == lasting
+            return lasting(json.loads(earlier)) == written
         except (ValueError, RecursionError):
             return False
 
@@ -187,8 +187,8 @@ def plain_values(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-def _lasting(values: Any) -> Any:
+def lasting(values: Any) -> Any:
     """``values`` without :data:`VOLATILE`."""
     if isinstance(values, dict):
-        return {key: _lasting(value) for key, value in values.items() if key not in VOLATILE}
-    return [_lasting(value) for value in values] if isinstance(values, list) else values
+        return {key: lasting(value) for key, value in values.items() if key not in VOLATILE}
+    return [lasting(value) for value in values] if isinstance(values, list) else values

@@ -168,6 +168,18 @@ def test_a_finished_run_of_one_shot_is_not_computed_again(config: Path, tmp_path
     assert {name: grown[name] for name in whole} == whole
 
 
+def test_an_edited_record_of_a_run_is_not_believed(config: Path, tmp_path: Path) -> None:
+    options = ("--set", "dataloader.batch_size=1", "oneshot.total_runs=1")
+    assert run(command("one_shot_blip", config, tmp_path, *options)).returncode == 0
+    summary, record = tmp_path / "one_shot_summary.csv", tmp_path / "one_shot_summary_run0.json"
+    scores, written = summary.read_text(), json.loads(record.read_text())
+    record.write_text(json.dumps({**written, "miou": 0.999}))
+    again = run(command("one_shot_blip", config, tmp_path, *options))
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("was edited since it was written; computing its run again") == 1
+    assert summary.read_text() == scores
+
+
 def test_a_run_that_was_tuned_is_not_tuned_again(config: Path, tmp_path: Path) -> None:
     slow = command("one_shot_blip", config, tmp_path / "killed", pause=0.1)
     tuned = "unfinished/one_shot_summary_*/tuned_weights_0.safetensors"

@@ -22,7 +22,7 @@ from ..evaluation.journal import Journal
 from ..files import write_bytes
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
-from ..result_files import plain_values
+from ..result_files import lasting, plain_values
 from ..runtime import cores, rank, threads, world_size
 from ..screen import note
 from .supports import Episode, Episodes
@@ -57,7 +57,10 @@ def signed(
 
     ``settings`` are all that the run depends on, :func:`run_settings` among them.
     """
-    return {**record, ORIGIN: {**_origin(settings, tuned, queries), CONTENT: digest(plain_values(dict(record)))}}
+    return {
+        **record,
+        ORIGIN: {**_origin(settings, tuned, queries), CONTENT: digest(lasting(plain_values(dict(record))))},
+    }
 
 
 def _origin(settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def finished_run(
             return None
         made_for = {field.name for field in dataclasses.fields(MadeFor)}
         record = {key: value for key, value in values.items() if key not in made_for}
-        if content != digest(record):
+        if content != digest(lasting(record)):
             note(f"note: {path} was edited since it was written; computing its run again")
             return None
         return record
