@@ -169,7 +169,7 @@ def other_model(tmp_path: Path) -> str:
 
 def other_words(tmp_path: Path) -> str:
     classes = json.loads((GOLDEN / "classes.json").read_text())
-    classes[3]["name"] = "yacht"
+    classes[3]["name"] = "glider"
     (tmp_path / "classes.json").write_text(json.dumps(classes))
     return f"class_name_dir={tmp_path / 'classes.json'}"
 

@@ -531,7 +531,7 @@ def test_layers_by_infoscore(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["oneshot.lr=1e30"], "the loss is nan"),
+        (["oneshot.lr=1e30"], "oneshot.lr: 1e+30 is not valid"),
         (["oneshot.min_support_area=90000"], "fewer than oneshot.shot = 1"),
         (["oneshot.shot=9"], "fewer than oneshot.shot = 9"),
         (["model.layers=[]"], "model.layers: [] is not valid"),
