@@ -433,7 +433,7 @@ def to_supervision(labels: np.ndarray) -> Any:
         UserError: the package supervision is not installed.
     """
     try:
-        import supervision
+        import supervision  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("supervision is not installed; install it with: pip install supervision") from None
     found = instances(labels)
