@@ -16,7 +16,7 @@ from .config.reader import load_config
 from .config.schema import Config
 from .errors import Terminated, UserError
 from .files import user_path
-from .runtime import check_device_name, check_job, first_to_end_early, world_size
+from .runtime import check_device_name, check_job, end_early, world_size
 from .screen import note, say, steady_console
 
 SKIPPED = 3
@@ -34,11 +34,15 @@ def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = N
     with steady_console(), _ending_on_sigterm():
         try:
             check_job()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
+        try:
             return main(arguments) or 0
         except UserError as error:
             if "--debug" in arguments:
                 traceback.print_exc()
-            _end_early(f"error: {error}", error)
+            _end_early(f"error: {error}", error, wait=True)
             return 2
         except KeyboardInterrupt as error:
             _end_early("interrupted", error)
@@ -73,13 +77,12 @@ def quick_imports() -> Iterator[None]:
             gc.enable()
 
 
-def _end_early(text: str, error: BaseException) -> None:
+def _end_early(text: str, error: BaseException, wait: bool = False) -> None:
     """Print ``text`` and the notes of ``error`` (how much is kept, say), unless another process of the job did."""
     if world_size() > 1 and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):  # torchrun ends the others as soon as one has ended
             signal.signal(number, signal.SIG_DFL)
-    if first_to_end_early():
-        print("; ".join([text, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+    end_early("; ".join([text, *getattr(error, "__notes__", ())]), wait)
 
 
 def end(skipped: Sequence[Mapping[str, str]]) -> int:

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from .errors import UserError
@@ -129,7 +129,7 @@ def job_store(wait: bool = True) -> Store | None:
     from torch.distributed.distributed_c10d import PrefixStore
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    hosts = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    hosts = _hosts_store()
     if hosts and not wait:
         return None
     patience = Patience(lambda: f"process 0 at {host}:{port}")
@@ -161,17 +161,54 @@ def _answers(host: str, port: int) -> bool:
 
 
 ENDED_EARLY = "ended early"
+"""Key of the job's store that counts the processes that have ended early."""
+
+END_WAIT = 60.0
+"""Seconds for which a process that ends before the job has met stays reachable, so that the others end too."""
 
 
-def first_to_end_early() -> bool:
-    """Whether no other process of the job has ended early before this one: the first prints why, the others nothing."""
+def end_early(text: str, wait: bool = False) -> None:
+    """Print ``text``, unless another process of the job has ended early before, and let the others know.
+
+    Args:
+        text: why the job ends.
+        wait: processes that have not met yet cannot notice that this one is gone; wait until process 0 has opened the
+            store or, in process 0, until the others have looked into it, :data:`END_WAIT` seconds at most.
+    """
     if world_size() == 1:
-        return True
+        print(text, file=sys.stderr, flush=True)
+        return
+    met = _store is not None
     try:
         store = job_store(wait=False)
-        return store is None or store.add(ENDED_EARLY, 1) == 1
+        if store is None or store.add(ENDED_EARLY, 1) == 1:
+            print(text, file=sys.stderr, flush=True)
     except RuntimeError:  # whoever hosted the store has ended
-        return True
+        print(text, file=sys.stderr, flush=True)
+        return
+    if wait and not met:
+        with suppress(RuntimeError, UserError):
+            _stay_reachable(store, time.monotonic() + END_WAIT)
+
+
+def _stay_reachable(store: Store | None, end: float) -> None:
+    """Count this process as ended early if that is not done, and keep the store open for the others until ``end``."""
+    if store is None:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        while not _hosts_store() and not _answers(host, port):
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.2)
+        store = job_store()
+        assert store is not None
+        store.add(ENDED_EARLY, 1)
+    while _hosts_store() and store.add(ENDED_EARLY, 0) < world_size() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _hosts_store() -> bool:
+    """Whether this process hosts the job's store: process 0, unless torchrun does."""
+    return rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def cores() -> int:
