@@ -11,5 +11,5 @@ dependencies = ["torch", "transformers", "safetensors", "numpy", "cv2", "PIL", "
 
 
 def segmenter(name: str = "Salesforce/blip-itm-large-coco", **options: Any) -> PhotoSegmenter:
-    """A segmenter of photos; ``options`` are those of ``Segmenter.from_pretrained``: ``classes`` is needed."""
+    """Load a segmenter of photos; ``options`` are those of ``Segmenter.from_pretrained``, ``classes`` is required."""
     return PhotoSegmenter.from_pretrained(name, **options)

@@ -1,4 +1,4 @@
-"""softmax(q k^T) v without the whole softmax in memory: PyTorch's fused kernel, or head by head where that wins."""
+"""softmax(q k^T) v without the whole softmax in memory: PyTorch's fused kernel, or a few heads at a time if faster."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CACHE_BYTES = 2 * 2**20  # of the softmax of heads that go through together: about what a processor core keeps at hand
+CACHE_BYTES = 2 * 2**20  # softmax of the heads computed at a time: about the cache of a processor core
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of ``query`` [B, H, m, d] over ``key`` and ``value`` [B, H, n, d]: [B, H, m, d].
 
-    In bfloat16 on a CPU, PyTorch's fused kernel takes two and a half times as long as three products in a row whose
-    m x n values stay in the cache. In float32 the fused kernel wins, with gradients too: it keeps nothing for them.
-
-    On CUDA gradients go through the three products: the fused kernels' gradients are not deterministic.
+    - bfloat16 on a CPU: separate operations on a few heads, whose m x n values stay in the cache. PyTorch's fused
+      kernel takes 2.5 times as long.
+    - gradients on CUDA: separate operations, because the gradients of the fused kernels are not deterministic.
+    - otherwise: the fused kernel.
     """
     with_gradients = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
     if with_gradients and query.device.type == "cuda":
@@ -24,7 +24,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)
     batch, heads, rows, width = query.shape
     together = max(1, CACHE_BYTES // (rows * key.shape[2] * query.element_size()))
-    # the layout in which heads are put side by side again without a copy
+    # this memory layout lets the caller concatenate the heads without a copy
     context = query.new_empty(batch, rows, heads, width).transpose(1, 2)
     for image in range(batch):
         for first in range(0, heads, together):

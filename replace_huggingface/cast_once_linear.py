@@ -1,8 +1,8 @@
-"""Frozen linear layers under autocast, their weights rounded to the number format once.
+"""Frozen linear layers that cast their weights for autocast once.
 
-Autocast rounds weights anew at every call of a layer: of BLIP-large 1.7 GB are read and 0.8 GB written for every batch,
-and part of them again for every chunk of prompts. Here the rounded weights are kept beside the float32 ones. Results
-are the same to the bit, and whoever reads, saves or tunes the model's parameters finds them as they were.
+Autocast casts the weights at every call of a layer: for BLIP-large it reads 1.7 GB and writes 0.8 GB per batch, and a
+part of that again per chunk of prompts. These layers keep the cast weights next to the float32 ones. Results are
+bit-equal, and the parameters can be read, saved and tuned as before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class _Rounded:
-    """Copies in another number format of a weight and a bias as they were at some time."""
+    """A weight and a bias cast to another number format, and the versions that they were cast from."""
 
     weight: Tensor
     bias: Tensor | None
@@ -35,7 +35,7 @@ class _Rounded:
 class CastOnceLinear(nn.Linear):
     """Drop-in for an ``nn.Linear``: same parameters and names, same results.
 
-    A weight that is trained, is given from outside (``torch.func.functional_call``) or has changed is rounded anew.
+    A weight that is trained, replaced (``torch.func.functional_call``) or changed is cast again.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -45,7 +45,7 @@ class CastOnceLinear(nn.Linear):
         self._rounded: _Rounded | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """``input`` [..., in_features] to [..., out_features], in autocast's number format where that is on."""
+        """Map ``input`` [..., in_features] to [..., out_features], in autocast's number format if autocast is on."""
         weight, bias, device = self.weight, self.bias, input.device.type
         if not torch.is_autocast_enabled(device) or weight.requires_grad or weight.is_inference():
             return F.linear(input, weight, bias)
@@ -58,7 +58,7 @@ class CastOnceLinear(nn.Linear):
 
 
 def cast_once(model: nn.Module) -> None:
-    """Put a :class:`CastOnceLinear` in the place of every ``nn.Linear`` below ``model``."""
+    """Replace every ``nn.Linear`` inside ``model`` by a :class:`CastOnceLinear`."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:
@@ -66,5 +66,5 @@ def cast_once(model: nn.Module) -> None:
 
 
 def _versions(weight: Tensor, bias: Tensor | None) -> tuple[int, int]:
-    """What PyTorch counts up at every change in place."""
+    """PyTorch's version counters, which every in-place change increments."""
     return weight._version, 0 if bias is None else bias._version

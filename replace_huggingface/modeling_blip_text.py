@@ -1,17 +1,17 @@
-"""BLIP's text encoder with its cross-attention in the open, over HuggingFace's own weights.
+"""BLIP's text encoder with its cross-attention logits exposed, using HuggingFace's own weights.
 
-HuggingFace's ``BlipTextModel`` returns no cross-attention and keeps no logits. The published code had users copy a
-patched file over the one in site-packages. Here :class:`CrossAttentionTextEncoder` takes the submodules of a loaded
-``BlipTextModel`` and runs them itself; :func:`expose_cross_attention` puts it in the place of ``model.text_encoder``.
-Parameters and their names stay the same, nothing outside the given model changes.
+HuggingFace's ``BlipTextModel`` does not return cross-attention logits. With the published code, users copied a patched
+file over the one in site-packages. Here :class:`CrossAttentionTextEncoder` takes the submodules of a loaded
+``BlipTextModel`` and runs them itself; :func:`expose_cross_attention` replaces ``model.text_encoder`` by it. Parameters
+and their names stay the same; nothing outside the given model changes.
 
-It also does less work than a call per image and prompt, with the same result:
+It gives the same result as one call per image and prompt, with less work:
 
-* what a prompt is before it first meets an image (embeddings, first self-attention) is computed once per job;
+* the part of a prompt before the first cross-attention (embeddings, first self-attention) is computed once per job;
 * keys and values of an image are computed once, and all tokens of all prompts attend to them as one long query
-  sequence: cross-attention never mixes prompts; those of layers that several sets of weights share, once for all sets;
-* logits are formed in the chosen layers only, reduced at once by the caller's function, and freed. Prompts go through
-  in chunks, so that the logits of one layer never take more than a given number of bytes.
+  sequence (cross-attention never mixes prompts). Sets of weights that share a layer also share its keys and values;
+* logits are computed in the chosen layers only, reduced immediately by the caller's function, and freed. Prompts are
+  processed in chunks, so that the logits of one layer never exceed a given number of bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .cached_attention import attend
 TRANSFORMERS_VERSION = "5.17.0"
 LOGITS_BUDGET_BYTES = 256 * 2**20
 
-# What is used of each part of HuggingFace's BlipTextModel; anything missing means another release.
+# The attributes used of each part of HuggingFace's BlipTextModel; a missing one means an unsupported release.
 _NEEDED = {
     "embeddings": ("word_embeddings", "position_embeddings", "LayerNorm"),
     "encoder.layer.{}": ("attention", "crossattention", "feed_forward_chunk"),
@@ -53,16 +53,16 @@ LogitsReducer = Callable[[Tensor, Tensor], Tensor]
 
 
 KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of images in one layer's cross-attention, [B, H, 1 + patches, head_dim] each."""
+"""Keys and values of images in the cross-attention of one layer, [B, H, 1 + patches, head_dim] each."""
 
 
 class UnsupportedTransformersError(RuntimeError):
-    """The installed transformers lacks a part of BLIP's text encoder that is used here."""
+    """The installed transformers lacks a part of BLIP's text encoder that this module uses."""
 
 
 @dataclass(frozen=True)
 class PromptStates:
-    """Prompts as they are before they meet an image.
+    """States of prompts before the first cross-attention.
 
     Attributes:
         hidden: [P, T, D] states after the self-attention of the first layer that has cross-attention.
@@ -75,11 +75,11 @@ class PromptStates:
 
 @dataclass(frozen=True)
 class TextOutput:
-    """What the text encoder says of B images and P prompts.
+    """The text encoder's output for B images and P prompts.
 
     Attributes:
         last_hidden_state: [B, P, T, D].
-        reduced_logits: for each chosen layer what the reducer made of its cross-attention logits, [B, P, ...].
+        reduced_logits: per chosen layer, its cross-attention logits after the reducer, [B, P, ...].
     """
 
     last_hidden_state: Tensor
@@ -87,14 +87,14 @@ class TextOutput:
 
 
 class CrossAttentionTextEncoder(nn.Module):
-    """The submodules of a HuggingFace ``BlipTextModel``, run prompt-parallel, with cross-attention logits exposed.
+    """A HuggingFace ``BlipTextModel`` run on all prompts at a time, with its cross-attention logits exposed.
 
-    Its first ``config.fusion_layer`` layers (0 if the configuration lacks it, as BLIP's does) have no cross-attention.
+    The first ``config.fusion_layer`` layers have no cross-attention (0 if the configuration lacks the key, as BLIP's).
 
     Args:
         text_model: the model whose submodules are used.
-        fused: form softmax(q k^T) v of cross-attention with PyTorch's fused kernel where no logits are wanted. Faster,
-            but rounds differently; without it operations keep HuggingFace's own order.
+        fused: compute softmax(q k^T) v of cross-attention with PyTorch's fused kernel where no logits are wanted.
+            Faster, but rounds differently; without it, the order of operations is HuggingFace's.
 
     Raises:
         UnsupportedTransformersError: a submodule is not where transformers 5.17 has it.
@@ -127,13 +127,13 @@ class CrossAttentionTextEncoder(nn.Module):
 
     @property
     def image_layers(self) -> tuple[int, ...]:
-        """Numbers of the layers with cross-attention."""
+        """Indices of the layers with cross-attention."""
         return tuple(range(self.fusion_layer, len(self.encoder.layer)))
 
     def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> PromptStates:
         """Run prompts ``input_ids`` [P, T] with ``attention_mask`` [P, T] up to the first cross-attention.
 
-        ``words`` [P, T, D] stand in for the model's own word embeddings of ``input_ids``; they are changed in place.
+        ``words`` [P, T, D] replace the model's own word embeddings of ``input_ids``; they are modified in place.
         """
         hidden = self.embeddings(input_ids=input_ids, inputs_embeds=words)
         for layer in self.layers[: self.fusion_layer]:
@@ -143,9 +143,9 @@ class CrossAttentionTextEncoder(nn.Module):
     def keys_values(
         self, image_embeds: Tensor, layers: Sequence[int], wanted: Collection[int] = ()
     ) -> dict[int, KeysValues]:
-        """What prompts attend to in images ``image_embeds`` [B, 1 + patches, D_vision], for each of ``layers``.
+        """Keys and values of images ``image_embeds`` [B, 1 + patches, D_vision] in each of ``layers``.
 
-        ``wanted`` are layers whose logits will be asked for.
+        ``wanted`` are the layers whose logits will be requested.
         """
         found = {}
         for layer in layers:
@@ -170,10 +170,10 @@ class CrossAttentionTextEncoder(nn.Module):
             prompts: P prompts, from :meth:`encode_prompts`.
             image_embeds: [B, 1 + patches, D_vision], the vision encoder's last hidden state.
             layers: layers whose cross-attention logits are wanted: q k^T / sqrt(head_dim), before softmax, float32.
-            reduce: makes of a layer's logits what is kept of them; called once per layer and chunk of prompts.
-            logits_budget: bytes that the logits of one layer may take at once, unless a single prompt takes more
-                (default: :data:`LOGITS_BUDGET_BYTES`). While the context is formed there are twice as many.
-            known: keys and values of these images where they are there already, from :meth:`keys_values`.
+            reduce: reduces the logits of a layer and a chunk of prompts to what is kept of them.
+            logits_budget: largest size in bytes of the logits of one layer, unless a single prompt takes more
+                (default: :data:`LOGITS_BUDGET_BYTES`). The softmax takes the same size again for a short time.
+            known: keys and values of these images from :meth:`keys_values`, if computed before.
         """
         known = known or {}
         missing = [layer for layer in self.image_layers if layer not in known]
@@ -191,7 +191,7 @@ class CrossAttentionTextEncoder(nn.Module):
                 )
                 if logits is not None and wanted:
                     reduced[index].append(reduce(logits, chunk.attention_mask))
-                del logits  # the next layer's must not stand beside these
+                del logits  # free them before the next layer's are computed
                 hidden = layer.feed_forward_chunk(hidden)
             states.append(hidden)
         return TextOutput(torch.cat(states, 1), {layer: torch.cat(parts, 1) for layer, parts in reduced.items()})
@@ -208,9 +208,9 @@ class CrossAttentionTextEncoder(nn.Module):
 
 
 def expose_cross_attention(model: BlipForImageTextRetrieval, fused: bool = True) -> CrossAttentionTextEncoder:
-    """Put a :class:`CrossAttentionTextEncoder` in the place of ``model.text_encoder`` and return it.
+    """Replace ``model.text_encoder`` by a :class:`CrossAttentionTextEncoder` and return it.
 
-    ``model`` is a HuggingFace ``BlipForImageTextRetrieval``. On a model that has one already only ``fused`` is set.
+    ``model`` is a HuggingFace ``BlipForImageTextRetrieval``. If it was replaced before, only ``fused`` is set.
 
     Raises:
         UnsupportedTransformersError: see :class:`CrossAttentionTextEncoder`.
@@ -235,10 +235,10 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
 
 
 def unrounded(linear: nn.Module, states: Tensor) -> Tensor:
-    """``linear(states)``, in float32 where autocast would round both to the 8 bits of bfloat16.
+    """``linear(states)``, computed in float32 where autocast would use bfloat16 with its 8 bits of precision.
 
-    For what is summed and exponentiated: cross-attention logits and matching scores. The 11 bits of float16, the
-    published format, do for them.
+    For values that are summed and exponentiated: cross-attention logits and matching scores. The 11 bits of float16,
+    the published format, are enough for them.
     """
     device = states.device.type
     if not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) != torch.bfloat16:
@@ -254,7 +254,7 @@ def _self_attention(layer: BlipTextLayer, hidden: Tensor, attention_mask: Tensor
         _heads(linear(hidden), attention.num_attention_heads)
         for linear in (attention.query, attention.key, attention.value)
     )
-    # explicit, because T x T is tiny: the fused kernel would gain nothing and round differently
+    # no fused kernel: T x T is tiny, so it would not be faster, and it rounds differently
     logits = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])  # [..., P, H, T, T]
     padding = attention_mask[:, None, None, :] == 0
     context = logits.masked_fill(padding, -torch.inf).softmax(-1).to(value.dtype) @ value
@@ -266,7 +266,9 @@ def _cross_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Cross-attention block on ``hidden`` [B, P, T, D] with an image's ``key`` and ``value`` [B, H, n, head_dim].
 
-    Returns the new hidden states and, if they are formed, the logits [B, P, H, T, n]; ``wanted`` ones are precise.
+    Returns:
+        The new hidden states, and the logits [B, P, H, T, n] or None without ``form_logits``. ``wanted`` logits are
+        computed with :func:`unrounded` queries.
     """
     attention = block.self
     prompts, tokens = hidden.shape[1:3]

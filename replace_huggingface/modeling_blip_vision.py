@@ -1,7 +1,7 @@
-"""BLIP's vision attention through a kernel that does not keep its softmax, over HuggingFace's own weights.
+"""BLIP's vision attention through fused kernels, using HuggingFace's own weights.
 
-HuggingFace's ``BlipAttention`` forms the softmax matrix of every head in memory (at 512 px: 16 heads of 1025 x 1025 in
-each of 24 layers of BLIP-large). The same result is had without it.
+HuggingFace's ``BlipAttention`` stores the softmax matrix of every head (at 512 px: 16 heads of 1025 x 1025 in each of
+the 24 layers of BLIP-large). A fused kernel gives the same result without storing it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FusedVisionAttention(nn.Module):
         self.projection = attention.projection
 
     def forward(self, hidden_states: Tensor, **_: object) -> tuple[Tensor, None]:
-        """Attend within ``hidden_states`` [B, n, D]; the second item stands for probabilities that are not formed."""
+        """Self-attention of ``hidden_states`` [B, n, D]; the second item, attention probabilities, is always None."""
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))  # [B, n, 3, H, head_dim]
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         context = attend(query, key, value)
@@ -33,7 +33,7 @@ class FusedVisionAttention(nn.Module):
 
 
 def fuse_vision_attention(model: BlipForImageTextRetrieval) -> None:
-    """Put a :class:`FusedVisionAttention` in the place of every vision layer's attention of a HuggingFace BLIP."""
+    """Replace the attention of every vision layer of a HuggingFace BLIP by a :class:`FusedVisionAttention`."""
     for layer in cast("list[BlipEncoderLayer]", model.vision_model.encoder.layers):
         attention: nn.Module = layer.self_attn
         if not isinstance(attention, FusedVisionAttention):

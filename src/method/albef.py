@@ -1,8 +1,8 @@
-"""Loading ALBEF, from a PyTorch checkpoint or from the folder that ``python -m tools.convert albef`` writes.
+"""Load ALBEF from a PyTorch checkpoint, or from the folder that ``python -m tools.convert albef`` writes.
 
-ALBEF's weights fit HuggingFace's BLIP modules: the vision encoder is the same but for its layer norm's epsilon, and the
-text encoder is the same but for its first layers, which have no cross-attention. So an ALBEF is a :class:`.blip.Blip`
-whose text configuration has a ``fusion_layer``, the number of those layers.
+ALBEF's weights fit HuggingFace's BLIP modules. Only two things differ: the epsilon of the vision encoder's layer norms,
+and the first text layers, which have no cross-attention. So an ALBEF is a :class:`.blip.Blip` whose text configuration
+has a ``fusion_layer``, the number of those layers.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ MODEL_TYPE = "albef"
 TOKENIZER = "google-bert/bert-base-uncased"
 PUBLISHED = "ALBEF.pth, ALBEF_4M.pth, mscoco.pth or flickr30k.pth"
 PARTS = ("visual_encoder.", "text_encoder.", "itm_head.")  # with the dot: momentum copies begin with visual_encoder_m.
-HEADS = ("text_encoder.cls.", "text_encoder.pooler.")  # on top of the text encoder, unused here
+HEADS = ("text_encoder.cls.", "text_encoder.pooler.")  # on top of the text encoder; not used here
 HEAD_WIDTH = 64  # of an attention head, as published
 TOKEN_TYPES = "text_encoder.embeddings.token_type_embeddings.weight"
 
-# HuggingFace's names of BLIP's vision modules and ALBEF's; in the text encoder both are the same.
+# (HuggingFace's name of a BLIP vision module, ALBEF's name); the names in the text encoder are the same.
 VISION_NAMES = (
     ("vision_model.embeddings.class_embedding", "visual_encoder.cls_token"),
     ("vision_model.embeddings.position_embedding", "visual_encoder.pos_embed"),
@@ -58,31 +58,31 @@ def load_albef(
     tokenizer: str | None = None,
     heads: tuple[int, int] | None = None,
 ) -> Blip:
-    """Load a pretraining or retrieval checkpoint of ALBEF, in float32. No code in the file is executed.
+    """Load a pretraining or retrieval checkpoint of ALBEF in float32. No code in the file is executed.
 
     Args:
         path: the checkpoint.
-        name: what to call it in messages and results.
+        name: name of the model in messages and results.
         device: where to put the model.
         fused: see :func:`.blip.prepare`.
         tokenizer: folder or hub name of bert-base-uncased's vocabulary; None: :data:`TOKENIZER`.
         heads: attention heads of the vision and of the text encoder; None: width / 64, as published.
 
     Raises:
-        UserError: no such file, not such a checkpoint, weights that do not fit together or are not finite, no
-            tokenizer, or an unsupported transformers.
+        UserError: the file is missing or not such a checkpoint; its weights do not fit together or are not finite; the
+            tokenizer cannot be loaded; or the installed transformers is not supported.
     """
     weights = read_checkpoint(path)
     config = _config_of(weights, path, heads)
     if TOKEN_TYPES in weights:
-        # every token is of type 0; in the positions, because tuning trains and decays the word embeddings
+        # All tokens have type 0. Added to the positions, because tuning trains and decays the word embeddings.
         positions = "text_encoder.embeddings.position_embeddings.weight"
         weights[positions] = weights[positions].float() + weights.pop(TOKEN_TYPES)[0].float()
     return _assemble(config, weights, _albef_name, path, name, device, fused, _load_tokenizer(tokenizer or TOKENIZER))
 
 
 def is_albef_folder(folder: Path) -> bool:
-    """Whether ``folder`` holds a converted ALBEF."""
+    """Whether ``folder`` contains a converted ALBEF."""
     try:
         values = json.loads(read_regular(folder / "config.json", MAX_TEXTS).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -91,7 +91,7 @@ def is_albef_folder(folder: Path) -> bool:
 
 
 def load_albef_folder(folder: Path, name: str, device: torch.device, fused: bool = True) -> Blip:
-    """Load what ``python -m tools.convert albef`` wrote.
+    """Load a folder that ``python -m tools.convert albef`` wrote.
 
     Raises:
         UserError: see :func:`load_albef`.
@@ -111,10 +111,10 @@ def load_albef_folder(folder: Path, name: str, device: torch.device, fused: bool
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The weights of ``path`` that are used, in the number format of the file, by their names in a retrieval file.
+    """Read the weights that are used, in the file's number format, under their names in a retrieval checkpoint.
 
     Raises:
-        UserError: ``path`` is missing, damaged, contains code, or is no ALBEF with a matching head.
+        UserError: ``path`` is missing or damaged, contains code, or is not an ALBEF with a matching head.
     """
     if not path.is_file():
         raise UserError(f"model.name: the checkpoint {path} does not exist; give a file, a folder or a hub name")
@@ -124,7 +124,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if unsafe:
             raise UserError(
                 f"checkpoint {path} contains code ({', '.join(sorted(unsafe))}), which is not executed; "
-                f"use a published file ({PUBLISHED}), or one that holds tensors and plain values only"
+                f"use a published file ({PUBLISHED}), or one with tensors and plain values only"
             )
         saved: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, AttributeError) as error:
@@ -135,7 +135,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     found: Any = saved["model"] if isinstance(saved, dict) and "model" in saved else saved
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise UserError(
-            f"checkpoint {path} contains a {type(found).__name__}; expected weights by name, as in {PUBLISHED}"
+            f"checkpoint {path} contains a {type(found).__name__}; expected a dict of weights, as in {PUBLISHED}"
         )
     weights = {
         re.sub(r"^text_encoder\.bert\.", "text_encoder.", key): value
@@ -147,20 +147,20 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if not any(key.startswith(part) for key in weights):
             others = sorted({key.partition(".")[0] for key in found} - {part.rstrip(".")})
             raise UserError(
-                f"checkpoint {path} is no ALBEF with a matching head: it has no {part}* "
-                f"(but {', '.join(others[:6]) or 'nothing else'}); use {PUBLISHED}"
+                f"checkpoint {path} is not an ALBEF with a matching head: it has no {part}* "
+                f"(found: {', '.join(others[:6]) or 'nothing else'}); use {PUBLISHED}"
             )
     return weights
 
 
 def _config_of(weights: Mapping[str, Tensor], path: Path, heads: tuple[int, int] | None) -> BlipConfig:
-    """The configuration of BLIP's modules that ``weights`` fit into, from their shapes."""
+    """Derive the configuration of BLIP's modules from the shapes of ``weights``."""
 
     def shape(key: str, *dimensions: str) -> list[int]:
         size = list(weights[key].shape) if key in weights else None
         if size is None or len(size) != len(dimensions):
-            found = "missing" if size is None else f"of shape {size}"
-            raise UserError(f"checkpoint {path}: {key} is {found}; expected [{', '.join(dimensions)}]")
+            found = "is missing" if size is None else f"has shape {size}"
+            raise UserError(f"checkpoint {path}: {key} {found}; expected [{', '.join(dimensions)}]")
         return size
 
     def layers(prefix: str) -> int:
@@ -176,12 +176,12 @@ def _config_of(weights: Mapping[str, Tensor], path: Path, heads: tuple[int, int]
     crossing = [int(key.removeprefix(text).partition(".")[0]) for key in weights if ".crossattention." in key]
     if not crossing or min(crossing) == 0:
         found = "has no cross-attention in its text layers" if not crossing else "has cross-attention in text layer 0"
-        hint = "" if not crossing else ", as BLIP's; BLIP's weights are on the hub: Salesforce/blip-itm-large-coco"
-        raise UserError(f"checkpoint {path} {found}{hint}; ALBEF's begins further up: use {PUBLISHED}")
+        hint = "" if not crossing else ", like BLIP (for BLIP use the hub: Salesforce/blip-itm-large-coco)"
+        raise UserError(f"checkpoint {path} {found}{hint}; in ALBEF it begins at a later layer: use {PUBLISHED}")
     vision_heads, text_heads = heads or (_heads(vision_width, path), _heads(text_width, path))
     for part, width, count in (("vision", vision_width, vision_heads), ("text", text_width, text_heads)):
         if width % count:
-            raise UserError(f"model.heads: {count} heads do not divide the {part} encoder's width {width} of {path}")
+            raise UserError(f"model.heads: {count} does not divide {width}, the width of the {part} encoder of {path}")
     return BlipConfig(
         text_config={
             "vocab_size": words,
@@ -212,14 +212,14 @@ def _config_of(weights: Mapping[str, Tensor], path: Path, heads: tuple[int, int]
 def _heads(width: int, path: Path) -> int:
     if width % HEAD_WIDTH:
         raise UserError(
-            f"checkpoint {path}: an encoder's width is {width}, no multiple of {HEAD_WIDTH}, so its number of "
+            f"checkpoint {path}: an encoder's width is {width}, not a multiple of {HEAD_WIDTH}, so its number of "
             "attention heads is unknown; set model.heads to [heads of the vision encoder, heads of the text encoder]"
         )
     return width // HEAD_WIDTH
 
 
 def _albef_name(key: str) -> str:
-    """What ALBEF calls the parameter that HuggingFace's BLIP calls ``key``."""
+    """ALBEF's name of the parameter that HuggingFace's BLIP calls ``key``."""
     if key.startswith("vision_model."):
         for blip, albef in VISION_NAMES:
             key = key.replace(blip, albef)
@@ -236,7 +236,7 @@ def _assemble(
     fused: bool,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Blip:
-    """BLIP's modules with ``weights``, every one of which is used."""
+    """Build BLIP's modules from ``weights``; missing and unused weights are errors."""
     with torch.random.fork_rng(devices=[]):
         model = BlipForImageTextRetrieval(config)
     del model.vision_proj, model.text_proj
@@ -246,9 +246,9 @@ def _assemble(
     expected = {name_in_file(key): (key, value) for key, value in model.state_dict().items()}
     for key, (_, value) in expected.items():
         if key not in weights:
-            raise UserError(f"model {path} lacks {key}; expected shape {list(value.shape)}")
+            raise UserError(f"model {path} has no {key}; expected shape {list(value.shape)}")
         if weights[key].shape != value.shape:
-            raise UserError(f"model {path}: {key} is of shape {list(weights[key].shape)}; expected {list(value.shape)}")
+            raise UserError(f"model {path}: {key} has shape {list(weights[key].shape)}; expected {list(value.shape)}")
     extra = sorted(weights.keys() - expected.keys())
     if extra:
         more = f" and {len(extra) - 1} more" if extra[1:] else ""
@@ -256,9 +256,9 @@ def _assemble(
         raise UserError(
             f"model {path} has {extra[0]} of shape {shape}{more}, which ALBEF does not have; use {PUBLISHED}"
         )
-    lost = first_not_finite(weights)
-    if lost:
-        raise UserError(f"model {path}: weight {lost} contains NaN or infinity; download it again")
+    bad = first_not_finite(weights)
+    if bad:
+        raise UserError(f"model {path}: weight {bad} contains NaN or infinity; download it again")
     model.load_state_dict({key: weights[albef] for albef, (key, _) in expected.items()})
     prepare(model, fused)
     torch.nn.Module.to(model, device)
@@ -273,19 +273,19 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise UserError(f"model.tokenizer {name}: the folder {folder} does not exist; give a folder or a hub name")
     else:
         remedy = (
-            f"on a machine with a network run `hf download {name}`, or set model.tokenizer to a folder with "
+            f"run `hf download {name}` on a machine with network access, or set model.tokenizer to a folder with "
             "bert-base-uncased's vocab.txt, or to a BLIP in the cache, such as Salesforce/blip-itm-large-coco"
         )
     try:
         with quiet_transformers():
-            # a vocabulary alone does not say that it is lower case, and the default changed between releases
+            # vocab.txt alone does not say that it is lower case, and transformers' default changed between releases
             alone = folder.is_dir() and not any(folder.glob("tokenizer*.json"))
             options: dict[str, Any] = {"do_lower_case": True} if alone else {}
             tokenizer = BertTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **options)
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
         raise UserError(f"tokenizer {name} cannot be loaded{offline_note()}: {_short(error)}; {remedy}") from error
     if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:
-        # transformers makes up a vocabulary of special tokens where it finds none
+        # without a vocabulary, transformers makes one of special tokens alone
         raise UserError(f"tokenizer {name} cannot be loaded{offline_note()}: it has no vocabulary; {remedy}")
     if tokenizer("Image").input_ids != tokenizer("image").input_ids:
         raise UserError(f"tokenizer {name} is case-sensitive; ALBEF needs the vocabulary of bert-base-uncased")

@@ -1,4 +1,4 @@
-"""From cross-attention logits to class probabilities, a function for each step (docs/method.md, "Maps").
+"""From cross-attention logits to class probabilities, one function per step (docs/method.md, "Maps").
 
 B images, P prompts, H heads, T tokens per padded prompt, N = g * g patches, C classes (0 = background), S image side.
 """
@@ -55,7 +55,7 @@ def prompt_maps(token_logits: Tensor, itm: Tensor) -> Tensor:
     Returns:
         [B, P, N]: softmax over prompts, times itm.
     """
-    # Over a dimension that is not the last, PyTorch's softmax on the CPU rounds by how its work is cut among threads.
+    # On the CPU, the rounding of PyTorch's softmax over a dimension other than the last depends on the thread count.
     with threads(1) if token_logits.device.type == "cpu" else nullcontext():
         return token_logits.softmax(1) * itm[..., None]
 
@@ -66,7 +66,7 @@ def class_maps(maps: Tensor, prompts_per_class: Sequence[int], with_background: 
     Args:
         maps: [B, P, N], prompts class by class in label order.
         prompts_per_class: C counts that add up to P.
-        with_background: whether a pixel may be background; if not, its map is 0.
+        with_background: whether a pixel may be background; if not, the background's map is 0.
 
     Returns:
         [B, C, N].
@@ -76,7 +76,7 @@ def class_maps(maps: Tensor, prompts_per_class: Sequence[int], with_background: 
     if not with_background:
         background = torch.zeros_like(background)
     if max(prompts_per_class[1:], default=1) > 1:
-        # one gather and one maximum: on a GPU a launch for every class would take longer than the work
+        # one gather and one maximum: on a GPU, one launch per class would take longer than the computation
         below_all = others.new_full((1, 1, 1), -torch.inf).expand(others.shape[0], 1, others.shape[2])
         members = _members(tuple(prompts_per_class[1:]), maps.device)
         others = torch.cat([others, below_all], 1)[:, members].amax(2)
@@ -85,7 +85,7 @@ def class_maps(maps: Tensor, prompts_per_class: Sequence[int], with_background: 
 
 @functools.lru_cache
 def _members(prompts_per_class: tuple[int, ...], device: torch.device) -> Tensor:
-    """[classes, most prompts of a class]: numbers of each class's prompts, filled up with the one behind the last."""
+    """[classes, largest number of prompts]: indices of each class's prompts, padded with the index after the last."""
     most, end = max(prompts_per_class), sum(prompts_per_class)
     rows, start = [], 0
     for count in prompts_per_class:
@@ -97,7 +97,7 @@ def _members(prompts_per_class: tuple[int, ...], device: torch.device) -> Tensor
 def class_probabilities(maps: Sequence[Tensor], image_size: int) -> Tensor:
     """Mean over layers, upsampled to the image and normalised over classes: the ``unary``.
 
-    Upsampling is linear, so the mean over layers and the sum over classes are taken before it, where maps are small.
+    Upsampling is linear, so the mean over layers and the sum over classes come first, while the maps are small.
 
     Args:
         maps: one [B, C, N] per chosen layer, from :func:`class_maps`.
@@ -121,7 +121,7 @@ class _Upsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, image_size: int) -> Tensor:
         ctx.grid = round(maps.shape[-1] ** 0.5)
-        if maps.shape[1] == 3:  # on the CPU PyTorch's kernel for three channels depends on the number of threads
+        if maps.shape[1] == 3:  # on the CPU, PyTorch's kernel for three channels depends on the number of threads
             return torch.cat([_Upsample.apply(part, image_size) for part in (maps[:, :1], maps[:, 1:])], 1)
         square = maps.unflatten(-1, (ctx.grid, ctx.grid))
         return F.interpolate(square, size=(image_size, image_size), mode="bilinear", align_corners=True)
@@ -133,7 +133,7 @@ class _Upsample(torch.autograd.Function):
 
 
 def upsampling_matrix(grid: int, image_size: int, like: Tensor) -> Tensor:
-    """[S, g] bilinear interpolation with aligned corners along one axis, with the dtype and device of ``like``."""
+    """[S, g] matrix of linear interpolation with aligned corners, with the dtype and device of ``like``."""
     identity = torch.eye(grid, dtype=like.dtype, device=like.device)[None]
     return F.interpolate(identity, size=image_size, mode="linear", align_corners=True)[0].T
 
@@ -141,7 +141,7 @@ def upsampling_matrix(grid: int, image_size: int, like: Tensor) -> Tensor:
 def normalise(maps: Tensor, total: Tensor) -> Tensor:
     """Divide maps [B, C, S, S] by their sum over classes ``total`` [B, 1, S, S], clamped at 1e-12.
 
-    Without gradients in place: for 81 classes at 512 px the maps take 85 MB.
+    In place if no gradient is needed: for 81 classes at 512 px the maps take 85 MB per image.
     """
     total = total.clamp(min=1e-12)
     return maps / total if maps.requires_grad else maps.div_(total)

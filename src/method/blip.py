@@ -1,4 +1,4 @@
-"""Loading a BLIP image-text-matching model, from the hub or from a folder, ready to show its attention."""
+"""Load a BLIP image-text-matching model from the hub or a folder, with its cross-attention exposed."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ LARGEST = {
     "image_size": 1 << 13,
     "patch_size": 1 << 10,
 }
-"""The largest sizes of a model: larger ones in a config.json would fill the memory before its weights are read."""
+"""Largest accepted values in a config.json: larger ones would fill the memory before the weights are read."""
 
-USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that anything is asked of
+USED = ("itm_head", "text_encoder", "vision_model")  # the parts of the model that are used
 
 
 @dataclass(frozen=True)
 class Blip(Model):
-    """A model of HuggingFace's BLIP modules: BLIP itself, or another whose weights fit into them.
+    """A model made of HuggingFace's BLIP modules: BLIP itself, or a model whose weights fit them, such as ALBEF.
 
     Attributes:
         model: HuggingFace ``BlipForImageTextRetrieval`` whose ``text_encoder`` is a ``CrossAttentionTextEncoder``.
         tokenizer: its tokenizer.
-        name: the name, folder or file it was loaded from.
+        name: the file, folder or hub name that it was loaded from.
     """
 
     model: BlipForImageTextRetrieval
@@ -82,12 +82,12 @@ class Blip(Model):
 
     @property
     def commit(self) -> str | None:
-        """Commit of its files on the hub; None for a folder or a file."""
+        """Commit of the model's files on the hub; None for a folder or a file."""
         return getattr(self.model.config, "_commit_hash", None)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the text layers that see the image."""
+        """Indices of the text layers with cross-attention."""
         return self.text_encoder.image_layers
 
     @property
@@ -109,7 +109,7 @@ class Blip(Model):
 
     @property
     def products(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the linear layers of one layer of each encoder, each pair once."""
+        """(in_features, out_features) of the linear layers in one layer of each encoder, each pair once."""
         layers = self.model.vision_model.encoder.layers[0], self.text_encoder.layers[self.layers[0]]
         linear = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
         return sorted({(each.in_features, each.out_features) for each in linear})
@@ -127,26 +127,26 @@ class Blip(Model):
         """Token ids and attention mask of ``prompts``, both [P, T], padded to the longest.
 
         Raises:
-            UserError: a prompt is longer than the text encoder can read, or has tokens that it does not know.
+            UserError: a prompt is too long for the text encoder, or has token ids beyond its vocabulary.
         """
         encoded = self.tokenizer(prompts, padding=True, return_tensors="pt")
         longest = self.text_config.max_position_embeddings
         if encoded.input_ids.shape[1] > longest:
             prompt = prompts[int(encoded.attention_mask.sum(1).argmax())]
-            raise UserError(f"prompt {prompt!r} has more than {longest} tokens, which {self.name} cannot read")
+            raise UserError(f"prompt {prompt!r} has more than {longest} tokens, the limit of {self.name}; shorten it")
         known = self.text_config.vocab_size
         beyond = (encoded.input_ids >= known).any(1)
         if beyond.any():
             prompt = prompts[int(beyond.int().argmax())]
             raise UserError(
-                f"the tokenizer of {self.name} does not fit its weights: prompt {prompt!r} has token numbers beyond "
-                f"the {known} that the text encoder knows; put the model's own tokenizer files beside it, or name them "
-                "in model.tokenizer if it is an ALBEF checkpoint"
+                f"the tokenizer of {self.name} does not fit its weights: prompt {prompt!r} has token ids beyond the "
+                f"text encoder's vocabulary of {known}; put the model's own tokenizer files next to its weights, or, "
+                "for an ALBEF checkpoint, set model.tokenizer"
             )
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
     def unknown_words(self, words: list[str]) -> list[str]:
-        """Those of ``words`` that the vocabulary can only spell as the unknown token."""
+        """Words among ``words`` that the tokenizer maps to the unknown token."""
         unknown = self.tokenizer.unk_token_id
         return [word for word in words if unknown in self.tokenizer(word).input_ids]
 
@@ -169,7 +169,7 @@ class Blip(Model):
         return self.text_encoder.embeddings.word_embeddings.padding_idx
 
     def cross_attention(self, layer: int) -> dict[str, Tensor]:
-        """Parameters of the cross-attention block of ``layer``, by their names in the encoder."""
+        """Parameters of the cross-attention block of ``layer``, by name in the encoder."""
         block = self.text_encoder.layers[layer].crossattention
         return {f"layer.{layer}.crossattention.{name}": value for name, value in block.named_parameters()}
 
@@ -206,31 +206,31 @@ def load_blip(name: str, device: torch.device, fused: bool = True, revision: str
 
     Args:
         name: a HuggingFace hub name, or a folder in HuggingFace format (absolute, or relative to the repository root).
-        device: where to put it.
+        device: where to put the model.
         fused: see :func:`prepare`.
         revision: commit, tag or branch on the hub; None is the main branch.
 
     Raises:
-        UserError: nothing of that name, not a BLIP, a BLIP without a matching head, weights of other shapes than its
-            configuration says or that are no numbers, or an unsupported transformers.
+        UserError: the model is not found, is not a BLIP, or has no matching head; its weights do not have the shapes of
+            its configuration or are not finite; or the installed transformers is not supported.
     """
     folder = _local_folder(name)
     source = str(folder) if folder else name
     if folder:
         _check_folder(folder)
         if revision is not None:
-            raise UserError(f"model.revision {revision} is for models of the hub, but model.name {name} is a folder")
+            raise UserError(f"model.revision {revision} is for models on the hub, but model.name {name} is a folder")
     try:
         options: dict[str, Any] = {"revision": revision or "main"}
         options["local_files_only"] = folder is None and not _hub_answers(name, options["revision"])
-        with quiet_transformers():  # what matters of its report on keys and shapes is checked below
+        with quiet_transformers():  # keys and shapes are checked below
             _check_config(source, name, options)
             loaded: Any = BlipForImageTextRetrieval.from_pretrained(
                 source,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                attn_implementation="eager",  # a foreign config.json may name code on the hub that would be loaded
+                attn_implementation="eager",  # a config.json may name code on the hub, which would be loaded
                 **options,
             )
             model, report = loaded
@@ -240,15 +240,15 @@ def load_blip(name: str, device: torch.device, fused: bool = True, revision: str
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
         raise _not_loadable(name, folder, error) from error
     if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:
-        # transformers makes up a vocabulary of special tokens where a folder has none
-        raise UserError(f"model {name} has no vocabulary: vocab.txt or tokenizer.json must lie beside its weights")
+        # without a vocabulary, transformers makes one of special tokens alone
+        raise UserError(f"model {name} has no vocabulary; put its vocab.txt or tokenizer.json next to its weights")
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
         key, found, expected = mismatched[0]
-        others = f" (and {len(mismatched) - 1} more do not fit)" if mismatched[1:] else ""
+        others = f" (and {len(mismatched) - 1} more differ)" if mismatched[1:] else ""
         raise UserError(
-            f"model {name}: its weights do not fit its config.json: {key} is {list(found)}, but the configuration says "
-            f"{list(expected)}{others}; both files must be of the same model"
+            f"model {name}: its weights do not fit its config.json: {key} has shape {list(found)}; expected "
+            f"{list(expected)}{others}; use both files of the same model"
         )
     missing = sorted(key for key in report["missing_keys"] if key.startswith(USED))
     if missing:
@@ -256,17 +256,15 @@ def load_blip(name: str, device: torch.device, fused: bool = True, revision: str
             if any(prefix + key in report["unexpected_keys"] for key in missing):
                 raise UserError(
                     f'model {name}: the names of its weights begin with "{prefix}", as those of a wrapped model do; '
-                    "save the state of the inner model, or remove the prefix from all names"
+                    "save the state_dict of the inner model, or remove the prefix from all names"
                 )
         raise UserError(
-            f"model {name} is no image-text-matching model: its weights lack {missing[0]} "
+            f"model {name} is not an image-text-matching model: its weights lack {missing[0]} "
             f"(and {len(missing) - 1} more); use a blip-itm checkpoint such as Salesforce/blip-itm-large-coco"
         )
-    lost = first_not_finite({key: value for key, value in model.state_dict().items() if key.startswith(USED)})
-    if lost:
-        raise UserError(
-            f"model {name}: weight {lost} is not a number (NaN or infinite) somewhere; fetch the model again"
-        )
+    bad = first_not_finite({key: value for key, value in model.state_dict().items() if key.startswith(USED)})
+    if bad:
+        raise UserError(f"model {name}: weight {bad} contains NaN or infinity; download the model again")
     prepare(model, fused)
     nn.Module.to(model, device)
     return Blip(model, tokenizer, name)
@@ -275,17 +273,17 @@ def load_blip(name: str, device: torch.device, fused: bool = True, revision: str
 def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImageTextRetrieval:
     """Expose the cross-attention of a HuggingFace BLIP and freeze it; returns ``model``.
 
-    With ``fused``, attention whose weights nobody asks for goes through PyTorch's fused kernels: many times faster in
-    the vision tower, equal up to float32 rounding. Without, operations keep HuggingFace's own order.
+    With ``fused``, attention whose weights are not needed uses PyTorch's fused kernels: many times faster in the vision
+    encoder, equal up to float32 rounding. Without it, the order of operations is HuggingFace's.
 
-    Linear layers keep their weights in autocast's number format too, once one is used: for BLIP-large 0.78 GiB beside
-    the 1.66 GiB of the float32 weights.
+    Under autocast, linear layers also keep their weights in the number format of autocast: for BLIP-large 0.78 GiB in
+    addition to the 1.66 GiB of the float32 weights.
 
-    For the whole process float32 is made to mean float32: by default PyTorch lets convolutions on CUDA round their
-    inputs to TF32, 10 bits of mantissa.
+    Turns TF32 off for the whole process: by default, PyTorch's convolutions on CUDA round their inputs to its 10 bits
+    of mantissa.
 
     Raises:
-        UserError: the installed transformers is another release than this code was written for.
+        UserError: the installed release of transformers is not supported.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -300,7 +298,7 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no warnings of transformers."""
+    """Context without progress bars and warnings of transformers."""
     progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     level = transformers_logging.get_verbosity()
@@ -314,30 +312,30 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def offline_note() -> str:
-    """For messages on what the hub does not give: says if HF_HUB_OFFLINE is the reason."""
+    """For messages about files that the hub did not deliver: a note if HF_HUB_OFFLINE is set."""
     return " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
 
 
 def _local_folder(name: str) -> Path | None:
     if "://" in name:
         hub = "/".join(name.partition("://")[2].split("/")[1:3])
-        raise UserError(f"model.name {name} is an address; give the hub name alone ({hub}), or a folder")
+        raise UserError(f"model.name {name} is a URL; give only the hub name ({hub}), or a folder")
     folder = resolve(name)
-    if os.path.isdir(folder):  # unlike Path.is_dir, it takes names that are too long
+    if os.path.isdir(folder):  # unlike Path.is_dir, it accepts names that are too long
         return folder
     if "\\" in name and os.sep == "/":
-        raise UserError(f"model.name {name}: the parts of a path are separated by /, not by \\")
-    # a hub name is at most "owner/model"; anything else can only have been meant as a folder
+        raise UserError(f"model.name {name}: separate the parts of a path by /, not by \\")
+    # a hub name is at most "owner/model"; anything longer must be a folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.split("/")[0] == "data":
         raise UserError(f"model.name {name}: the folder {folder} does not exist; give a folder or a hub name")
     return None
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a model folder whose files are no regular files, or only pointers of Git-LFS.
+    """Check that the files of a model folder are regular files and not Git LFS pointers.
 
     Raises:
-        UserError: there is such a file.
+        UserError: one of them is not.
     """
     for file in sorted(folder.iterdir()):
         if file.suffix not in (".json", ".txt", ".safetensors", ".bin"):
@@ -350,19 +348,19 @@ def _check_folder(folder: Path) -> None:
             raise UserError(f"model folder {folder}: {file.name} cannot be read: {error.strerror or error}") from error
         if pointer:
             raise UserError(
-                f"model folder {folder}: {file.name} is a pointer of Git-LFS, not the file; run `git lfs pull` there"
+                f"model folder {folder}: {file.name} is a Git LFS pointer, not the file; run `git lfs pull` there"
             )
 
 
 def _hub_answers(name: str, revision: str) -> bool:
-    """Whether the hub can be reached, tried once: transformers would try for most of a minute, for every file."""
+    """Whether the hub can be reached, tried once: transformers would try for most of a minute per file."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return True  # which transformers handles
+        return True  # transformers handles it
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=10)
     except (httpx.TransportError, OSError) as error:
-        return isinstance(error, HfHubHTTPError)  # an answer, which says more when transformers gets it
-    except ValueError:  # no name of a model, which transformers says better
+        return isinstance(error, HfHubHTTPError)  # the hub answered; transformers' error will say more
+    except ValueError:  # not a valid name; transformers' error will say more
         return True
     return True
 
@@ -378,7 +376,7 @@ def _check_config(source: str, name: str, options: dict[str, Any]) -> None:
                 )
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if kind is None:
-        raise ValueError("there is no config.json, or none of a transformers model")
+        raise ValueError("config.json is missing or not of a transformers model")
     if kind != "blip" or (architectures and "BlipForImageTextRetrieval" not in architectures):
         found = architectures[0] if architectures else kind
         raise UserError(
@@ -391,10 +389,10 @@ def _not_loadable(name: str, folder: Path | None, error: Exception) -> UserError
     reason = textwrap.shorten(str(error), 200, placeholder=" ...")
     if folder:
         return UserError(
-            f"model folder {folder} cannot be loaded: {reason}; it must hold config.json, model.safetensors and the "
+            f"model folder {folder} cannot be loaded: {reason}; it must contain config.json, model.safetensors and the "
             "tokenizer files, as save_pretrained writes them"
         )
     return UserError(
-        f"model {name} is neither in the HuggingFace cache nor reachable{offline_note()}: {reason}; on a machine with "
-        f"a network run `hf download {name}`, or give model.name the path of a local folder"
+        f"model {name} is neither in the HuggingFace cache nor reachable{offline_note()}: {reason}; run "
+        f"`hf download {name}` on a machine with network access, or set model.name to a local folder"
     )

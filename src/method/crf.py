@@ -1,15 +1,15 @@
-"""The ConvCRF (Teichmann and Cipolla 2018): class probabilities drawn towards the edges of the image.
+"""The ConvCRF (Teichmann and Cipolla 2018): aligns class probabilities with the edges of the image.
 
-The formula (docs/method.md, "ConvCRF"), taken at its word, unfolds the 15 x 15 neighbourhood of every cell of every
-class map and keeps q at full size. The same numbers come cheaper from two observations:
+Computed literally, the formula (docs/method.md, "ConvCRF") unfolds the 15 x 15 neighbourhood of every cell of every
+class map and keeps q at full size. Two observations make it cheaper:
 
-- The kernel does not change over the iterations. It is laid out once as one matrix for each block of cells
-  (rows: the cells around the block; columns: the cells of the block; zeros outside the window), and the messages
-  of an iteration are one batched matrix product.
+- The kernel does not change over the iterations. It is stored as one matrix per block of cells (rows: the cells around
+  the block; columns: the cells of the block; zeros outside the window), and the messages of an iteration are one
+  batched matrix product.
 - Bilinear upsampling and average pooling by the same factor f are polyphase: the pixels (f i + a, f j + b) of one
-  phase (a, b) see the messages of cells i - 1, i and i + 1 with weights that depend on (a, b) alone. The pixels are
-  kept split into their phases, an update works in strips of rows that stay in the cache, and q at full size is
-  written by the last iteration only.
+  phase (a, b) get the messages of cells i - 1, i and i + 1 with weights that depend on (a, b) alone. The pixels are
+  stored by phase, an update works on strips of rows that fit in the cache, and only the last iteration writes q at
+  full size.
 
 B images, C classes, H x W pixels, f pooling, h x w = H/f x W/f cells, n blocks of cells in an image.
 """
@@ -35,27 +35,27 @@ from ..screen import note
 
 Run = Callable[..., list]
 
-# Blocks are so many cells high and wide. Larger ones multiply more zeros, smaller ones gather more neighbours.
+# Height and width of a block, cells. Larger blocks multiply more zeros, smaller ones gather more neighbours.
 BLOCK = 8
-# Bytes of q that a thread works on at a time on the CPU: a few operations are to find them in its cache, and the
-# interpreter is to be entered seldom.
+# Bytes of q that a CPU thread works on at a time: small enough to stay in the cache over a few operations, large
+# enough to keep the interpreter's share of the time small.
 STRIP_BYTES = 4_000_000
-# Values of a unary below which several threads at one image lose more by waiting than they gain.
+# Below this number of values in a unary, several threads on one image lose more by waiting than they gain.
 SMALL_IMAGE = 2_000_000
-# q below this counts as 0, and a Gaussian falls no lower than exp(-FARTHEST): far below the rounding of the sums
-# they enter. Both keep subnormal numbers away, on which processors are many times slower.
+# q below NEGLIGIBLE counts as 0, and a Gaussian is at least exp(-FARTHEST): both far below the rounding of the sums
+# that they enter. This avoids subnormal numbers, on which processors are many times slower.
 NEGLIGIBLE = 1e-15
 FARTHEST = 40.0
 
 
 @dataclass(frozen=True)
 class ConvCRF:
-    """Mean-field inference with a spatial and a colour kernel in a window; settings of the paper by default.
+    """Mean-field inference with a spatial and a colour kernel in a window; the defaults are the paper's settings.
 
-    The kernel between two cells is the sum of two Gaussians, of their distance in the image and of that of their
-    colours: weight * exp(-|difference / bandwidth|^2 / 2).
+    The kernel between two cells is the sum of two Gaussians, one of their positions and one of their colours:
+    weight * exp(-|difference / bandwidth|^2 / 2).
 
-    Everything is computed in float32, under autocast too. No gradient is kept.
+    Computes in float32, also under autocast, and without gradients.
     """
 
     iterations: int = 20
@@ -67,12 +67,12 @@ class ConvCRF:
     colour_bandwidth: float = 0.1  # units of the normalised image
     unary_weight: float = 0.8
     message_weight: float = 0.2
-    # auto: the Triton kernel on CUDA, torch on the CPU. triton on the CPU needs Triton's interpreter, and is slow.
+    # auto: the Triton kernel on CUDA, torch on the CPU. triton on the CPU needs Triton's interpreter and is slow.
     backend: Literal["auto", "torch", "triton"] = "auto"
 
     def __post_init__(self) -> None:
         if self.window % 2 == 0:
-            raise ValueError(f"window is {self.window}, expected an odd number of cells")
+            raise ValueError(f"window is {self.window}; expected an odd number of cells")
 
     def __call__(self, unary: Tensor, image: Tensor) -> Tensor:
         """Run the mean-field iterations.
@@ -82,31 +82,31 @@ class ConvCRF:
             image: [B, 3, H, W] normalised image.
 
         Returns:
-            [B, C, H, W] float32; the last iteration is not softmaxed. With no iterations: log_softmax of the unary.
+            [B, C, H, W] float32, the last iteration without softmax. With 0 iterations: log_softmax of the unary.
 
         Raises:
-            ValueError: the shapes do not fit each other, or H or W is not a multiple of the pooling.
-            UserError: the Triton backend is asked for and cannot run on this device.
+            ValueError: the shapes differ, or H or W is not a multiple of the pooling.
+            UserError: ``backend`` is "triton" and the kernel does not run on this device.
         """
         batch, classes, height, width = unary.shape
         if image.shape != (batch, 3, height, width):
-            raise ValueError(f"image is {tuple(image.shape)}, expected {(batch, 3, height, width)}")
+            raise ValueError(f"image is {tuple(image.shape)}; expected {(batch, 3, height, width)}")
         if height % self.pooling or width % self.pooling:
-            raise ValueError(f"unary is {height} x {width}, expected multiples of {self.pooling}")
+            raise ValueError(f"unary is {height} x {width}; expected multiples of {self.pooling}")
         device = unary.device
-        # The modes of torch are those of one thread: leave them here, so that all threads of the work run alike.
+        # inference_mode and autocast hold for one thread only: turn them off, so that all threads compute alike.
         with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
             return self._infer(unary.detach(), image.detach(), self._triton(device, classes))
 
     def _triton(self, device: torch.device, classes: int) -> ModuleType | None:
-        """The module of the Triton kernel if it is to run on this device."""
+        """The module of the Triton kernel, or None to compute in torch."""
         if self.backend == "torch" or (self.backend == "auto" and device.type != "cuda"):
             return None
         module, fault = load_triton(device, classes, self.pooling)
         if module is None and self.backend == "triton":
             raise UserError(f"CRF backend 'triton' does not run on {device}: {fault}; use 'torch'")
         if module is None:
-            _note_once(f"CRF on {device} in plain torch, slower with the same result: {fault}")
+            _note_once(f"CRF on {device} runs in plain torch: slower, same result: {fault}")
         return module
 
     def _infer(self, unary: Tensor, image: Tensor, triton: ModuleType | None) -> Tensor:
@@ -115,7 +115,7 @@ class ConvCRF:
         group = self._group(unary)
         groups = unary.split(group), image.split(group), output.split(group)
         with _parallel(unary.device) as run:
-            # Small images are done by one thread before several have met: these take an image each.
+            # For small images, synchronising threads costs more than it gains: each thread takes an image of its own.
             apart = on_cpu and triton is None and unary[0].numel() < SMALL_IMAGE
             over_images, within = (run, _in_turn) if apart else (_in_turn, run)
 
@@ -129,25 +129,25 @@ class ConvCRF:
         return output
 
     def _group(self, unary: Tensor) -> int:
-        """How many images of ``unary`` [B, C, H, W] go through together."""
+        """Number of images of ``unary`` [B, C, H, W] to process at a time."""
         batch, classes, height, width = unary.shape
         if unary.device.type == "cpu":
-            return 1  # which fills the cache
-        # On CUDA they share the cost of the launches, as many as fit, in groups of about equal size.
+            return 1  # one fills the cache
+        # On CUDA, larger groups need fewer launches: as many images as fit, in groups of about equal size.
         most = max(
             1, working_memory(unary.device, MAX_WORKING_BYTES, 0) // self._bytes_per_image(classes, height, width)
         )
         return -(-batch // -(-batch // most))
 
     def _bytes_per_image(self, classes: int, height: int, width: int) -> int:
-        """What an image takes beside its unary and its output while it goes through."""
+        """Working memory per image, besides its unary and its output."""
         blocks = -(-height // (BLOCK * self.pooling)) * -(-width // (BLOCK * self.pooling))
         around = (BLOCK + self.window - 1) ** 2
         kernel = blocks * around * BLOCK**2
         neighbourhoods = blocks * classes * (around + BLOCK**2)  # of q, and their sums
         upsampled = 3 * classes * height * width // 2  # messages along one axis and along both
         pooled = 2 * (classes + 3) * height * width // self.pooling**2  # q, messages, colours
-        # the kernel is there twice while it is formed
+        # two copies of the kernel exist while it is computed
         return 4 * (kernel + max(kernel, neighbourhoods, upsampled) + pooled)
 
     def _infer_group(self, unary: Tensor, image: Tensor, output: Tensor, triton: ModuleType | None, run: Run) -> None:
@@ -162,7 +162,7 @@ class ConvCRF:
             return self._split(tensor[:, :, rows.start * self.pooling : rows.stop * self.pooling])
 
         def prepare(rows: range) -> Tensor:
-            # The phases of a strip live in its part of the output until it is overwritten: each class' in one piece.
+            # The strip's part of the output holds its phases until the last iteration; each class is contiguous.
             part = output[:, :, rows.start * self.pooling : rows.stop * self.pooling]
             u = part.view(*part.shape[:2], self.pooling, self.pooling, len(rows), -1).permute(0, 2, 3, 1, 4, 5)
             torch.log_softmax(pixels(unary, rows), dim=3, out=u)  # [B, f, f, C, len(rows), w]
@@ -186,7 +186,7 @@ class ConvCRF:
             run(update if iteration < self.iterations - 1 else finish, strips, phases)
 
     def _split(self, pixels: Tensor) -> Tensor:
-        """Pixels by their phases: a view of [B, C, H, W] as [B, f, f, C, h, w]."""
+        """Split pixels into phases: a view of [B, C, H, W] as [B, f, f, C, h, w]."""
         cells = pixels.unflatten(3, (-1, self.pooling)).unflatten(2, (-1, self.pooling))
         return cells.permute(0, 3, 5, 1, 2, 4)
 
@@ -207,18 +207,18 @@ class ConvCRF:
 
 @functools.cache
 def load_triton(device: torch.device, classes: int, pooling: int) -> tuple[ModuleType | None, str]:
-    """The module of the Triton kernel if the kernel runs on ``device``; else None, and why it does not.
+    """The module of the Triton kernel and "", or None and the reason why the kernel does not run on ``device``.
 
-    Only running it tells: Triton compiles at the first launch, with the machine's C compiler and Python's headers, into
-    a cache folder that must be writable, for a GPU that it must know. Tried once per device and number of classes.
+    Found out by running it, once per device and number of classes: Triton compiles at the first launch, which needs a C
+    compiler, Python's headers, a writable cache folder and a supported GPU.
     """
     try:
-        # Imported here: it takes a second, and the CPU has no use for it.
+        # Imported here: the import takes a second, and the CPU does not need it.
         module = importlib.import_module(".crf_triton", __package__)
         module.probe(device, classes, pooling)
     except torch.OutOfMemoryError:
-        raise  # says nothing of the kernel
-    except Exception as error:  # compilers, drivers and file systems raise many kinds; all mean: not here
+        raise  # not a fault of the kernel
+    except Exception as error:  # compilers, drivers and file systems raise many kinds; all mean: it does not run
         text = " ".join(str(error).split())
         return None, f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
     return module, ""
@@ -229,16 +229,16 @@ _note_once = functools.cache(note)
 
 @contextmanager
 def _parallel(device: torch.device) -> Iterator[Run]:
-    """A ``map`` that returns a list: on the CPU in as many threads as torch has, each for itself.
+    """A ``map`` that returns a list; on the CPU it runs in as many threads as torch has.
 
-    Torch's own threads would wait for each other thousands of times an image, at each operation of each strip, which
-    takes many times longer as soon as another process (the workers that read the images, say) wants a core.
+    Torch's own threads would synchronise at each operation of each strip, thousands of times per image. That takes many
+    times longer as soon as another process, such as a worker that reads images, needs a core.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         yield _in_turn
         return
-    # The number of threads is the calling thread's own, and the default of threads to come: put that back.
+    # set_num_threads in a pool's thread also changes the default for later threads: restore it.
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield lambda function, *arguments: list(pool.map(function, *arguments))
@@ -253,8 +253,9 @@ def _in_turn(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[An
 def phase_taps(pooling: int) -> list[tuple[int, float]]:
     """Bilinear upsampling (align_corners=False) along one axis, phase by phase.
 
-    Returns for each phase (offset, weight): pixel pooling * i + phase is (1 - weight) * cells[i + offset] +
-    weight * cells[i + offset + 1], where cells has its first and last element repeated once.
+    Returns:
+        (offset, weight) for each phase: pixel pooling * i + phase is (1 - weight) * cells[i + offset] +
+        weight * cells[i + offset + 1], where the first and last element of cells are repeated once.
     """
     positions = [(phase + 0.5) / pooling + 0.5 for phase in range(pooling)]
     return [(int(position), position - int(position)) for position in positions]
@@ -270,7 +271,7 @@ class _Messages:
         self.cells = height // crf.pooling, width // crf.pooling
         self.radius = crf.window // 2
         self.blocks = -(-self.cells[0] // BLOCK), -(-self.cells[1] // BLOCK)
-        # On the CPU a row of blocks at a time, to stay in the cache.
+        # On the CPU one row of blocks at a time, to stay in the cache.
         step = 1 if image.device.type == "cpu" else self.blocks[0]
         self._steps = [slice(first, first + step) for first in range(0, self.blocks[0], step)]
         self._kernels = self._block_kernels(crf, image)  # one a step: [B n, cells around, cells of the block]
@@ -279,12 +280,12 @@ class _Messages:
         self._grid = image.new_empty(batch, classes, h + 2, w + 2)
 
     def pooled(self, rows: range) -> Tensor:
-        """Where the sum of q over the pixels of each cell belongs: a view of [B, C, len(rows), w]."""
+        """Buffer for the sum of q over the pixels of each cell: a view of [B, C, len(rows), w]."""
         first = self.radius + rows.start
         return self._q[:, :, first : first + len(rows), self.radius : self.radius + self.cells[1]]
 
     def pass_on(self) -> Tensor:
-        """The kernel-weighted sum of q around each cell: [B, C, h + 2, w + 2], the border repeated once around."""
+        """The kernel-weighted sum of q around each cell: [B, C, h + 2, w + 2], the border repeated once."""
         h, w = self.cells
         batch, classes = self._q.shape[:2]
         neighbourhoods = self._neighbourhoods(self._q)
@@ -312,7 +313,7 @@ class _Messages:
         window *= crf.message_weight / crf.pooling**2
         spatial *= crf.spatial_weight * window
         window *= crf.colour_weight
-        # Beyond the image any colour will do: q is 0 there.
+        # Beyond the image the colour does not matter: q is 0 there.
         colours = F.avg_pool2d(image, crf.pooling).mul_(0.5**0.5 / crf.colour_bandwidth)
         r = self.radius
         below, right = (-cells % BLOCK for cells in self.cells)
@@ -322,7 +323,7 @@ class _Messages:
             around = neighbourhoods[:, step]
             centres = around[..., r : r + BLOCK, r : r + BLOCK].reshape(-1, 3, 1, window.shape[1])
             around = around.reshape(-1, 3, window.shape[0], 1)
-            # Differences, where a matrix product of colours would cancel.
+            # Explicit differences: a matrix product of colours would lose precision by cancellation.
             out = (around[:, 0] - centres[:, 0]).square_()
             for channel in (1, 2):
                 out += (around[:, channel] - centres[:, channel]).square_()

@@ -1,7 +1,8 @@
-"""The update of the ConvCRF between two message passings, as one Triton kernel for CUDA.
+"""The update of the ConvCRF between two rounds of message passing, as one Triton kernel for CUDA.
 
-Upsampling, unary, softmax and pooling in registers: q at full size never reaches memory. The kernel also runs on
-the CPU in Triton's interpreter (TRITON_INTERPRET=1 before the first import), where the tests hold it to the formula.
+Upsampling, unary, softmax and pooling happen in registers: q at full size never reaches memory. The kernel also runs
+on the CPU in Triton's interpreter (TRITON_INTERPRET=1 before the first import), where tests compare it with the
+formula.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def _update(
     image = tl.program_id(1).to(tl.int64)
     cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
     stored = cell < height * width
-    cell = tl.minimum(cell, height * width - 1)  # the surplus of the last block repeats a cell and is not stored
+    cell = tl.minimum(cell, height * width - 1)  # the last block's surplus repeats a cell and is not stored
     row, column = cell // width, cell % width
     c = tl.arange(0, PADDED_CLASSES)[:, None]
     real = c < CLASSES
@@ -34,7 +35,7 @@ def _update(
     u += image * u_image + c * u_class + cell[None, :]
     total = tl.zeros([PADDED_CLASSES, CELLS], dtype=tl.float32)
     for a in tl.static_range(POOLING):
-        # Pixel a of a cell lies at (2 a + 1 + POOLING) / (2 POOLING) on the axis of the repeated border.
+        # Position of pixel a of a cell on the axis with repeated border: (2 a + 1 + POOLING) / (2 POOLING).
         above = m + ((2 * a + 1 + POOLING) // (2 * POOLING)) * m_row
         below_weight = ((2 * a + 1 + POOLING) % (2 * POOLING)) / (2 * POOLING)
         left = _between_rows(above, m_row, below_weight, real)
@@ -64,14 +65,14 @@ def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
     """Write the sum of softmax(u + upsampled messages) over the pixels of each cell to ``pooled``.
 
     Args:
-        u: [B, f, f, C, h, w], the weighted unary split into phases; contiguous along the last two axes, and its phases
-            at equal distances.
-        messages: [B, C, h + 2, w + 2], the border repeated once around; contiguous along the last axis.
+        u: [B, f, f, C, h, w], the weighted unary split into phases; contiguous along the last two axes, and with equal
+            strides between phases.
+        messages: [B, C, h + 2, w + 2], the border repeated once; contiguous along the last axis.
         pooled: [B, C, h, w], contiguous along the last axis.
     """
     batch, pooling, _, classes, height, width = u.shape
     padded_classes, cells, warps = tile(classes)
-    # Triton launches on the current device, whatever device its arguments are on.
+    # Triton launches on the current device, wherever its arguments are.
     with torch.cuda.device_of(u):
         _update[(triton.cdiv(height * width, cells), batch)](
             u, messages, pooled, height, width,
@@ -84,25 +85,25 @@ def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
 
 
 def tile(classes: int) -> tuple[int, int, int]:
-    """Classes (padded to a power of two) and cells that a program takes, and its warps."""
+    """Size of a program: (classes padded to a power of two, cells, warps)."""
     padded_classes = int(triton.next_power_of_2(classes))
-    # Eight values of a tile in each thread: with sixteen the registers spill (by the report of ptxas for sm_90).
+    # Eight values of a tile per thread: with sixteen, registers spill (as ptxas reports for sm_90).
     warps = 4 if padded_classes <= 128 else 8 if padded_classes <= 256 else 16
     return padded_classes, min(64, max(4, 8 * 32 * warps // padded_classes)), warps
 
 
 def probe(device: torch.device, classes: int, pooling: int) -> None:
-    """Compile and run the kernel on ``device`` once, on a small image of so many classes.
+    """Compile the kernel and run it once on ``device``, on a small image with this number of classes.
 
     Raises:
-        RuntimeError: it ran, and what it wrote is wrong.
-        Exception: whatever Triton, its compilers and the driver raise where the kernel does not run.
+        RuntimeError: the kernel ran and gave wrong results.
+        Exception: the kernel does not run; the type depends on Triton, its compilers and the driver.
     """
     side = 16
     u = torch.zeros(1, pooling, pooling, classes, side, side, device=device)
     messages = torch.zeros(1, classes, side + 2, side + 2, device=device)
     pooled = torch.zeros(1, classes, side, side, device=device)
     update(u, messages, pooled)
-    expected = pooling**2 / classes  # of equal classes each has an equal share of a cell's pixels
+    expected = pooling**2 / classes  # equal scores: each class gets an equal share of a cell's pixels
     if not torch.allclose(pooled, torch.full_like(pooled, expected), rtol=1e-4):
         raise RuntimeError("the kernel gives wrong results")

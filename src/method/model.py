@@ -1,4 +1,4 @@
-"""What a vision-language model must offer: all that the rest of the project knows of a model."""
+"""The interface of a vision-language model: the rest of the project uses models only through it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .replacements import KeysValues, LogitsReducer, PromptStates
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model computes for B images and P prompts.
+    """A model's output for B images and P prompts.
 
     Attributes:
         itm_logits: [B, P, T, 2] matching head at every token position, padding included; index 1 is "match".
-        reduced_logits: per requested layer, what the reducer made of its cross-attention logits, [B, P, ...].
+        reduced_logits: per requested layer, its cross-attention logits after the reducer, [B, P, ...].
     """
 
     itm_logits: Tensor
@@ -31,22 +31,22 @@ class ModelOutput:
 class Model(ABC):
     """A frozen model in evaluation mode and float32, whose text layers attend to image patches.
 
-    Images are encoded without prompts and prompts without images; :meth:`attend` brings both together. B images,
-    P prompts of T tokens, N = g * g patches, embeddings of E positions and D values per image, H heads.
+    Images are encoded without prompts and prompts without images; :meth:`attend` combines them. Shapes: B images,
+    P prompts of T tokens, N = g * g patches, E positions and D values per encoded image, H heads.
     """
 
     name: str
-    """The file, folder or hub name it was loaded from."""
+    """The file, folder or hub name that it was loaded from."""
 
     @property
     def commit(self) -> str | None:
-        """Commit of its files on the hub; None for a folder or a file."""
+        """Commit of the model's files on the hub; None for a folder or a file."""
         return None
 
     @property
     @abstractmethod
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the text layers that see the image, in the order in which they run."""
+        """Indices of the text layers with cross-attention, in the order in which they run."""
 
     @property
     @abstractmethod
@@ -60,12 +60,12 @@ class Model(ABC):
     @property
     @abstractmethod
     def products(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of the linear layers that take most of the time, each pair once."""
+        """(in_features, out_features) of the linear layers that take most of the time, each pair once."""
 
     @property
     @abstractmethod
     def architecture(self) -> dict[str, dict[str, Any]]:
-        """Everything besides the weights that the results depend on (heads, epsilons, ...), as plain values."""
+        """Everything besides the weights that determines the results (heads, epsilons, ...), as plain values."""
 
     @abstractmethod
     def state_dict(self) -> Mapping[str, Tensor]:
@@ -73,7 +73,7 @@ class Model(ABC):
 
     @functools.cached_property
     def digest(self) -> str:
-        """Identity of the weights as they were loaded: SHA-256 over their names, shapes and values."""
+        """SHA-256 of the loaded weights: names, shapes and values."""
         return digest_of(self.state_dict())
 
     @abstractmethod
@@ -86,20 +86,20 @@ class Model(ABC):
 
     @abstractmethod
     def unknown_words(self, words: list[str]) -> list[str]:
-        """Those of ``words`` that the vocabulary cannot spell."""
+        """Words among ``words`` that the vocabulary cannot spell."""
 
     @abstractmethod
     def embeds_shape(self, patches: int) -> tuple[int, int]:
-        """(E, D) of an encoded image of N = ``patches``."""
+        """(E, D) of an encoded image with N = ``patches``."""
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Everything that :meth:`attend` needs of normalised ``pixels`` [B, 3, S, S]: [B, E, D]."""
+        """Encode normalised ``pixels`` [B, 3, S, S] for :meth:`attend`: [B, E, D]."""
 
     @property
     @abstractmethod
     def word_embeddings(self) -> Tensor:
-        """[V, D_text], the first thing that tuning trains."""
+        """[V, D_text], trained by one-shot tuning."""
 
     @property
     @abstractmethod
@@ -108,23 +108,23 @@ class Model(ABC):
 
     @abstractmethod
     def cross_attention(self, layer: int) -> dict[str, Tensor]:
-        """Parameters of the cross-attention of ``layer``, which tuning trains: names begin with ``layer.<number>.``."""
+        """Cross-attention parameters of ``layer``, trained by tuning; their names begin with ``layer.<number>.``."""
 
     @abstractmethod
     def encode_prompts(self, input_ids: Tensor, attention_mask: Tensor, words: Tensor | None = None) -> PromptStates:
-        """Prompts up to where they first meet an image; differentiable in ``words``.
+        """Run prompts up to the first cross-attention; differentiable with respect to ``words``.
 
         Args:
             input_ids: [P, T].
             attention_mask: [P, T].
-            words: [P, T, D_text], used instead of the model's word embeddings; changed in place.
+            words: [P, T, D_text], used instead of the model's word embeddings; modified in place.
         """
 
     @abstractmethod
     def keys_values(
         self, image_embeds: Tensor, layers: Sequence[int], wanted: Collection[int] = ()
     ) -> dict[int, KeysValues]:
-        """What all prompts attend to in images [B, E, D], for those of ``layers`` where it depends on the images alone.
+        """Cross-attention keys and values of images [B, E, D], for those of ``layers`` where no prompt changes them.
 
         ``wanted`` are the layers whose logits will be requested.
         """
@@ -149,13 +149,13 @@ class Model(ABC):
                 [B, P, H, T, 1 + N], the image's class token first.
             reduce: reduces the logits of a layer and a chunk of prompts, [B, P, H, T, 1 + N], to [B, P, ...].
             logits_budget: bytes that the logits of one layer may take at once.
-            known: from :meth:`keys_values`, where it was computed before.
-            weights: used instead of the model's own parameters of these names, see :meth:`cross_attention`.
+            known: from :meth:`keys_values`, if computed before.
+            weights: replace the model's parameters of the same names, see :meth:`cross_attention`.
         """
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values of ``tensors``, in the order of their names."""
+    """SHA-256 of the names, shapes and values of ``tensors``, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -164,9 +164,9 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first of ``tensors`` that holds NaN or infinity, None if all values are finite."""
+    """The name of the first of ``tensors`` with NaN or infinity; None if all values are finite."""
     for name, tensor in tensors.items():
-        # smallest and largest value: one pass without extra memory, and NaN propagates through it
+        # minimum and maximum: one pass without extra memory, and NaN propagates
         if tensor.is_floating_point() and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
             return name
     return None

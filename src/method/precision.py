@@ -1,7 +1,7 @@
-"""The number format of the matrix products; on a CPU the one that was faster when timed once, which is kept.
+"""The number format of the matrix products; on a CPU the faster one, timed once and cached.
 
-A processor's flags do not tell: of two processors without AMX, bfloat16 was four times as fast on one and half as
-fast on another.
+A processor's flags do not predict it: without AMX, bfloat16 was four times as fast as float32 on one processor and
+half as fast on another.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ SECONDS = 0.3
 CLEAR_GAIN = 1.25
 
 Product = tuple[int, int]
-"""Of how many inputs and outputs a linear layer is."""
+"""(in_features, out_features) of a linear layer."""
 
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """What the matrix products of a job are computed in; sums that need it, the CRF and the scores stay in float32.
+    """Number format of a job's matrix products; sensitive sums, the CRF and the scores stay in float32.
 
     Attributes:
-        name: of the format, as torch calls it.
-        why: what decided so.
+        name: the format's name in torch.
+        why: reason for the choice, for messages.
     """
 
     name: Literal["float32", "bfloat16", "float16"]
@@ -49,27 +49,29 @@ class NumberFormat:
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """What torch.autocast is to use; None where it is to be off."""
+        """The dtype for torch.autocast; None for no autocast."""
         return None if self.name == "float32" else getattr(torch, self.name)
 
     @property
     def remedy(self) -> str:
-        """What to do where a result is not a number."""
+        """What to do if a result is not a number."""
         return {
-            "float16": "it ends at 65,504: set runtime.amp to bf16, which has the range of float32, or to false",
+            "float16": "its largest number is 65,504: set runtime.amp to bf16, which has float32's range, or to false",
             "bfloat16": "set runtime.amp to false",
             "float32": "check the model's weights",
         }[self.name]
 
 
 def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, int]]) -> NumberFormat:
-    """The number format that ``runtime.amp`` stands for on ``device``.
+    """The number format that ``runtime.amp`` selects on ``device``.
 
-    ``False`` is float32, ``"bf16"`` and ``"fp16"`` are what they say, anywhere. ``True`` is the fast format of the
-    hardware. On CUDA that is float16, as published: it rounds eight times finer than bfloat16, and is fast from Volta
-    on. Tuning goes through it too, without loss scaling, as published: next to none of the gradients are so small as to
-    vanish in it (docs/parity.md). What is too large is told: :meth:`src.method.segmenter.Segmenter.check_numbers`.
-    On a CPU it is what the model's ``products`` (inputs and outputs of its linear layers) were timed to be faster in.
+    ``False`` is float32; ``"bf16"`` and ``"fp16"`` are bfloat16 and float16 on any device; ``True`` is the fast format
+    of the hardware:
+
+    - On CUDA it is float16, as published: its rounding is eight times finer than bfloat16's, and it is fast since
+      Volta. Tuning uses it too, without loss scaling, as published: almost no gradient underflows (docs/parity.md).
+      :meth:`src.method.segmenter.Segmenter.check_numbers` reports overflow.
+    - On a CPU it is the format in which the model's ``products`` were timed to be faster.
     """
     if amp is False:
         return NumberFormat("float32", "runtime.amp is false")
@@ -79,14 +81,14 @@ def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, 
         major, minor = torch.cuda.get_device_capability(device)
         if major >= 7:
             return NumberFormat("float16", "runtime.amp is true: CUDA")
-        return NumberFormat("float32", f"float16 is slow below compute capability 7.0, and this is {major}.{minor}")
+        return NumberFormat("float32", f"float16 is slow below compute capability 7.0; this GPU has {major}.{minor}")
     if device.type == "cpu":
         return _fast_cpu_format(products)
-    return NumberFormat("float32", f"runtime.amp is true: nothing is gained on {device.type}")
+    return NumberFormat("float32", f"runtime.amp is true, but no other format is faster on {device.type}")
 
 
 def _fast_cpu_format(products: Sequence[tuple[int, int]]) -> NumberFormat:
-    """The format that was clearly faster when it was timed, float32 if neither was."""
+    """bfloat16 if it was clearly faster when timed, otherwise float32."""
     trial = trial_of(tuple(products))
     timed = f"{trial.gain:.2f} times as fast as float32 when timed on this CPU"
     return NumberFormat("bfloat16" if trial.bfloat16_wins else "float32", f"runtime.amp is true: bfloat16 was {timed}")
@@ -94,13 +96,13 @@ def _fast_cpu_format(products: Sequence[tuple[int, int]]) -> NumberFormat:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial found; the other fields say of what, so that the file of a trial speaks for itself.
+    """The result of timing matrix products in bfloat16 and float32, with everything that it depends on.
 
     Attributes:
-        gain: by how much products were faster in bfloat16 than in float32.
-        processor: where.
+        gain: time in float32 / time in bfloat16.
+        processor: name and capabilities of the processor.
         torch: version.
-        products: inputs and outputs of each.
+        products: (in_features, out_features) of each.
     """
 
     gain: float
@@ -110,16 +112,15 @@ class Trial:
 
     @property
     def bfloat16_wins(self) -> bool:
-        """Whether the gain is clear: a little one is within the noise, and goes into casts."""
+        """Whether the gain is clear: a small one may be noise, and casts use it up."""
         return self.gain >= CLEAR_GAIN
 
 
 @functools.cache
 def trial_of(products: tuple[Product, ...]) -> Trial:
-    """The trial of ``products`` on this machine: the one that is kept, or else a new one, which is then kept.
+    """The trial of ``products`` on this machine, from the cache if possible.
 
-    A kept one is what makes a repeated run come out the same. Where it can neither be read nor written, every process
-    makes its own.
+    The cache makes repeated runs use the same format. If it cannot be used, every process does its own trial.
     """
     asked = Trial(0.0, _processor(), torch.__version__, products)
     path = _folder() / f"number_format_{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.json"
@@ -131,11 +132,11 @@ def trial_of(products: tuple[Product, ...]) -> Trial:
 
 
 def _gain(products: Sequence[Product]) -> float:
-    """Time of ``products`` in float32 over that in bfloat16, in which inputs arrive in float32 as under autocast.
+    """Time of ``products`` in float32 / time in bfloat16, casts of the inputs included, as under autocast.
 
-    One thread, and the time that it computed: what else the machine does must not decide.
+    Measures the CPU time of one thread, so that other processes do not influence it.
     """
-    # on some systems a thread's own clock is too coarse
+    # on some systems the thread's own clock is too coarse
     clock = time.thread_time if time.get_clock_info("thread_time").resolution < 1e-5 else time.perf_counter
     threads, start = torch.get_num_threads(), time.perf_counter()
     least = [[math.inf, math.inf] for _ in products]
@@ -144,7 +145,7 @@ def _gain(products: Sequence[Product]) -> float:
         with torch.inference_mode():
             for done, (product, times) in itertools.product(range(ROUNDS), list(zip(products, least, strict=True))):
                 full, short = _sums(least)
-                # the first round warms up; where bfloat16 loses, no more than that need be known
+                # the first round is a warm-up; where bfloat16 is slower, more rounds are unnecessary
                 if time.perf_counter() - start > SECONDS and (done > 1 or short > full):
                     break
                 for which, multiply in enumerate(_pair(*product)):
@@ -158,28 +159,28 @@ def _gain(products: Sequence[Product]) -> float:
 
 
 def _sums(least: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Seconds in float32 and in bfloat16 of the products that were timed."""
+    """Total seconds in float32 and in bfloat16 of the products timed so far."""
     timed = [times for times in least if math.isfinite(times[1])]
     return sum(times[0] for times in timed), sum(times[1] for times in timed)
 
 
 def _pair(inputs: int, outputs: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The same product in float32 and in bfloat16."""
+    """Functions that compute the same product in float32 and in bfloat16."""
     states, weights = torch.ones(ROWS, inputs), torch.ones(outputs, inputs)
     cast = weights.bfloat16()
     return lambda: F.linear(states, weights), lambda: F.linear(states.bfloat16(), cast)
 
 
 def _folder() -> Path:
-    """The user's folder for what programs keep; a relative XDG_CACHE_HOME counts as none, as its standard says."""
+    """The cache folder of this project; a relative XDG_CACHE_HOME is ignored, as its standard requires."""
     named = os.environ.get("XDG_CACHE_HOME", "")
-    # expanduser leaves ~ where nobody has a home
+    # expanduser leaves ~ unchanged for a user without a home folder
     base = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
     return Path(base, "segmentation-from-attention")
 
 
 def _read(path: Path, asked: Trial) -> Trial | None:
-    """The trial kept in ``path`` if it is of what is ``asked``; None if there is none, or it is damaged."""
+    """The trial in ``path``; None if the file is missing, damaged or not of what is ``asked``."""
     try:
         kept = json.loads(path.read_text())
         gain = float(kept["gain"])
@@ -190,7 +191,7 @@ def _read(path: Path, asked: Trial) -> Trial | None:
 
 
 def _keep(path: Path, found: Trial) -> Trial | None:
-    """Keep ``found`` unless another process was first; returns what is kept, None if nothing can be."""
+    """Store ``found`` unless another process stored a trial first; returns the stored one, None if none can be."""
     content = json.dumps(asdict(found), indent=1).encode()
     try:
         if create_bytes(path, content):
@@ -204,7 +205,7 @@ def _keep(path: Path, found: Trial) -> Trial | None:
 
 
 def _processor() -> str:
-    """What is known of this machine's processor that can decide: its name, and what PyTorch has kernels for."""
+    """This machine's processor: its name, and the instruction sets that PyTorch has kernels for."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

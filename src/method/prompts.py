@@ -1,4 +1,4 @@
-"""Class files and the prompts made from them (docs/method.md, "Prompts")."""
+"""Class files, and the prompts made from them (docs/method.md, "Prompts")."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..screen import note_once
 
 TEMPLATE = "Image of {word}."
 MAX_BYTES = 1 << 20  # of a class file
-MAX_WORD_LENGTH = 200  # longer ones fit into no table and no legend
-TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # reverse the text after them
+MAX_WORD_LENGTH = 200  # longer words do not fit into tables and legends
+TEXT_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the direction of the text after them
 FORMULA = ("=", "+", "-", "@")
 TOKENS = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|ENC|DEC)\]")  # BLIP's tokenizer reads these as its special tokens
 PLACEHOLDER = re.compile(r"class[ _-]?\d+", re.IGNORECASE)
 KEYS = ("name", "related_word", "id", "color", "isthing")
-"""What an entry of a class file may have. ``color`` and ``isthing`` occur in published files and have no effect."""
+"""Possible keys of an entry of a class file. ``color`` and ``isthing`` occur in published files and have no effect."""
 
 
 @dataclass(frozen=True)
 class ClassEntry:
-    """One class: its name and its related words (synonyms, or kinds of background for class 0)."""
+    """One class: its name and its related words (synonyms; for class 0, kinds of background)."""
 
     name: str
     related_words: tuple[str, ...] = ()
@@ -40,10 +40,10 @@ class PromptSet:
     """All prompts of a job, class by class in label order, the class name first.
 
     Attributes:
-        class_names: C names; class 0 is called ``background``, whatever its name in the class file.
+        class_names: C names; class 0 is always called ``background``.
         words: P words, one per prompt.
         prompts_per_class: C counts that add up to P.
-        background: whether a pixel may be labelled background; if not, its words only compete with the others.
+        background: whether a pixel may be labelled background; if not, its words only compete with the other prompts.
     """
 
     class_names: tuple[str, ...]
@@ -53,7 +53,7 @@ class PromptSet:
 
     @property
     def scored_names(self) -> tuple[str, ...]:
-        """Names of the classes that a pixel may be labelled with, and that are scored."""
+        """Names of the classes that a pixel may get; only these are scored."""
         return self.class_names if self.background else self.class_names[1:]
 
     @property
@@ -65,10 +65,10 @@ class PromptSet:
 
 
 def build_prompts(classes: list[ClassEntry], multi_prompt: bool, background: bool = True) -> PromptSet:
-    """Prompts of ``classes`` in label order; ``background`` as in :class:`PromptSet`.
+    """Build the prompts of ``classes`` in label order; ``background`` as in :class:`PromptSet`.
 
-    The background (class 0) always contributes all its words; every other class contributes its name and, with
-    ``multi_prompt``, its related words.
+    The background (class 0) always has all its words; every other class has its name and, with ``multi_prompt``, its
+    related words.
     """
     words = [
         (entry.name, *(entry.related_words if multi_prompt or label == 0 else ()))
@@ -85,11 +85,12 @@ def build_prompts(classes: list[ClassEntry], multi_prompt: bool, background: boo
 def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     """Read a class file: a JSON list in label order of ``{"name": ..., "related_word": [...], "id": ...}``.
 
-    ``related_word`` and ``id`` are optional. Labels are positions in the list: another ``id`` is noted and ignored.
+    ``related_word`` and ``id`` are optional. A label is the position in the list; a different ``id`` is ignored with a
+    note.
 
     Raises:
-        UserError: the file is missing or is not such a list; a word is refused by :func:`fault_of_word`; a name is a
-            placeholder such as "class 7"; two classes share a word; or the file has not ``num_classes`` classes.
+        UserError: the file is missing or not such a list; :func:`fault_of_word` refuses a word; a name is a placeholder
+            such as "class 7"; two classes share a word; or the number of classes is not ``num_classes``.
     """
     try:
         # utf-8-sig: editors on Windows put a byte order mark first
@@ -118,16 +119,16 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     other = next((label for label, entry in enumerate(entries) if entry.get("id", label) != label), None)
     if other is not None:
         note_once(
-            f"note: class file {path}, entry {other}: its id {_shown(entries[other]['id'])} is ignored, the label is "
-            f"its position, {other}"
+            f"note: class file {path}, entry {other}: the id {_shown(entries[other]['id'])} is ignored; the label is "
+            f"the position, {other}"
         )
     return classes
 
 
 def shared_word(classes: Sequence[ClassEntry]) -> tuple[str, int, int] | None:
-    """The first word that two of ``classes`` have, as a name or a related word, and their numbers; or None.
+    """The first word (name or related word) that two of ``classes`` share, and their labels; None if there is none.
 
-    The same prompt in two classes lowers the probabilities of both. "background" is a name of class 0.
+    The same prompt in two classes lowers the probabilities of both. "background" always belongs to class 0.
     """
     owners = {"background": 0}
     for label, entry in enumerate(classes):
@@ -139,21 +140,21 @@ def shared_word(classes: Sequence[ClassEntry]) -> tuple[str, int, int] | None:
 
 
 def same_word(word: str) -> str:
-    """``word`` without what the model's tokenizer does not see: upper case and additional spaces."""
+    """``word`` as the model's tokenizer reads it: lower case, single spaces."""
     return " ".join(word.casefold().split())
 
 
 def fault_of_word(word: str, name: bool = False) -> str | None:
-    """The fault of a word that is a prompt and is printed in pictures and, as a class's ``name``, in CSVs; or None."""
+    """Why ``word`` cannot be a prompt and be printed in pictures and (a class ``name``) in CSVs; None if it can."""
     if len(word) > MAX_WORD_LENGTH:
         return f"has {len(word)} characters; expected at most {MAX_WORD_LENGTH}"
     strange = [c for c in word if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TEXT_DIRECTION]
     if strange:
         return f"has the character U+{ord(strange[0]):04X}, which cannot be printed"
     if token := TOKENS.search(word):
-        return f"has {token[0]}, which is no word but a special token of the model"
+        return f"has {token[0]}, which is a special token of the model, not a word"
     if name and word.lstrip().startswith(FORMULA):
-        return f'begins with "{word.lstrip()[0]}", which spreadsheets take for a formula'
+        return f'begins with "{word.lstrip()[0]}", which spreadsheets read as a formula'
     return None
 
 
@@ -161,7 +162,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"an entry has the key {_shown(twice)} twice")
+        raise ValueError(f"an entry has the key {_shown(twice)} more than once")
     return values
 
 
@@ -181,8 +182,8 @@ def _class_entry(path: Path, label: int, entry: object) -> ClassEntry:
         raise refusal('"id" must be a whole number')
     if PLACEHOLDER.fullmatch(entry["name"].strip()):
         raise UserError(
-            f"class file {path}, entry {label}: {_shown(entry['name'])} is a placeholder; replace it with the word for "
-            "what its pixels show"
+            f"class file {path}, entry {label}: {_shown(entry['name'])} is a placeholder; replace it with a word that "
+            "names the class"
         )
     for word in (entry["name"], *related):
         if fault := fault_of_word(word, name=word is entry["name"]):

@@ -1,7 +1,7 @@
-"""The modules that replace HuggingFace's.
+"""Import the modules that replace HuggingFace's.
 
-In a checkout they are the folder ``replace_huggingface`` beside this package. In the installed package they are inside
-it, so that their name cannot collide with another project's.
+In a checkout they are in the folder ``replace_huggingface`` next to this package. In the installed package they are
+inside it, so that their name cannot collide with another project's.
 """
 
 from __future__ import annotations

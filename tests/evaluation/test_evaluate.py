@@ -188,7 +188,7 @@ def test_scores_that_are_no_numbers_end_the_evaluation(make_config: Callable[...
     blip = load_blip(str(model_folder), torch.device("cpu"))
     blip.model.itm_head.bias.fill_(torch.nan)
     segmenter, dataset = setup(config, blip)
-    with pytest.raises(UserError, match=r"sees in image .*0\.jpg is not a number; check the model's weights"):
+    with pytest.raises(UserError, match=r"output for image .*0\.jpg is not a number; check the model's weights"):
         evaluate(segmenter, dataset, config.dataloader)
 
 
@@ -236,5 +236,5 @@ def test_the_image_whose_scores_are_no_numbers_is_named(
         return embeds
 
     monkeypatch.setattr(Segmenter, "encode_images", encode_images)
-    with pytest.raises(UserError, match=rf"in image {broken} is not a number"):
+    with pytest.raises(UserError, match=rf"for image {broken} is not a number"):
         evaluate(segmenter, dataset, config.dataloader)

@@ -225,7 +225,7 @@ def test_a_kernel_that_cannot_be_launched_gives_way_to_torch(
     assert probes == [(device, 21, 4)]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith(f"CRF on {device} in plain torch, slower with the same result: {type(fault).__name__}")
+    assert said[0].startswith(f"CRF on {device} runs in plain torch: slower, same result: {type(fault).__name__}")
     with pytest.raises(UserError, match=f"'triton' does not run on {device}"):
         ConvCRF(backend="triton")._triton(device, 21)
 

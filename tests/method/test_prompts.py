@@ -90,19 +90,19 @@ def test_class_0_is_reported_as_background() -> None:
             '[{"name": "bus"}, {"name": "boat", "related_word": ["a", "Bus"]}]',
             '"Bus" is a word of entry 0 and of entry 1',
         ),
-        ('[{"name": "sky"}, {"name": "class 1"}]', 'entry 1: "class 1" is a placeholder; replace it with the word'),
+        ('[{"name": "sky"}, {"name": "class 1"}]', 'entry 1: "class 1" is a placeholder; replace it with a word'),
         ('[{"name": "sky"}, {"name": "Class_12 "}]', 'entry 1: "Class_12 " is a placeholder'),
         (
             '[{"name": "sky"}, {"name": "a [SEP] b"}]',
-            r"entry 1: the word .* has \[SEP\], which is no word but a special",
+            r"entry 1: the word .* has \[SEP\], which is a special token",
         ),
         ('[{"name": "sky"}, {"name": "cat", "related_word": ["[PAD]"]}]', r"has \[PAD\]"),
-        ('[{"name": "sky"}, {"name": "cat", "name": "dog"}]', 'an entry has the key "name" twice'),
+        ('[{"name": "sky"}, {"name": "cat", "name": "dog"}]', 'an entry has the key "name" more than once'),
         (r'[{"name": "sky"}, {"name": "\u001b[2Jcat"}]', r"entry 1: the word .* has the character U\+001B"),
         (r'[{"name": "sky"}, {"name": "cat", "related_word": ["a\nb"]}]', r"has the character U\+000A"),
         (r'[{"name": "sky"}, {"name": "\ud83d"}]', r'the word "\\ud83d" has the character U\+D83D'),
         (r'[{"name": "sky"}, {"name": "a\u202eb"}]', r"has the character U\+202E"),
-        ('[{"name": "sky"}, {"name": "=cmd()"}]', 'begins with "=", which spreadsheets take for a formula'),
+        ('[{"name": "sky"}, {"name": "=cmd()"}]', 'begins with "=", which spreadsheets read as a formula'),
         (f'[{{"name": "sky"}}, {{"name": "{"a" * 201}"}}]', "has 201 characters; expected at most 200"),
         ("[" * 100_000 + "]" * 100_000, "is nested too deeply"),
         ("[" + 900 * "[" + 900 * "]" + "]", "entry 0: expected an object"),
@@ -135,7 +135,7 @@ def test_published_keys_and_other_ids_are_accepted(tmp_path: Path, capsys: pytes
     path.write_text(json.dumps(entries))
     assert [entry.name for entry in read_class_file(path, 3)] == ["sky", "cat", "dog"]
     (note,) = capsys.readouterr().err.splitlines()
-    assert note.endswith("classes.json, entry 1: its id 17 is ignored, the label is its position, 1")
+    assert note.endswith("classes.json, entry 1: the id 17 is ignored; the label is the position, 1")
 
 
 def test_a_word_may_stand_twice_in_one_class(tmp_path: Path) -> None:
