@@ -67,5 +67,5 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_it_brings_its_own_tokenizer_and_heads(tmp_path: Path) -> None:
     assert run(tmp_path / "albef") == 0
-    with pytest.raises(UserError, match=r"model\.tokenizer is for ALBEF checkpoints.*remove the key"):
+    with pytest.raises(UserError, match=r"model\.tokenizer is for ALBEF checkpoint files.*remove the key"):
         load_model(str(tmp_path / "albef"), CPU, tokenizer="google-bert/bert-base-uncased")
