@@ -6,7 +6,8 @@
     python training_free_blip.py --config configs/pascal_blip.yaml --limit 20 --output-dir /tmp/try
 
 Results: output.csv (class, IoU) and beside it a JSON with scores, settings, prompts and versions, and charts of the IoU
-per class and of the confusion matrix. Label maps, overlays, and pages that show what each layer sees are optional.
+per class and of the confusion matrix. Optional are label maps, overlays, pages that show what each layer sees, and a
+CSV of the IoU of every image.
 
 `python -m src.photos` segments your own photos with your own words.
 """
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser = cli.experiment_parser("training_free_blip.py", __doc__)
     tuned_help = "use weights that one_shot_blip.py saved (.safetensors); result files then end in _tuned"
     parser.add_argument("--tuned", type=user_path, metavar="FILE", help=tuned_help)
+    cli.per_image_argument(parser)
     cli.picture_arguments(parser)
     cli.explorer_argument(parser, "a page for each of the N images of --save-overlays that shows what each layer sees")
     cli.moved_argument(parser, "--images", "python -m src.photos PATH ... segments your own photos")
@@ -36,7 +38,8 @@ def main(arguments: list[str]) -> int:
         raise UserError("--save-explorer needs --save-overlays N: it writes a page for each of these N images")
     task = Task.read(args, cli.load(args))
     csv = task.outputs.path(task.config.output.csv)
-    check_writable(*task.outputs.files_of("training-free", task.config))
+    per_image = [task.outputs.per_image_csv(task.config)] if args.per_image else []
+    check_writable(*task.outputs.files_of("training-free", task.config), *per_image)
 
     # torch is imported here, so that errors in the command are reported at once
     with cli.quick_imports():
@@ -48,6 +51,7 @@ def main(arguments: list[str]) -> int:
         from src.loading import load_segmenter, open_journal
         from src.one_shot.tuned_weights import describe_tuned
         from src.output.evaluation_pictures import EvaluationPictures
+        from src.output.per_image import write_per_image
 
     task = task.settled()
     config, names = task.config, task.prompts.scored_names
@@ -57,14 +61,16 @@ def main(arguments: list[str]) -> int:
         csv, dataset, task.prompts.class_names, args.save_predictions, args.save_overlays, args.figures
     )
     with open_journal("training-free", task, csv, segmenter, tuned=file_digest(args.tuned)) as journal:
-        evaluation = evaluate(segmenter, dataset, config.dataloader, journal, pictures)
+        evaluation = evaluate(segmenter, dataset, config.dataloader, journal, pictures, per_image=args.per_image)
 
         say(evaluation.confusion.table(names))
         rows = zip(names, evaluation.confusion.iou.tolist(), strict=True)
         write_result(csv, csv_text(("Class Name", "IoU"), rows))
         origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, "tuned": describe_tuned(args.tuned)}
+        for path in per_image:
+            origin |= write_per_image(path, evaluation, dataset, names, config, pictures)
         write_json(csv.with_suffix(".json"), {**evaluation.to_dict(names), **origin, **provenance(config, segmenter)})
-        written = [csv.with_suffix(".json"), *pictures.write(evaluation)]
+        written = [csv.with_suffix(".json"), *per_image, *pictures.write(evaluation)]
         if args.save_explorer:
             written += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, evaluation)
         say(f"wrote {csv} {' '.join(path.name for path in written)}")

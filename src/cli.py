@@ -204,6 +204,15 @@ def picture_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def per_image_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--per-image`` to ``parser``."""
+    parser.add_argument(
+        "--per-image",
+        action="store_true",
+        help="write the IoU of every image to a CSV beside output.csv; tools.report --compare and --worst read it",
+    )
+
+
 def figures_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--figures`` to ``parser``."""
     formats = ("png", "pdf", "svg")  # src.output.charts.FORMATS, without importing NumPy

@@ -55,6 +55,11 @@ class Outputs:
         csv = Path(config.output.csv)
         return self.path(config.output.infoscore_csv or str(csv.with_name(f"{csv.stem}_infoscore{csv.suffix}")))
 
+    def per_image_csv(self, config: Config) -> Path:
+        """The path of the scores of single images, beside ``output.csv``."""
+        csv = self.path(config.output.csv)
+        return csv.with_name(f"{csv.stem}_per_image.csv")
+
     def files_of(self, experiment: str, config: Config) -> list[Path]:
         """The files that an experiment always writes; check before computing that they can be written.
 

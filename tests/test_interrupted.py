@@ -120,7 +120,15 @@ def lasting(values: Any) -> Any:
 
 
 SCRIPTS = {
-    "training-free": ("training_free_blip", "--save-predictions", "--save-overlays", 3, "--set", "model.layers=auto"),
+    "training-free": (
+        "training_free_blip",
+        "--per-image",
+        "--save-predictions",
+        "--save-overlays",
+        3,
+        "--set",
+        "model.layers=auto",
+    ),
     "comparison": ("compute_infoscore_blip", "--compare"),
     "one-shot": ("one_shot_blip",),
 }

@@ -77,7 +77,12 @@ class EvaluationPictures:
         if not self.save_predictions:
             return False
         written = kept.get(f"prediction.{index}")
-        return written is None or written.numpy().tobytes() != _checksum(self._file_of(index))
+        return written is None or written.numpy().tobytes() != checksum(self._file_of(index))
+
+    def prediction_of(self, index: int, kept: Mapping[str, bytes]) -> tuple[Path, bytes] | None:
+        """File and checksum of the label map of image ``index``; None if :meth:`keep` wrote none."""
+        written = kept.get(f"prediction.{index}")
+        return None if written is None else (self._file_of(index), written)
 
     def write(self, evaluation: Evaluation) -> list[Path]:
         """Write charts and overlays; returns the paths of all pictures of this evaluation.
@@ -102,7 +107,7 @@ class EvaluationPictures:
             draw()
         except UserError as error:
             if not self._complained:
-                note(f"note: {error}; the evaluation goes on without the picture")
+                note(f"note: {error}; the evaluation continues without the picture")
             self._complained = True
             return False
         return True
@@ -114,7 +119,7 @@ class EvaluationPictures:
         path = self._file_of(prediction.index)
         if not self._drawn(lambda: write_bytes(path, pictures.label_png(labels))):
             return {}
-        return {f"prediction.{prediction.index}": _checksum(path)}
+        return {f"prediction.{prediction.index}": checksum(path)}
 
     def _keep_row(self, prediction: Prediction) -> dict[str, bytes]:
         if prediction.index not in self._shown:
@@ -140,7 +145,7 @@ class EvaluationPictures:
         return pictures.png(pictures.grid(rows, ("image", "prediction", "ground truth"), legend))
 
 
-def _checksum(path: Path) -> bytes:
+def checksum(path: Path) -> bytes:
     """Of a file's contents, 4 bytes; of none, none."""
     return zlib.crc32(path.read_bytes()).to_bytes(4, "little") if path.is_file() else b""
 
