@@ -56,6 +56,7 @@ BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF
 SCALED_AT_ONCE = 2**20  # values, in float64
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEAD = 64  # bytes that tell what an unreadable file is
 FETCH = "it may be truncated: fetch it again"
 SMALLER = "scale it down"
 T = TypeVar("T")
@@ -175,7 +176,9 @@ def read_image(path: Path) -> np.ndarray:
     return _decode("image", path, lambda image: np.asarray(_eight_bits(image, path, image).convert("RGB")))
 
 
-def read_photo(path: Path | str, most: int | None = MAX_BYTES, too_large: str = SMALLER) -> np.ndarray:
+def read_photo(
+    path: Path | str, most: int | None = MAX_BYTES, too_large: str = SMALLER, contents: bytes | None = None
+) -> np.ndarray:
     """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
 
     The EXIF orientation is applied (a damaged EXIF block is ignored), colours are converted to sRGB if the file has
@@ -186,13 +189,14 @@ def read_photo(path: Path | str, most: int | None = MAX_BYTES, too_large: str = 
         path: of the file.
         most: bytes that the decoded image may take; None: any number.
         too_large: the remedy, for the error about a larger image.
+        contents: of the file, if they are in memory; ``path`` is then its name in messages.
 
     Raises:
         UserError: missing, no file, too large, truncated or unreadable.
     """
-    if not os.path.exists(path):
+    if contents is None and not os.path.exists(path):
         raise UserError(f"image {path} does not exist (searched from {Path.cwd()})")
-    return _decode("image", Path(path), lambda image: _as_shown(image, path), most, too_large)
+    return _decode("image", Path(path), lambda image: _as_shown(image, path), most, too_large, contents)
 
 
 def photo_pixels(path: Path) -> int:
@@ -268,18 +272,20 @@ def _decode(
     convert: Callable[[Image.Image], T],
     most: int | None = MAX_BYTES,
     too_large: str = SMALLER,
+    contents: bytes | None = None,
 ) -> T:
-    """``convert`` the image in a file; every fault becomes an error with the file's name and a remedy."""
-    check_file(what, path)
+    """``convert`` the image in a file, or in its ``contents``; a fault becomes an error with its name and a remedy."""
+    if contents is None:
+        check_file(what, path)
     try:
-        with open_image(path, most) as image:
+        with open_image(path if contents is None else io.BytesIO(contents), most) as image:
             return convert(image)
     except UserError:
         raise
     except Exception as error:  # Pillow raises anything at a damaged file
         reason, remedy = " ".join(str(error).split()) or type(error).__name__, FETCH
         if isinstance(error, Image.UnidentifiedImageError):
-            reason, remedy = _unknown_format(path)
+            reason, remedy = _unknown_format(_head(path) if contents is None else contents[:HEAD])
         elif isinstance(error, PermissionError):
             remedy = "make it readable for you"
         elif isinstance(error, TooLargeError | MemoryError):
@@ -287,10 +293,13 @@ def _decode(
         raise UserError(f"{what} {path} cannot be read ({reason}); {remedy}") from error
 
 
-def _unknown_format(path: Path) -> tuple[str, str]:
-    """The reason why a file cannot be read that is in none of the formats, and the remedy."""
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(64)
+        return file.read(HEAD)
+
+
+def _unknown_format(head: bytes) -> tuple[str, str]:
+    """Why a file that begins with ``head`` is in none of the formats, and the remedy."""
     if not head:
         return "the file is empty", "fetch it again"
     if head.startswith(b"version https://git-lfs"):

@@ -75,11 +75,8 @@ class Refusal(Exception):
 
 def serve(listener: socket.socket, studio: Studio, host: str, classes: str | None, background: str | None) -> None:
     """Answer requests at ``listener`` until Ctrl-C."""
-    try:
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
-            uvicorn.Server(server_config(make_app(studio, host, classes, background))).run(sockets=[listener])
-    finally:
-        studio.close()
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
+        uvicorn.Server(server_config(make_app(studio, host, classes, background))).run(sockets=[listener])
 
 
 def server_config(app: ASGIApp) -> uvicorn.Config:
@@ -142,7 +139,7 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
     receiving = asyncio.Semaphore(MAX_UPLOADS)
 
     async def index(_: Request) -> Response:
-        photos = [{"key": key, "name": photo.name} for key, photo in studio.photos.items()]
+        photos = [{"key": key, "name": photo.name} for key, photo in list(studio.photos.items())]
         server = {"photos": photos, "classes": classes or "", "background": background or ""}
         return Response(page({"name": "Attention explorer", "server": server}, POLICY), media_type="text/html")
 

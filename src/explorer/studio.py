@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config.schema import Config
-from ..data.images import MAX_BYTES, TooLargeError, format_names, open_image, read_photo
+from ..data.images import TooLargeError, format_names, open_image, read_photo
 from ..errors import UserError
 from ..method.checkpoints import load_configured
 from ..method.model import Model
@@ -27,17 +26,17 @@ from .content import page_content
 MAX_PROMPTS = 300
 MAX_SENT_BYTES = 2**28  # of a photo that was sent, decoded: 67 million pixels in colour
 MAX_ENCODED = 16  # photos whose embeddings are kept: the one asked about last, and those before it
-MAX_SENT = 100  # photos that were sent and are kept on disk while the server runs
+MAX_SENT = 100  # photos that were sent and are kept in memory while the server runs
+MAX_KEPT_BYTES = 2**29  # of these photos, as they were sent
 THUMBNAIL = (174, 132)  # pixels: three times what the page shows, for fine screens
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo that can be asked about; ``sent`` if it came through the page."""
+    """A photo to explore: a file, or the contents of one that came through the page."""
 
     name: str
-    path: Path
-    sent: bool = False
+    source: Path | bytes = field(repr=False)
 
 
 class Studio:
@@ -55,7 +54,6 @@ class Studio:
         self.config = config
         self.model = model
         self.photos = {str(number): Photo(path.name, path) for number, path in enumerate(photos)}
-        self._folder = tempfile.TemporaryDirectory(prefix="explorer-")
         self._encoded: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
@@ -71,13 +69,12 @@ class Studio:
         return cls(config, load_configured(config, choose_device(device)), photos)
 
     def add(self, name: str, contents: bytes) -> str:
-        """Keep a photo that was sent; returns its key.
+        """Keep a photo that was sent, in memory; returns its key. The oldest make room.
 
         Raises:
             UserError: it is no image, or too large.
         """
         key = hashlib.sha256(contents).hexdigest()[:16]
-        path = Path(self._folder.name) / key
         try:
             with open_image(io.BytesIO(contents), MAX_SENT_BYTES):
                 pass
@@ -85,11 +82,8 @@ class Studio:
             raise UserError(f"{name} is too large ({error}); scale it down") from None
         except Exception:  # Pillow raises anything at a damaged file
             raise UserError(f"{name} cannot be read as an image; expected {format_names()}") from None
-        path.write_bytes(contents)
-        self.photos[key] = Photo(name, path, sent=True)
-        sent = [other for other, photo in self.photos.items() if photo.sent]
-        for oldest in sent[:-MAX_SENT]:
-            self.photos.pop(oldest).path.unlink(missing_ok=True)
+        self.photos[key] = Photo(name, contents)
+        self._make_room()
         return key
 
     def explore(self, key: str, classes: str | None, background: str | None) -> dict[str, Any]:
@@ -129,9 +123,13 @@ class Studio:
         picture.save(buffer, "JPEG", quality=80)
         return buffer.getvalue()
 
-    def close(self) -> None:
-        """Remove what was sent."""
-        self._folder.cleanup()
+    def _make_room(self) -> None:
+        """Drop the oldest photos that were sent, but never the last one."""
+        sent = {key: len(photo.source) for key, photo in list(self.photos.items()) if isinstance(photo.source, bytes)}
+        while len(sent) > 1 and (len(sent) > MAX_SENT or sum(sent.values()) > MAX_KEPT_BYTES):
+            oldest = next(iter(sent))
+            del sent[oldest]
+            self.photos.pop(oldest, None)  # two uploads may arrive at once
 
     def _photo(self, key: str) -> Photo:
         if key not in self.photos:
@@ -139,10 +137,12 @@ class Studio:
         return self.photos[key]
 
     def _read(self, photo: Photo) -> np.ndarray:
+        if isinstance(photo.source, bytes):
+            return read_photo(photo.name, MAX_SENT_BYTES, contents=photo.source)
         try:
-            return read_photo(photo.path, MAX_SENT_BYTES if photo.sent else MAX_BYTES)
+            return read_photo(photo.source)
         except UserError as error:
-            raise UserError(str(error).replace(str(photo.path), photo.name)) from None
+            raise UserError(str(error).replace(str(photo.source), photo.name)) from None
 
 
 def _of_fields(message: str) -> str:

@@ -69,10 +69,8 @@ class Served:
 
 
 @pytest.fixture
-def studio(make_config: Callable[..., Config], data_root: Path) -> Iterator[Studio]:
-    studio = Studio.load(make_config(), sorted((data_root / "images").iterdir()), "cpu")
-    yield studio
-    studio.close()
+def studio(make_config: Callable[..., Config], data_root: Path) -> Studio:
+    return Studio.load(make_config(), sorted((data_root / "images").iterdir()), "cpu")
 
 
 @pytest.fixture
@@ -149,6 +147,38 @@ def test_old_photos_make_room(studio: Studio, monkeypatch: pytest.MonkeyPatch) -
     for key in (keys[1], "0", keys[1]):  # what was forgotten is encoded again
         assert studio.explore(key, "cat", None)["words"]
     assert "0" in studio.photos
+
+
+def test_the_photos_that_are_kept_have_a_limit_in_bytes(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = [jpeg(width) for width in (20, 30, 40)]
+    monkeypatch.setattr(studio_module, "MAX_KEPT_BYTES", len(photos[1]) + len(photos[2]))
+    keys = [studio.add("photo.jpg", photo) for photo in photos]
+    assert [key in studio.photos for key in keys] == [False, True, True]
+    monkeypatch.setattr(studio_module, "MAX_KEPT_BYTES", 1)
+    key = studio.add("photo.jpg", jpeg(50))
+    assert [photo for photo in studio.photos if photo in (*keys, key)] == [key]
+    assert studio.explore(key, "cat", None)["photo"]["width"] == 50
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGHUP", "SIGTERM"])
+def test_what_was_sent_leaves_no_file_behind(config_file: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "src.explorer", "--config", str(config_file()), "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stdout
+        try:
+            port = int(process.stdout.readline().split("  ")[0].rsplit(":", 1)[1])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/photos?name=a.jpg", jpeg())
+            assert connection.getresponse().status == 200
+            process.send_signal(getattr(signal, name))
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+    assert [path.name for path in temporary.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize(
