@@ -17,9 +17,10 @@ from ..data.images import read_mask
 from ..data.labels import Labelling
 from ..data.lists import ListEntry, evaluation_entries, list_of
 from ..errors import UserError
-from ..screen import progress
+from ..screen import note, progress
 
 SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
+NAMED = 5  # classes in a note
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
 
     Args:
         areas: [images, C], from :func:`class_areas`.
-        oneshot: gives ``min_support_area`` and ``shot``.
+        oneshot: gives ``min_support_area`` and ``shot``; a class with fewer candidates than shots is noted.
         class_names: for messages.
 
     Returns:
         C - 1 lists of indices; the first is for class 1.
 
     Raises:
-        UserError: a class is not in the masks at all, or has fewer candidates than shots.
+        UserError: a class is in no mask, or has no candidate.
     """
     candidates = [np.flatnonzero(column >= oneshot.min_support_area).tolist() for column in areas.T[1:]]
     for label, indices in enumerate(candidates, 1):
@@ -89,12 +90,22 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
                 f"class {label} ({class_names[label]}) has no pixel in the masks of the support list; use a list with "
                 "all classes, or a class file without it (255 in a mask is ignored, it is no class)"
             )
-        if len(indices) < oneshot.shot:
+        if not indices:
             raise UserError(
                 f"class {label} ({class_names[label]}) covers oneshot.min_support_area = {oneshot.min_support_area} "
-                f"pixels in {len(indices)} images of the support list, fewer than oneshot.shot = {oneshot.shot}; use a "
-                "longer list, or lower one of the two"
+                "pixels in no image of the support list; use a longer list, or lower oneshot.min_support_area"
             )
+    few = [
+        f"{class_names[label]} has {len(indices)}"
+        for label, indices in enumerate(candidates, 1)
+        if len(indices) < oneshot.shot
+    ]
+    if few:
+        note(
+            f"note: fewer candidates than oneshot.shot = {oneshot.shot}: {', '.join(few[:NAMED])}"
+            f"{f' and {len(few) - NAMED} more classes' if len(few) > NAMED else ''}; as published, the rest are drawn "
+            "from the same images again, with their other classes set to background"
+        )
     return candidates
 
 
@@ -128,7 +139,7 @@ def choose_supports(
     """Draw the supports of one run, class by class.
 
     The candidates of a class are shuffled and the first ``shot`` that qualify are taken. Where too few qualify, the
-    rest are drawn at random from all candidates, with their other classes set to background.
+    rest are drawn at random from all candidates, with their other classes set to background; images may repeat.
 
     Args:
         candidates: from :func:`find_candidates`.

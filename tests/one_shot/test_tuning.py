@@ -465,6 +465,17 @@ def test_several_shots_from_the_evaluation_list(tmp_path: Path) -> None:
         assert run_["images"] == 24 - len({support["image"] for support in run_["supports"]})
 
 
+def test_more_shots_than_candidates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run(tmp_path, *QUICK, "oneshot.shot=9", "oneshot.min_support_area=500", "oneshot.total_runs=1")
+    assert "fewer candidates than oneshot.shot = 9: " in capsys.readouterr().err
+    (only,) = shown["runs"]
+    supports = only["supports"]
+    assert len(supports) == 9 * 6
+    images = {support["image"] for support in supports}
+    assert len(images) < len(supports)  # some are drawn again
+    assert only["images"] == 24 - len(images)  # none of them is a query
+
+
 def cluttered_data(tmp_path: Path) -> list[str]:
     """The golden data with a patch of bus in every mask, so that no image holds another class alone."""
     shutil.copytree(GOLDEN / "data", tmp_path / "data")
@@ -532,8 +543,7 @@ def test_layers_by_infoscore(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["oneshot.lr=1e30"], "oneshot.lr: 1e+30 is not valid"),
-        (["oneshot.min_support_area=90000"], "fewer than oneshot.shot = 1"),
-        (["oneshot.shot=9"], "fewer than oneshot.shot = 9"),
+        (["oneshot.min_support_area=90000"], "oneshot.min_support_area = 90000 pixels in no image"),
         (["model.layers=[]"], "model.layers: [] is not valid"),
         (["model.layers=[0, 4]"], "layers 0 to 3"),
         (["model.top_k=5"], "model.top_k: 5 is not valid; expected at most 4"),
