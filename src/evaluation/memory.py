@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -51,6 +52,17 @@ def within_memory(
     note_once(f"note: memory does not suffice for {len(batch)} images at once: using half batches")
     first, rest = (within_memory(compute, half, halves, merge)[0] for half in halves(batch))
     return merge(first, rest), True
+
+
+@contextmanager
+def explaining_lack_of_memory(work: str, remedy: str) -> Iterator[None]:
+    """Raise a UserError with ``remedy`` if the memory does not suffice for ``work``, such as ``run 1/5: tuning``."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{work}: memory does not suffice; {remedy} ({first_line(error)})") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -119,8 +119,11 @@ def tuned_once(
         By run the tuned weights, on the CPU, and the loss of every step.
     """
 
+    def file_of(run: int) -> Path:
+        return journal.folder / f"tuned_weights_{run}.safetensors"
+
     def make(run: int) -> tuple[Weights, list[float]]:
-        file = journal.folder / f"tuned_weights_{run}.safetensors"
+        file = file_of(run)
         kept = None if journal.fresh else _read(file)
         if kept is not None:
             return kept
@@ -135,7 +138,15 @@ def tuned_once(
 
     # as many threads as one process alone would have: sums of gradients round by their number
     with threads(cores()) if world_size() > 1 else contextlib.nullcontext():
-        gathered = processes.gather({run: make(run) for run in runs[rank() :: world_size()]})
+        try:
+            mine = {run: make(run) for run in runs[rank() :: world_size()]}
+        except BaseException as error:
+            if kept := sum(file_of(run).is_file() for run in runs):
+                error.add_note(
+                    f"{kept} of {len(runs)} tuned runs are kept in {journal.folder}: the same command resumes"
+                )
+            raise
+        gathered = processes.gather(mine)
 
     def together() -> dict[int, tuple[Weights, list[float]]]:
         assert gathered is not None

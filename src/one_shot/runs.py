@@ -11,6 +11,7 @@ from ..data.dataset import SegmentationDataset
 from ..data.labels import Labelling
 from ..evaluation import loop
 from ..evaluation.journal import Journal
+from ..evaluation.memory import explaining_lack_of_memory
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..screen import say
@@ -24,6 +25,10 @@ from .tuned_weights import save_tuned
 from .tuning import read_supports, tune
 
 RUNS = "runs"
+LESS_MEMORY = (
+    "lower model.image_size, use fewer model.layers or prompts, set runtime.amp to bf16, or use another device "
+    "(oneshot.batch_gradient_accumulation does not matter: one image at a time is in memory)"
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,10 @@ def _tune(
 
     def tune_run(number: int) -> tuple[Segmenter, list[float]]:
         run = by_number[number]
-        supports = read_supports(run.episode.supports, episodes.support_list, segmenter, labelling, cache.get)
-        return tune(segmenter, supports, oneshot, labelling.ignore_label, f"{run.title}: tuning")
+        work = f"{run.title}: tuning"
+        with explaining_lack_of_memory(work, LESS_MEMORY):
+            supports = read_supports(run.episode.supports, episodes.support_list, segmenter, labelling, cache.get)
+            return tune(segmenter, supports, oneshot, labelling.ignore_label, work)
 
     tuned = []
     for number, (weights, losses) in sorted(tuned_once(journal, list(by_number), tune_run).items()):

@@ -450,6 +450,7 @@ def test_blocks_of_other_processes_are_added_as_a_stream(
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_batches_too_large_for_the_memory_are_halved_and_that_is_said_once(

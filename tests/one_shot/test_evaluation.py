@@ -179,3 +179,25 @@ def test_what_is_not_a_number_names_the_image(
     later = dataclasses.replace(runs[1], segmenter=segmenter.with_weights(lost), queries=frozenset([2, 4]))
     with pytest.raises(UserError, match=r"images/2\.jpg is not a number"):
         scored([runs[0], later], dataset, Journal.nowhere(), segmenter)
+
+
+def test_after_a_lack_of_memory_the_right_image_is_named(
+    runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run's memory does not suffice for a batch that the first has segmented."""
+    segment = Segmenter.segment
+
+    def short(self: Segmenter, pixels: Tensor, *arguments: Any) -> Tensor:
+        scores = segment(self, pixels, *arguments)
+        if self is runs[1].segmenter and len(pixels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return scores
+
+    def encode(files: Sequence[Path], pixels: Tensor) -> Tensor:
+        embeds = segmenter.encode_images(pixels)
+        embeds[[file.name == "4.jpg" for file in files]] = torch.inf
+        return embeds
+
+    monkeypatch.setattr(Segmenter, "segment", short)
+    with pytest.raises(UserError, match=r"images/4\.jpg is not a number"):
+        loop.run(MeanIoUOfRuns(runs[:2], dataset, encode), dataset, LOADER, Journal.nowhere())

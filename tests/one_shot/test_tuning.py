@@ -27,6 +27,7 @@ from src.errors import UserError
 from src.method.blip import Blip, load_blip
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
+from src.one_shot import runs
 from src.one_shot.supports import Support
 from src.one_shot.tuning import LabelledImage, loss_weight, read_supports, summed_loss, tune, untuned_weights
 from tests.oracles.tuning import plain_tune, plain_unary
@@ -564,6 +565,40 @@ def test_bad_input_is_one_line_and_overwrites_nothing(
     assert len(error) == 1
     assert message in error[0]
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(earlier, "earlier")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()]
+)
+def test_lack_of_memory_while_tuning_is_one_line_and_keeps_the_runs_before(
+    error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned: list[str] = []
+
+    def short(*arguments: Any) -> Any:
+        if len(tuned) == 1:
+            raise error
+        tuned.append(arguments[-1])
+        return tune(*arguments)
+
+    monkeypatch.setattr(runs, "tune", short)
+    assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK)) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: run 2/2: tuning: memory does not suffice; lower model.image_size, ")
+    assert "oneshot.batch_gradient_accumulation does not matter" in last
+    assert "; 1 of 2 tuned runs are kept in " in last
+    monkeypatch.setattr(runs, "tune", lambda *arguments: tuned.append(arguments[-1]) or tune(*arguments))
+    assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK)) == 0
+    assert tuned == ["run 1/2: tuning", "run 2/2: tuning"]  # the first is not tuned again
+
+
+def test_other_errors_while_tuning_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any) -> Any:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(runs, "tune", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        cli.run(one_shot_blip.main, command(tmp_path, *QUICK))
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
