@@ -60,7 +60,7 @@ def test_it_holds_the_paper_and_what_users_run(wheel: Path) -> None:
     assert roots == {"segmentation_from_attention"}
     folders = {name.split("/")[1] for name in names if name.count("/") > 1 and ".dist-info" not in name}
     assert not folders & {"tools", "tests", "prepare", "miniature", "benchmark"}
-    assert "segmentation_from_attention/explorer/page.html" in names
+    assert "segmentation_from_attention/explorer/web/page.html" in names
     assert "segmentation_from_attention/classes/pascal.json" in names
 
 

@@ -24,7 +24,7 @@ from ..output.evaluation_pictures import evenly_spaced, prediction_files
 from ..runtime import rank
 from ..screen import progress
 from .content import Truth, jpeg, page_content
-from .page import SEALED, fill, json_in_html, page, style
+from .page import fill, json_in_html, page
 
 THUMBNAIL_SIDE = 320  # pixels
 NEIGHBOURS = "\0links\0"
@@ -77,10 +77,8 @@ def write_evaluation_pages(
             bar.update()
     _link_neighbours(index, addresses, scores)
     score = 100 * evaluation.confusion.miou
-    parts = {"title": csv.stem, "about": f"{len(shown)} of {evaluation.images} images. mIoU of all: {score:.2f}"}
-    escaped = {key: html.escape(text) for key, text in parts.items()}
-    policy = html.escape(SEALED)
-    write_bytes(index, fill("index.html", policy=policy, style=style("index.css"), cards="\n".join(cards), **escaped))
+    about = f"{len(shown)} of {evaluation.images} images. mIoU of all: {score:.2f}"
+    write_bytes(index, fill("index", title=csv.stem, about=about, cards="\n".join(cards)))
     return [index, folder]
 
 

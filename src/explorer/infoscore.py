@@ -11,7 +11,7 @@ from ..files import write_bytes
 from ..layer_selection.comparison import Comparison
 from ..layer_selection.infoscore import LayerScores
 from ..runtime import rank
-from .page import SEALED, fill, style
+from .page import fill
 
 WIDTH, HEIGHT, MARGIN = 520, 340, 46  # of the scatter plot
 PARTS = {
@@ -47,12 +47,10 @@ def write_infoscore_page(
         for layer in range(len(scores.infoscore))
     ]
     content = fill(
-        "infoscore.html",
-        policy=html.escape(SEALED),
-        style=style("infoscore.css"),
-        title=html.escape(title),
+        "infoscore",
+        title=title,
         about=html.escape(about),
-        head="".join(f"<th>{name}</th>" for name in ("layer", *columns)),
+        columns="".join(f"<th>{name}</th>" for name in ("layer", *columns)),
         rows="\n".join(rows),
         comparison=_comparison(comparison, top) if comparison else "",
     )

@@ -1,4 +1,8 @@
-"""Writing the attention explorer: HTML, style, script and content in one file that needs nothing else."""
+"""Writing the pages: HTML, style, script and content in one file that needs nothing else.
+
+The folder ``web`` has the parts. Every page is a template after the shared head, with the style that all share and its
+own; the script of the explorer's page is in several files, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,21 @@ from typing import Any
 
 from ..files import utf8
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "web"
+SCRIPTS = (
+    "method",
+    "image",
+    "files",
+    "drawing",
+    "state",
+    "address",
+    "controls",
+    "picture",
+    "spot",
+    "events",
+    "server",
+    "start",
+)
 # Nothing may be loaded or sent: what the page does not carry, it does not have.
 SEALED = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
@@ -26,11 +44,10 @@ def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
         policy: Content-Security-Policy of the page.
     """
     return fill(
-        "page.html",
-        title=html.escape(content["name"]),
-        policy=html.escape(policy),
-        style=style("page.css"),
-        script=_read("page.js"),
+        "page",
+        title=content["name"],
+        policy=policy,
+        script="\n".join(_read(f"{name}.js") for name in SCRIPTS),
         content=json_in_html(content),
         overlay=_overlay(content),
     )
@@ -42,14 +59,24 @@ def _overlay(content: dict[str, Any]) -> str:
     return f'<h2>{name}</h2><img src="{overlay}" alt="labels of {name}">' if overlay else ""
 
 
-def fill(template: str, **parts: str) -> bytes:
-    """A file of this folder with every ``{{name}}`` replaced by the part of that name, UTF-8."""
-    return utf8(re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(template)))
+def fill(name: str, title: str, policy: str = SEALED, **parts: str) -> bytes:
+    """A page in UTF-8: the template and the style ``name`` with every ``{{part}}`` replaced by the part of that name.
+
+    Args:
+        name: ``page``, ``index`` or ``infoscore``.
+        title: text, which is escaped.
+        policy: Content-Security-Policy of the page.
+        parts: HTML.
+    """
+    parts["title"] = html.escape(title)
+    parts["head"] = _filled(
+        "head", title=parts["title"], policy=html.escape(policy), style=_read("base.css") + _read(f"{name}.css")
+    )
+    return utf8(_filled(name, **parts))
 
 
-def style(name: str) -> str:
-    """The style sheet ``name`` of this folder after the one that all pages share."""
-    return _read("base.css") + _read(name)
+def _filled(template: str, **parts: str) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(f"{template}.html"))
 
 
 def json_in_html(values: Any) -> str:

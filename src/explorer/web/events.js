@@ -1,0 +1,86 @@
+// Events: what pointer, keys and buttons do.
+
+/** One Tab reaches a list, arrow keys, Home and End move in it. Elements may come and go. */
+function moveInList(list, selector) {
+  const items = () => [...list.querySelectorAll(selector)];
+  const choose = (item) => {
+    for (const other of items()) other.tabIndex = other === item ? 0 : -1;
+  };
+  new MutationObserver(() => {
+    const all = items();
+    if (all.filter((item) => item.tabIndex === 0).length !== 1) choose(all.find((item) => item.getAttribute("aria-pressed") === "true") ?? all[0]);
+  }).observe(list, { childList: true, subtree: true });
+  list.addEventListener("focusin", (event) => {
+    if (event.target.matches(selector)) choose(event.target);
+  });
+  list.addEventListener("keydown", (event) => {
+    const all = items();
+    const at = all.indexOf(event.target);
+    const to = { ArrowDown: at + 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    all[Math.min(Math.max(to, 0), all.length - 1)].focus();
+  });
+}
+
+function say(text) {
+  byId("status").textContent = text;
+}
+
+function stem() {
+  return shown.name.replace(/\.[^.]*$/, "");
+}
+
+async function saveLabels() {
+  const { height, width } = shown.photo;
+  const view = state.view === "heat" ? "labels" : state.view;
+  say("Making the labels at the photo’s own size …");
+  await new Promise((resolve) => setTimeout(resolve, 30)); // large photos take seconds: say so first
+  const labels = { refined: shown.refined, truth: shown.truth?.labels }[view] ?? shown.ownLabels(currentMaps());
+  const names = { refined: "labels", truth: "truth", labels: `labels_layers_${state.layers.join("_")}` };
+  download(await labelPng(labels, height, width, shown.palette), `${stem()}_${names[view]}.png`);
+  markControls();
+}
+
+function savePicture() {
+  const what = state.view === "heat" ? `heatmap_${chosenName().replace(/[^\p{L}\p{N}]+/gu, "-")}` : state.view;
+  byId("canvas").toBlob((blob) => download(blob, `${stem()}_picture_${what}.png`), "image/png");
+}
+
+function listen() {
+  const picture = byId("picture");
+  picture.addEventListener("pointermove", (event) => {
+    if (state.held || event.pointerType === "touch") return;
+    state.spot = placeOf(event);
+    rank();
+  });
+  picture.addEventListener("click", (event) => {
+    state.held = event.pointerType === "touch" ? true : !state.held;
+    state.spot = placeOf(event);
+    rank();
+    writeAddress();
+  });
+  picture.addEventListener("keydown", moveSpot);
+  byId("release").addEventListener("click", () => {
+    state.held = false;
+    rank();
+    writeAddress();
+  });
+  addEventListener("popstate", followAddress);
+  for (const [id, selector] of [["layer-cards", "button"], ["words", "button"], ["photos", "button"]]) moveInList(byId(id), selector);
+  byId("opacity").addEventListener("input", drawPicture);
+  byId("names").addEventListener("change", drawPicture);
+  byId("shared").addEventListener("change", refresh);
+  byId("layers-configured").addEventListener("click", () => setLayers([...shown.configured]));
+  byId("layers-all").addEventListener("click", () => setLayers([...shown.layers]));
+  byId("save-picture").addEventListener("click", savePicture);
+  byId("save-labels").addEventListener("click", saveLabels);
+  let drawnWidth = 0;
+  new ResizeObserver(() => {
+    const { clientWidth } = byId("canvas");
+    if (shown && clientWidth !== drawnWidth) {
+      drawnWidth = clientWidth;
+      drawPicture();
+    }
+  }).observe(byId("canvas"));
+}

@@ -1,0 +1,169 @@
+// The picture: everything that is redrawn when the state changes.
+
+function refresh() {
+  drawPicture();
+  drawThumbnails();
+  drawScale();
+  markControls();
+  rank();
+  writeAddress();
+}
+
+function chosenName() {
+  const { kind, index } = state.choice;
+  return kind === "words" ? shown.words[index].text : shown.classes[index].name;
+}
+
+/** Top of the colour scale for the choice: its own maximum, or that of all words. */
+function scaleTop() {
+  const shared = byId("shared").checked;
+  current.tops ??= {};
+  const key = shared ? "all" : `${state.choice.kind} ${state.choice.index}`;
+  return (current.tops[key] ??= shown.top(currentMaps(), shared ? undefined : state.choice));
+}
+
+function drawPicture() {
+  const canvas = byId("canvas");
+  const [height, width] = canvasSize();
+  if (canvas.height !== height || canvas.width !== width) Object.assign(canvas, { height, width });
+  byId("picture").style.setProperty("--ratio", width / height);
+  const pen = canvas.getContext("2d");
+  const opacity = byId("opacity").value / 100;
+  pen.globalAlpha = 1;
+  pen.drawImage(shown.photoImage, 0, 0, width, height);
+  if (state.view === "heat") {
+    drawGrey(pen, width, height, opacity);
+    const heat = shown.heat(currentMaps(), state.choice, shown.stretchedAxes(height, width));
+    pen.globalAlpha = opacity;
+    pen.drawImage(canvasOf(height, width, heatPixels(heat, scaleTop(), shown.heatColours)), 0, 0);
+    pen.globalAlpha = 1;
+  } else {
+    const labels = shownLabels(state.view);
+    pen.drawImage(canvasOf(height, width, labelPixels(labels, height, width, shown.palette, opacity, 2)), 0, 0);
+    if (byId("names").checked && opacity > 0) drawNames(pen, labels, height, width);
+  }
+}
+
+/** Takes the colour out of the photo, as far as the heat map covers it. */
+function drawGrey(pen, width, height, opacity) {
+  pen.globalCompositeOperation = "saturation";
+  pen.globalAlpha = Math.min(1, opacity / (1 - GREY));
+  pen.fillStyle = "#808080";
+  pen.fillRect(0, 0, width, height);
+  pen.globalCompositeOperation = "source-over";
+}
+
+function drawNames(pen, labels, height, width) {
+  const zoom = width / (byId("canvas").clientWidth || width);
+  const size = 14 * zoom;
+  pen.font = `600 ${size}px system-ui, sans-serif`;
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.lineJoin = "round";
+  const taken = [];
+  const spots = nameSpots(labels, height, width).sort((a, b) => b.depth - a.depth);
+  for (const { label, y, x } of spots) {
+    if (label === BACKGROUND) continue;
+    const name = label === IGNORED ? "ignored" : shown.classes[label].name;
+    const half = pen.measureText(name).width / 2 + 4 * zoom;
+    const place = [Math.min(Math.max(x, half), Math.max(half, width - half)), Math.min(Math.max(y, size), height - size)];
+    const overlaps = (other) => Math.abs(other.x - place[0]) < other.half + half && Math.abs(other.y - place[1]) < 1.2 * size;
+    if (taken.some(overlaps)) continue; // the larger one has its name; the spot tells the others
+    taken.push({ x: place[0], y: place[1], half });
+    pen.lineWidth = 4 * zoom;
+    pen.strokeStyle = "rgb(0 0 0 / 75%)";
+    pen.strokeText(name, ...place);
+    pen.fillStyle = "#fff";
+    pen.fillText(name, ...place);
+  }
+}
+
+/** Every layer by itself: the chosen word's heat on one scale for all layers, or the layer's own labels. */
+function drawThumbnails() {
+  const heat = state.view === "heat";
+  const size = canvasSize().map((side) => Math.round((side * THUMBNAIL_SIDE) / CANVAS_SIDE));
+  const axes = shown.stretchedAxes(...size);
+  const maps = shown.layers.map((layer) => shown.layerMaps(layer));
+  const top = heat ? Math.max(...maps.map((map) => shown.top(map, state.choice))) : 1;
+  [...byId("layer-cards").children].forEach((card, position) => {
+    const pen = card.querySelector("canvas").getContext("2d");
+    const [height, width] = size;
+    let pixels;
+    if (heat) {
+      pixels = heatPixels(shown.heat(maps[position], state.choice, axes), top, shown.heatColours);
+    } else {
+      maps[position].thumbnail ??= shown.labels(maps[position], axes);
+      pixels = labelPixels(maps[position].thumbnail, height, width, shown.palette, 0.75, 1);
+    }
+    pen.drawImage(shown.photoImage, 0, 0, width, height);
+    pen.drawImage(canvasOf(height, width, pixels), 0, 0);
+  });
+}
+
+function drawScale() {
+  const scale = byId("scale");
+  if (state.view !== "heat") {
+    scale.hidden = true;
+    return;
+  }
+  scale.hidden = false;
+  const ramp = canvasOf(1, 256, heatPixels(Float32Array.from({ length: 256 }, (_, i) => i), 255, shown.heatColours));
+  ramp.className = "ramp";
+  scale.replaceChildren(
+    element("b", { textContent: chosenName() }),
+    element("span", { textContent: "0" }),
+    ramp,
+    element("span", { textContent: percent(scaleTop()) }),
+  );
+}
+
+function markControls() {
+  const { layers, view, choice } = state;
+  for (const input of byId("views").querySelectorAll("input")) {
+    input.checked = input.value === view;
+    if (input.value === "refined") {
+      input.disabled = !configuredLayersShown();
+      input.parentElement.title = input.disabled ? `The CRF was run on layers ${shown.configured.join(", ")}` : "";
+    }
+  }
+  for (const card of byId("layer-cards").children) {
+    const on = layers.includes(Number(card.dataset.layer));
+    card.classList.toggle("on", on);
+    card.querySelector(".toggle").setAttribute("aria-pressed", on);
+  }
+  byId("layers-configured").disabled = configuredLayersShown();
+  byId("layers-all").disabled = layers.length === shown.layers.length;
+  for (const button of byId("words").querySelectorAll("button")) {
+    const chosen = button.dataset.kind === choice.kind && Number(button.dataset.index) === choice.index;
+    button.setAttribute("aria-pressed", chosen && view === "heat");
+  }
+  markShares();
+  const names = { heat: `Where ${chosenName()} is`, labels: "Labels", refined: "Labels after the CRF", truth: "Ground truth" };
+  const from = layers.length === 1 ? `layer ${layers[0]}` : `layers ${layers.join(", ")}`;
+  byId("picture").setAttribute("aria-label", `${names[view]}, ${shown.name}`);
+  const iou = currentIou()?.filter((value) => value !== null);
+  const mean = iou?.length ? iou.reduce((a, b) => a + b, 0) / iou.length : 0;
+  // the evaluation counted at the image's own size, the page counts in the frame
+  const where = iou && view !== "refined" && shown.truth.resolution === "original" ? " in the model’s frame" : "";
+  const score = iou ? `. IoU in this image: ${percent(mean)}, mean of ${iou.length} classes${where}` : "";
+  const crf = view === "refined" ? `, ${shown.crf} CRF iterations` : "";
+  const nothing = view !== "heat" && shownLabels(view).every((label) => label === BACKGROUND || label === IGNORED);
+  const found = nothing ? ". Nothing found: every pixel is background" : "";
+  byId("status").textContent = view === "truth" ? "Ground truth" : `From ${from}${crf}${score}${found}`;
+  byId("names").parentElement.hidden = view === "heat";
+  byId("shared").parentElement.hidden = view !== "heat";
+}
+
+/** Share of pixels, and IoU, of every class in the labels shown (in a heat map: in those before the CRF). */
+function markShares() {
+  const labels = shownLabels(state.view === "heat" ? "labels" : state.view);
+  const counts = new Float64Array(256);
+  for (const label of labels) counts[label]++;
+  const iou = currentIou();
+  for (const row of byId("words").querySelectorAll(".class")) {
+    const label = Number(row.dataset.index);
+    row.querySelector(".pixels").textContent = counts[label] ? percent(counts[label] / labels.length) : "–";
+    row.querySelector(".iou").textContent = iou && iou[label] !== null ? percent(iou[label]) : "";
+    row.classList.toggle("absent", !counts[label]);
+  }
+}

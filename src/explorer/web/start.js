@@ -1,0 +1,30 @@
+// The start: shows the image of the page, or asks the server.
+
+addEventListener("unhandledrejection", ({ reason }) => {
+  byId("about").textContent = `This page cannot be shown (${reason.message}); a current browser is needed.`;
+});
+listen();
+const embedded = JSON.parse(byId("content").textContent);
+const server = embedded.server && new Server(embedded.server);
+const wantedPhoto = new URLSearchParams(location.hash.slice(1)).get("photo");
+const photos = embedded.server?.photos ?? [];
+const first = photos.find(({ key }) => key === wantedPhoto) ?? photos[0];
+const ready = !server ? show(embedded) : first ? server.ask(first.key) : Promise.resolve();
+
+/** For the browser's console and for tests: the numbers behind what is shown. */
+window.explorer = {
+  ready,
+  show,
+  setLayers,
+  get image() {
+    return shown;
+  },
+  /** Labels before the CRF at every pixel of the frame that shows the photo. */
+  frameLabels: (layers) => shown.labels(shown.maps(layers), shown.frameAxes()),
+  /** Labels before the CRF at the photo's own size. */
+  ownLabels: (layers) => shown.ownLabels(shown.maps(layers)),
+  /** Share of a word or class ({kind: "words" or "classes", index}) at every pixel of the frame that shows the photo. */
+  heat: (layers, choice) => shown.heat(shown.maps(layers), choice, shown.frameAxes()),
+  /** Words at a pixel of the frame, strongest first. */
+  ranking: (layers, y, x) => shown.ranking(shown.maps(layers), y, x),
+};

@@ -1,0 +1,88 @@
+// What is chosen: view, layers, word and spot; and the image that is shown.
+
+const VIEWS = { heat: "Heat map", labels: "Labels", refined: "After CRF", truth: "Ground truth" };
+
+/** What is chosen at the moment. It outlives a change of image or of words. */
+const state = {
+  view: null, // until a page is shown: after the CRF if there is one
+  layers: [],
+  choice: { kind: "classes", index: 0 },
+  spot: null, // {y, x}: a place in the photo, 0 to 1
+  held: false,
+};
+let shown = null; // the Exploration on the page
+let current = {}; // maps and labels of the layers switched on, made when asked for
+
+const percent = (share) => (share >= 0.9995 ? "100%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
+const colourOf = (label) => `rgb(${shown.palette.slice(3 * label, 3 * label + 3).join(" ")})`;
+const sameLayers = (a, b) => a.length === b.length && a.every((layer) => b.includes(layer));
+const configuredLayersShown = () => sameLayers(state.layers, shown.configured);
+
+function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+/** The size of the large picture: the photo's shape, whatever its size. */
+function canvasSize() {
+  const { height, width } = shown.photo;
+  const scale = CANVAS_SIDE / Math.max(height, width);
+  return [height, width].map((side) => Math.max(1, Math.round(side * scale)));
+}
+
+function currentMaps() {
+  return (current.maps ??= shown.maps(state.layers));
+}
+
+/** The labels of a view at the size of the large picture. */
+function shownLabels(view) {
+  const size = canvasSize();
+  const own = [shown.photo.height, shown.photo.width];
+  current.labels ??= {};
+  return (current.labels[view] ??=
+    view === "refined"
+      ? nearest(shown.refined, own, size)
+      : view === "truth"
+        ? nearest(shown.truth.labels, own, size)
+        : shown.labels(currentMaps(), shown.stretchedAxes(...size)));
+}
+
+/** IoU of the labels shown, per class, in the frame of the model; null without ground truth. */
+function currentIou() {
+  if (!shown.truth || state.view === "truth") return null;
+  if (state.view === "refined") return shown.truth.iou;
+  return (current.iou ??= iouOf(shown.labels(currentMaps(), shown.frameAxes()), shown.truth.frame, shown.classes.length));
+}
+
+async function show(content) {
+  const before = shown && { photo: shown.name, choice: chosenName() };
+  shown = await Exploration.read(content);
+  current = {};
+  const known = state.layers.filter((layer) => shown.layers.includes(layer));
+  state.layers = known.length ? known : [...shown.configured];
+  state.view ??= shown.refined ? "refined" : "labels";
+  state.choice = choiceCalled(before?.choice) ?? { kind: "classes", index: 0 };
+  if (before && before.photo !== shown.name) [state.spot, state.held] = [null, false];
+  const ignored = before ? [] : readAddress();
+  if (!viewExists(state.view)) state.view = "labels";
+  byId("explorer").hidden = false;
+  byId("title").textContent = shown.name;
+  document.title = `${shown.name} · attention explorer`;
+  const { height, width } = shown.photo;
+  byId("about").textContent = `${width} × ${height} pixels, seen by ${shown.model} at ${shown.imageSize} px`;
+  showLinks();
+  showViews();
+  makeLayerCards();
+  makeWordList();
+  const { choice } = state;
+  if (!state.spot) state.spot = deepestSpot();
+  if (state.view === "heat") state.choice = choice; // a heat map stays that of its word
+  refresh();
+  if (ignored.length) say(`Ignored in the address: ${ignored.join(", ")}.`);
+}
+
+function viewExists(view) {
+  if (view === "refined") return Boolean(shown.refined) && configuredLayersShown();
+  return view === "truth" ? Boolean(shown.truth) : view in VIEWS;
+}
