@@ -38,6 +38,9 @@ FORMATS = {
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "HEIF")
 """Formats that change values, or may do so: no masks."""
 
+LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
+"""Those of TIFF, by Pillow's names, that may change values."""
+
 MAX_BYTES = 2**30
 """Memory that a decoded image may take: 268 million pixels in colour."""
 
@@ -94,14 +97,24 @@ def image_endings() -> frozenset[str]:
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in readable)
 
 
+@cache
+def mask_endings() -> frozenset[str]:
+    """Those of :func:`image_endings` whose formats keep values, as masks need it."""
+    return frozenset(ending for ending in image_endings() if Image.registered_extensions()[ending] not in LOSSY)
+
+
 def images_in(folder: Path) -> list[Path]:
     """Image files directly in ``folder``, by name. Hidden files, such as macOS's ``._*``, are left out."""
     return [path for path in _files_in(folder) if path.suffix.lower() in image_endings()]
 
 
-def passed_over(folder: Path) -> str:
-    """What :func:`images_in` leaves out, for messages: ``3 .txt, 1 .heic (needs pillow-heif)``; empty if nothing."""
-    others = Counter(path.suffix.lower() for path in _files_in(folder) if path.suffix.lower() not in image_endings())
+def passed_over(folder: Path, read: str | None = None) -> str:
+    """What :func:`images_in` leaves out, for messages: ``3 .txt, 1 .heic (needs pillow-heif)``; empty if nothing.
+
+    Files that end in ``read`` do not count.
+    """
+    endings = {*image_endings(), read}
+    others = Counter(path.suffix.lower() for path in _files_in(folder) if path.suffix.lower() not in endings)
 
     def described(ending: str) -> str:
         needs = " (reading them needs the package pillow-heif)" if ending in (".heic", ".heif", ".hif") else ""
@@ -173,7 +186,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: missing, no file, too large, truncated or unreadable.
     """
-    return _decode("image", path, lambda image: np.asarray(_eight_bits(image, path, image).convert("RGB")))
+    return decode("image", path, lambda image: np.asarray(_eight_bits(image, path, image).convert("RGB")))
 
 
 def read_photo(
@@ -196,7 +209,7 @@ def read_photo(
     """
     if contents is None and not os.path.exists(path):
         raise UserError(f"image {path} does not exist (searched from {Path.cwd()})")
-    return _decode("image", Path(path), lambda image: _as_shown(image, path), most, too_large, contents)
+    return decode("image", Path(path), lambda image: _as_shown(image, path), most, too_large, contents)
 
 
 def photo_pixels(path: Path) -> int:
@@ -266,7 +279,7 @@ def check_file(what: str, path: Path) -> None:
         raise UserError(f"{what} {path} cannot be read: it is {kind}; expected an image file")
 
 
-def _decode(
+def decode(
     what: str,
     path: Path,
     convert: Callable[[Image.Image], T],
@@ -274,7 +287,19 @@ def _decode(
     too_large: str = SMALLER,
     contents: bytes | None = None,
 ) -> T:
-    """``convert`` the image in a file, or in its ``contents``; a fault becomes an error with its name and a remedy."""
+    """Open the image in a file, or in its ``contents``, and ``convert`` it.
+
+    Args:
+        what: the image is, for messages.
+        path: of the file, or its name.
+        convert: may raise anything.
+        most: bytes that the decoded image may take; None: any number.
+        too_large: the remedy, for the error about a larger image.
+        contents: of the file, if they are in memory.
+
+    Raises:
+        UserError: every fault of the file, with its name and a remedy.
+    """
     if contents is None:
         check_file(what, path)
     try:
@@ -437,7 +462,7 @@ def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
         UserError: missing, unreadable, in a lossy format, not a palette or grey image, or a label that is no class and
             not ignored.
     """
-    labels = _decode("mask", path, lambda mask: _labels_of(mask, path))
+    labels = decode("mask", path, lambda mask: _labels_of(mask, path))
     try:
         return labelling.class_numbers(labels)
     except ValueError as error:
@@ -460,10 +485,22 @@ def stored_values(mask: Image.Image) -> np.ndarray:
     return np.asarray(mask)
 
 
-def _labels_of(mask: Image.Image, path: Path) -> np.ndarray:
+def refuse_lossy(mask: Image.Image, path: Path, remedy: str = "save masks as PNG") -> None:
+    """Refuse a mask whose format or compression may have changed its values.
+
+    Raises:
+        UserError: it may; the message names ``path`` and ends with ``remedy``.
+    """
+    name = FORMATS.get(mask.format or "", mask.format)
+    compression = str(mask.info.get("compression"))  # of a TIFF
     if mask.format in LOSSY:
-        name = FORMATS.get(mask.format, mask.format)
-        raise UserError(f"mask {path} is in the format {name}, which changes labels; save masks as PNG")
+        raise UserError(f"mask {path} is in the format {name}, which changes labels; {remedy}")
+    if compression in LOSSY_COMPRESSIONS:
+        raise UserError(f"mask {path} is a {name} compressed as {compression}, which changes labels; {remedy}")
+
+
+def _labels_of(mask: Image.Image, path: Path) -> np.ndarray:
+    refuse_lossy(mask, path)
     if mask.mode in ("P", "L", "1") or mask.mode.startswith("I"):
         return stored_values(mask)
     raise UserError(f"mask {path} is a {mask.mode} image; expected a palette or grey PNG whose values are labels")

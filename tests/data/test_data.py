@@ -141,6 +141,18 @@ def test_masks_in_lossy_formats_are_refused(tmp_path: Path, ending: str, name: s
         read_mask(tmp_path / f"mask.{ending}", Labelling(21))
 
 
+def test_masks_of_a_lossy_compression_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(LABELS).save(tmp_path / "mask.tif", compression="jpeg")
+    with pytest.raises(UserError, match="is a TIFF compressed as jpeg, which changes labels; save masks as PNG"):
+        read_mask(tmp_path / "mask.tif", Labelling(21))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_masks_of_a_lossless_compression_are_read(tmp_path: Path, compression: str | None) -> None:
+    Image.fromarray(LABELS).save(tmp_path / "mask.tif", compression=compression)
+    assert np.array_equal(read_mask(tmp_path / "mask.tif", Labelling(21)), LABELS)
+
+
 @pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
 def test_a_label_that_is_no_class_is_named(tmp_path: Path, palette: bool) -> None:
     path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
+from src.data.images import open_image
 from src.screen import say
 from tools.prepare.parallel import for_each
-from tools.prepare.pictures import FORMATS
 
 
 def check_pairs(root: Path, lines: list[str], workers: int, label: str) -> None:
@@ -37,7 +35,7 @@ def _fault(pair: tuple[Path, Path]) -> tuple[bool, str] | None:
     sizes = []
     for path in pair:
         try:
-            with Image.open(path, formats=FORMATS) as picture:  # the header alone
+            with open_image(path) as picture:  # the header alone
                 sizes.append(f"{picture.width} x {picture.height}")
         except Exception as error:  # a damaged file lets Pillow's plugins raise nearly anything
             return False, f"{path} ({' '.join(str(error).split())})"

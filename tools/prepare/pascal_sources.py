@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
+from src.data.images import open_image
 from src.errors import UserError
 from tools.prepare.archives import extract
-from tools.prepare.pictures import FORMATS
 from tools.prepare.sources import SBD_ARCHIVE, VOC_ARCHIVE
 
 LABELS = frozenset({*range(21), 255})
@@ -130,9 +129,9 @@ def read_voc_mask(path: Path) -> np.ndarray:
         UserError: unreadable, no palette or grey image, or a label that VOC does not have.
     """
     try:
-        with Image.open(path, formats=FORMATS) as mask:
+        with open_image(path) as mask:
             mode, labels = mask.mode, np.asarray(mask)
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow raises anything at a damaged file
         raise UserError(f"mask {path} cannot be read ({error}); unpack {VOC_ARCHIVE} again") from error
     if mode not in ("P", "L"):
         raise UserError(f"mask {path} is a {mode} image; expected the palette PNG of {VOC_ARCHIVE}")

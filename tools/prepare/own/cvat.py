@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from src.data.images import images_in
 from src.errors import UserError
-from tools.prepare.own.pairing import pictures_in, stem
+from tools.prepare.own.pairing import stem
 from tools.prepare.own.source import (
     BACKGROUND,
     Colours,
@@ -52,7 +53,7 @@ def read(folder: Path, images: Path | None) -> Source:
 def _below(folder: Path) -> list[tuple[str, Path]]:
     """Pictures below ``folder``, each with the path of its folder relative to it."""
     places = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-    return [(str(place.relative_to(folder)), path) for place in places for path in pictures_in(place)]
+    return [(str(place.relative_to(folder)), path) for place in places for path in images_in(place)]
 
 
 def read_labelmap(path: Path) -> tuple[Colours, dict[int, str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.images import format_names
 from src.errors import UserError
 from tools.prepare.own import coco, cvat, labelme, roboflow
 from tools.prepare.own.pairing import pair
@@ -21,7 +22,7 @@ from tools.prepare.own.source import (
     read_json,
     read_text,
 )
-from tools.prepare.pictures import ENDINGS, read_grey, read_labels
+from tools.prepare.pictures import read_grey, read_labels
 
 
 def read_source(images: Path | None, masks: Path | None, colours: Path | None, threshold: int | None) -> Source:
@@ -89,7 +90,7 @@ def _plain(images: Path, masks: Path, colours: Path | None, threshold: int | Non
 
 def _nothing_paired(images: Path, masks: Path, without_mask: Sequence[Path], without_image: Sequence[Path]) -> str:
     if not without_mask:
-        return f"{images} holds no images ({', '.join(sorted(ENDINGS))})"
+        return f"{images} holds no images ({format_names()})"
     example = f", e.g. {without_image[0].name}" if without_image else ""
     name = without_mask[0]
     return (

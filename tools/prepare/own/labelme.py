@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from src.data.images import image_endings, images_in
 from src.errors import UserError
-from tools.prepare.own.pairing import pictures_in
 from tools.prepare.own.source import Labelled, Names, Source, left_out, read_json
-from tools.prepare.pictures import ENDINGS
 
 POLYGONS = ("polygon", "oriented_rectangle")
 WITHOUT_AREA = ("line", "linestrip", "point", "points")
@@ -65,7 +64,7 @@ def read(folder: Path, files: Sequence[Path], images: Path | None) -> Source:
         raise UserError(f"{folder}: two labelme files name the image {twice}; remove one")
     used = {item.image.resolve() for item in items}
     place = images or folder
-    alone = [path for path in pictures_in(place) if path.resolve() not in used]
+    alone = [path for path in images_in(place) if path.resolve() not in used]
     notes = left_out(place, folder, alone, [], ".json")
     if skipped:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(skipped.items()))
@@ -133,7 +132,7 @@ def _image(path: Path, content: dict[str, Any], images: Path | None) -> Path:
     places = [folder / relative.name for folder in (images, path.parent) if folder is not None]
     if images is None:
         places.insert(0, path.parent / relative)
-    beside = [path.with_suffix(ending) for ending in sorted(ENDINGS)]
+    beside = [path.with_suffix(ending) for ending in sorted(image_endings())]
     found = next((place for place in [*places, *beside] if place.is_file()), None)
     if found is None:
         raise UserError(

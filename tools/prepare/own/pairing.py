@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.data.images import images_in, mask_endings
 from src.errors import UserError
-from tools.prepare.pictures import ENDINGS, LOSSLESS_ENDINGS
 
 SUFFIXES = tuple(f"{sign}{word}" for sign in "_-." for word in ("mask", "masks", "label", "labels", "seg", "gt"))
 
@@ -23,20 +22,6 @@ class Pairs:
     masks: list[Path]
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Pictures directly in ``folder``, by name; hidden files, such as macOS's ``._*``, are not among them."""
-    return [path for path in _files(folder) if path.suffix.lower() in ENDINGS]
-
-
-def others_in(folder: Path) -> Counter[str]:
-    """How many files of each ending in ``folder`` are not read as pictures."""
-    return Counter(path.suffix.lower() or "no ending" for path in _files(folder) if path.suffix.lower() not in ENDINGS)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
 def pair(images: Path, masks: Path) -> Pairs:
     """Pair the pictures of two folders, which may be the same, by their names.
 
@@ -48,11 +33,11 @@ def pair(images: Path, masks: Path) -> Pairs:
         UserError: an image has two masks.
     """
     if images.samefile(masks):
-        pictures = pictures_in(images)
+        pictures = images_in(images)
         candidates = _masks_among(pictures)
         chosen = set(candidates)
         return match([path for path in pictures if path not in chosen], candidates)
-    return match(pictures_in(images), pictures_in(masks))
+    return match(images_in(images), images_in(masks))
 
 
 def match(images: Sequence[Path], masks: Sequence[Path]) -> Pairs:
@@ -88,11 +73,11 @@ def _plain(mask: Path) -> str | None:
 def _masks_among(pictures: Sequence[Path]) -> list[Path]:
     """The masks in a folder that holds images too."""
     names = {stem(path) for path in pictures}
-    photos = {stem(path) for path in pictures if path.suffix.lower() not in LOSSLESS_ENDINGS}
+    photos = {stem(path) for path in pictures if path.suffix.lower() not in mask_endings()}
     return [
         path
         for path in pictures
-        if _plain(path) in names or (path.suffix.lower() in LOSSLESS_ENDINGS and stem(path) in photos)
+        if _plain(path) in names or (path.suffix.lower() in mask_endings() and stem(path) in photos)
     ]
 
 

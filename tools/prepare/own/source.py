@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from src.data.images import passed_over
 from src.errors import UserError
 from src.files import size
-from tools.prepare.own.pairing import others_in
 from tools.prepare.pictures import read_colours
 
 BACKGROUND, IGNORED = 0, 255
@@ -79,11 +79,8 @@ def left_out(
     if without_image:
         notes.append(f"{_count(without_image, 'mask')} without an image left out: {_first(without_image)}")
     for folder in dict.fromkeys((images, masks)):
-        others = others_in(folder)
-        others.pop(annotations or "", None)
-        if others:
-            each = ", ".join(f"{number:,} {ending}" for ending, number in sorted(others.items()))
-            notes.append(f"{_count(list(others.elements()), 'file')} in {folder} not read: {each}")
+        if others := passed_over(folder, annotations):
+            notes.append(f"files in {folder} not read: {others}")
     return notes
 
 
