@@ -92,7 +92,11 @@ def settings_of(
         "dataloader": {"batch_size": config.dataloader.batch_size},
         "crf": {"iters": config.crf.iters},
         "eval": {"resolution": config.eval.resolution},
-        "runtime": {"attention": config.runtime.attention, "number_format": str(segmenter.dtype or torch.float32)},
+        "runtime": {
+            "attention": config.runtime.attention,
+            "number_format": str(segmenter.dtype or torch.float32),
+            **({"products": "oneDNN"} if segmenter.number_format.onednn else {}),
+        },
         "device": device_name(segmenter.device),
         "versions": {package.__name__: package.__version__ for package in (torch, transformers, np, cv2, PIL)},
         "code": code_of(experiment),

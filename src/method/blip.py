@@ -41,6 +41,7 @@ from .replacements import (
     expose_cross_attention,
     fuse_vision_attention,
     modeling_blip_text,
+    use_onednn,
 )
 
 MAX_TEXTS, MAX_WEIGHTS = 1 << 28, 1 << 36  # bytes of a file in a model folder
@@ -113,6 +114,15 @@ class Blip(Model):
         layers = self.model.vision_model.encoder.layers[0], self.text_encoder.layers[self.layers[0]]
         linear = [part for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)]
         return sorted({(each.in_features, each.out_features) for each in linear})
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model was prepared without fused kernels."""
+        return not self.text_encoder.fused
+
+    def use_onednn(self, use: bool) -> None:
+        """Let linear layers compute float32 products without gradients with oneDNN, or with PyTorch's default."""
+        use_onednn(self.model, use)
 
     @property
     def architecture(self) -> dict[str, dict[str, Any]]:

@@ -64,6 +64,15 @@ class Model(ABC):
 
     @property
     @abstractmethod
+    def exact(self) -> bool:
+        """Whether operations keep the order of the published code (``runtime.attention: exact``)."""
+
+    @abstractmethod
+    def use_onednn(self, use: bool) -> None:
+        """Let linear layers compute float32 products without gradients with oneDNN, or with PyTorch's default."""
+
+    @property
+    @abstractmethod
     def architecture(self) -> dict[str, dict[str, Any]]:
         """Everything besides the weights that determines the results (heads, epsilons, ...), as plain values."""
 

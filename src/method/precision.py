@@ -1,7 +1,7 @@
-"""The number format of the matrix products; on a CPU the faster one, timed once and cached.
+"""The number format of the matrix products and the library that computes them; on a CPU the faster ones, timed once.
 
-A processor's flags do not predict it: without AMX, bfloat16 was four times as fast as float32 on one processor and
-half as fast on another.
+A processor's flags do not predict them: without AMX, bfloat16 was four times as fast as float32 on one processor and
+half as fast on another; in float32, oneDNN was twice as fast as PyTorch's default on one and equal on another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,11 @@ ROWS = 256
 ROUNDS = 5
 SECONDS = 0.3
 CLEAR_GAIN = 1.25
+LARGE = 512
+"""Features from which a product is large enough for the choice of a library to matter."""
+
+Alternative = Literal["bfloat16", "oneDNN"]
+"""What is timed against PyTorch's default products in float32."""
 
 Product = tuple[int, int]
 """(in_features, out_features) of a linear layer."""
@@ -42,10 +47,12 @@ class NumberFormat:
     Attributes:
         name: the format's name in torch.
         why: reason for the choice, for messages.
+        onednn: use oneDNN instead of PyTorch's default where a float32 product needs no gradient.
     """
 
     name: Literal["float32", "bfloat16", "float16"]
     why: str
+    onednn: bool = False
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -62,7 +69,9 @@ class NumberFormat:
         }[self.name]
 
 
-def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, int]]) -> NumberFormat:
+def number_format(
+    amp: Amp, device: torch.device, products: Sequence[tuple[int, int]], exact: bool = False
+) -> NumberFormat:
     """The number format that ``runtime.amp`` selects on ``device``.
 
     ``False`` is float32; ``"bf16"`` and ``"fp16"`` are bfloat16 and float16 on any device; ``True`` is the fast format
@@ -72,7 +81,34 @@ def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, 
       Volta. Tuning uses it too, without loss scaling, as published: almost no gradient underflows (docs/parity.md).
       :meth:`src.method.segmenter.Segmenter.check_numbers` reports overflow.
     - On a CPU it is the format in which the model's ``products`` were timed to be faster.
+
+    In float32 on a CPU, the library is the one in which they were timed to be faster, unless ``exact``.
     """
+    numbers = _format(amp, device, products)
+    if numbers.name != "float32" or exact or device.type != "cpu":
+        return numbers
+    large = tuple(product for product in products if min(product) >= LARGE)
+    if not (large and onednn_exists()):
+        return numbers
+    trial = trial_of(large, "oneDNN")
+    if not trial.wins:
+        return numbers
+    faster = f"oneDNN was {trial.gain:.2f} times as fast as PyTorch's default"
+    return replace(numbers, why=f"{numbers.why}; {faster}", onednn=True)
+
+
+@functools.cache
+def onednn_exists() -> bool:
+    """Whether this PyTorch can use oneDNN for a linear layer on this machine."""
+    try:
+        with torch.inference_mode():
+            torch.ops.mkldnn._linear_pointwise(torch.ones(1, 2), torch.ones(3, 2), torch.ones(3), "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):  # built without it, switched off, or another signature
+        return False
+    return True
+
+
+def _format(amp: Amp, device: torch.device, products: Sequence[tuple[int, int]]) -> NumberFormat:
     if amp is False:
         return NumberFormat("float32", "runtime.amp is false")
     if amp is not True:
@@ -89,17 +125,17 @@ def number_format(amp: Amp, device: torch.device, products: Sequence[tuple[int, 
 
 def _fast_cpu_format(products: Sequence[tuple[int, int]]) -> NumberFormat:
     """bfloat16 if it was clearly faster when timed, otherwise float32."""
-    trial = trial_of(tuple(products))
+    trial = trial_of(tuple(products), "bfloat16")
     timed = f"{trial.gain:.2f} times as fast as float32 when timed on this CPU"
-    return NumberFormat("bfloat16" if trial.bfloat16_wins else "float32", f"runtime.amp is true: bfloat16 was {timed}")
+    return NumberFormat("bfloat16" if trial.wins else "float32", f"runtime.amp is true: bfloat16 was {timed}")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The result of timing matrix products in bfloat16 and float32, with everything that it depends on.
+    """The result of timing matrix products against PyTorch's default, with everything that it depends on.
 
     Attributes:
-        gain: time in float32 / time in bfloat16.
+        gain: time of the default in float32 / time of ``alternative``.
         processor: name and capabilities of the processor.
         torch: version.
         products: (in_features, out_features) of each.
@@ -109,30 +145,31 @@ class Trial:
     processor: str
     torch: str
     products: tuple[Product, ...]
+    alternative: Alternative = "bfloat16"
 
     @property
-    def bfloat16_wins(self) -> bool:
+    def wins(self) -> bool:
         """Whether the gain is clear: a small one may be noise, and casts use it up."""
         return self.gain >= CLEAR_GAIN
 
 
 @functools.cache
-def trial_of(products: tuple[Product, ...]) -> Trial:
+def trial_of(products: tuple[Product, ...], alternative: Alternative) -> Trial:
     """The trial of ``products`` on this machine, from the cache if possible.
 
-    The cache makes repeated runs use the same format. If it cannot be used, every process does its own trial.
+    The cache makes repeated runs choose the same. If it cannot be used, every process does its own trial.
     """
-    asked = Trial(0.0, _processor(), torch.__version__, products)
-    path = _folder() / f"number_format_{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.json"
+    asked = Trial(0.0, _processor(), torch.__version__, products, alternative)
+    path = _folder() / f"products_{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}.json"
     kept = _read(path, asked)
     if kept is None:
-        found = Trial(round(_gain(products), 2), asked.processor, asked.torch, products)
+        found = replace(asked, gain=round(_gain(products, alternative), 2))
         kept = _keep(path, found) or found
     return kept
 
 
-def _gain(products: Sequence[Product]) -> float:
-    """Time of ``products`` in float32 / time in bfloat16, casts of the inputs included, as under autocast.
+def _gain(products: Sequence[Product], alternative: Alternative) -> float:
+    """Time of ``products`` in float32 / time of ``alternative``, casts of the inputs included, as under autocast.
 
     Measures the CPU time of one thread, so that other processes do not influence it.
     """
@@ -145,10 +182,10 @@ def _gain(products: Sequence[Product]) -> float:
         with torch.inference_mode():
             for done, (product, times) in itertools.product(range(ROUNDS), list(zip(products, least, strict=True))):
                 full, short = _sums(least)
-                # the first round is a warm-up; where bfloat16 is slower, more rounds are unnecessary
+                # the first round is a warm-up; where the alternative is slower, more rounds are unnecessary
                 if time.perf_counter() - start > SECONDS and (done > 1 or short > full):
                     break
-                for which, multiply in enumerate(_pair(*product)):
+                for which, multiply in enumerate(_pair(*product, alternative)):
                     before = clock()
                     multiply()
                     times[which] = min(times[which], clock() - before)
@@ -159,16 +196,22 @@ def _gain(products: Sequence[Product]) -> float:
 
 
 def _sums(least: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Total seconds in float32 and in bfloat16 of the products timed so far."""
+    """Total seconds of the default and of the alternative for the products timed so far."""
     timed = [times for times in least if math.isfinite(times[1])]
     return sum(times[0] for times in timed), sum(times[1] for times in timed)
 
 
-def _pair(inputs: int, outputs: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Functions that compute the same product in float32 and in bfloat16."""
+def _pair(inputs: int, outputs: int, alternative: Alternative) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Functions that compute the same product with PyTorch's default in float32 and with ``alternative``."""
     states, weights = torch.ones(ROWS, inputs), torch.ones(outputs, inputs)
+
+    def default() -> object:
+        return F.linear(states, weights)
+
+    if alternative == "oneDNN":
+        return default, lambda: torch.ops.mkldnn._linear_pointwise(states, weights, None, "none", [], "")
     cast = weights.bfloat16()
-    return lambda: F.linear(states, weights), lambda: F.linear(states.bfloat16(), cast)
+    return default, lambda: F.linear(states.bfloat16(), cast)
 
 
 def _folder() -> Path:
@@ -185,7 +228,7 @@ def _read(path: Path, asked: Trial) -> Trial | None:
         kept = json.loads(path.read_text())
         gain = float(kept["gain"])
         whole = kept == json.loads(json.dumps({**asdict(asked), "gain": kept["gain"]}))
-        return Trial(gain, asked.processor, asked.torch, asked.products) if whole and gain > 0 else None
+        return replace(asked, gain=gain) if whole and gain > 0 else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or find_spec(f"{__name__.partition('.')[0]}.replace_huggingface") is None:
     from replace_huggingface import modeling_blip_text
-    from replace_huggingface.cast_once_linear import cast_once
+    from replace_huggingface.cast_once_linear import cast_once, use_onednn
     from replace_huggingface.modeling_blip_text import (
         CrossAttentionTextEncoder,
         KeysValues,
@@ -24,7 +24,7 @@ if TYPE_CHECKING or find_spec(f"{__name__.partition('.')[0]}.replace_huggingface
     from replace_huggingface.modeling_blip_vision import fuse_vision_attention
 else:
     from ..replace_huggingface import modeling_blip_text
-    from ..replace_huggingface.cast_once_linear import cast_once
+    from ..replace_huggingface.cast_once_linear import cast_once, use_onednn
     from ..replace_huggingface.modeling_blip_text import (
         CrossAttentionTextEncoder,
         KeysValues,
@@ -47,4 +47,5 @@ __all__ = [
     "expose_cross_attention",
     "fuse_vision_attention",
     "modeling_blip_text",
+    "use_onednn",
 ]

@@ -153,7 +153,8 @@ class Segmenter:
         self.layers = tuple(layers)
         self.frame = frame
         self.crf = crf
-        self.number_format = number_format(amp, model.device, model.products)
+        self.number_format = number_format(amp, model.device, model.products, model.exact)
+        model.use_onednn(self.number_format.onednn)
         self.input_ids, self.attention_mask = model.tokenize(prompts.prompts)
         self.token_ids, self._rows = self.input_ids.unique(return_inverse=True)
         ids, padding = self.token_ids.tolist(), model.padding_token

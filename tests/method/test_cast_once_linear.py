@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from replace_huggingface.cast_once_linear import CastOnceLinear, cast_once
+from replace_huggingface.cast_once_linear import CastOnceLinear, cast_once, use_onednn
 from src.config.schema import Amp
 from src.data.frame import Frame
+from src.method import segmenter as segmenter_module
 from src.method.blip import Blip
+from src.method.precision import NumberFormat, onednn_exists
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
 from tests import tiny
@@ -149,3 +151,66 @@ def test_names_and_convolutions_stay() -> None:
     cast_once(model)
     assert list(model.state_dict()) == names
     assert type(model.vision_model.embeddings.patch_embedding) is nn.Conv2d
+
+
+class OneDnnCalls(TorchDispatchMode):
+    """Counts oneDNN's linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket is torch.ops.mkldnn._linear_pointwise
+        return func(*args, **(kwargs or {}))
+
+
+needs_onednn = pytest.mark.skipif(not onednn_exists(), reason="this PyTorch has no oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 24), (5, 24), (0, 24)])
+def test_onednn_differs_by_rounding_alone(shape: tuple[int, ...], bias: bool) -> None:
+    plain, states = linear(bias=bias), random(*shape)
+    layer = CastOnceLinear(plain)
+    use_onednn(nn.ModuleList([layer]), True)
+    with OneDnnCalls() as calls:
+        torch.testing.assert_close(layer(states), plain(states), rtol=1e-6, atol=1e-6)
+        with torch.inference_mode():
+            torch.testing.assert_close(layer(states), plain(states), rtol=1e-6, atol=1e-6)
+    assert calls.count == (2 if states.numel() else 0)
+
+
+@needs_onednn
+def test_onednn_computes_nothing_that_has_a_gradient_or_another_format() -> None:
+    plain, states = linear(), random(3, 24)
+    layer = CastOnceLinear(plain)
+    use_onednn(nn.ModuleList([layer]), True)
+    with OneDnnCalls() as calls:
+        (gradient,) = torch.autograd.grad(layer(states.requires_grad_()).sum(), states)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            assert torch.equal(layer(states), plain(states))
+        replaced = plain.weight.detach().clone().requires_grad_()
+        functional_call(layer, {"weight": replaced}, states.detach()).sum().backward()
+    assert calls.count == 0
+    torch.testing.assert_close(gradient, plain.weight.sum(0).expand(3, 24))
+    assert replaced.grad is not None
+    with torch.no_grad(), OneDnnCalls() as calls:
+        layer(states)
+    assert calls.count == 1
+
+
+@needs_onednn
+@pytest.mark.parametrize("use", [False, True])
+def test_a_segmenter_chooses_for_its_model(use: bool, fused: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter_module, "number_format", lambda *_: NumberFormat("float32", "", use))
+    segmenter = Segmenter(
+        fused, build_prompts([ClassEntry("background", ("sky",)), ClassEntry("cat")], False), (1,), Frame(tiny.SIZE)
+    )
+    try:
+        with OneDnnCalls() as calls, torch.no_grad():
+            segmenter.encode_images(random(1, 3, tiny.SIZE, tiny.SIZE))
+        assert (calls.count > 0) == use
+    finally:
+        fused.use_onednn(False)

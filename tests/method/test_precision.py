@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.config.schema import Amp
 from src.method import precision
 from src.method.blip import Blip
 from src.method.precision import Trial, trial_of
@@ -20,7 +21,7 @@ PRODUCTS = ((16, 32), (32, 16))
 def gains(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the next timings find, last first."""
     waiting = [1.5, 0.5, 4.0]
-    monkeypatch.setattr(precision, "_gain", lambda _: waiting.pop())
+    monkeypatch.setattr(precision, "_gain", lambda *_: waiting.pop())
     return waiting
 
 
@@ -34,13 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def again(products: tuple[tuple[int, int], ...] = PRODUCTS) -> Trial:
     """The trial as a new process asks for it."""
     trial_of.cache_clear()
-    return trial_of(products)
+    return trial_of(products, "bfloat16")
 
 
 def test_a_second_run_comes_out_as_the_first(gains: list[float], folder: Path) -> None:
     first = again()
     assert first.gain == 4.0
-    assert first.bfloat16_wins
+    assert first.wins
     assert again() == first
     (kept,) = folder.iterdir()
     assert json.loads(kept.read_text())["products"] == [list(product) for product in PRODUCTS]
@@ -80,13 +81,13 @@ def test_a_folder_in_its_place_is_passed_over(gains: list[float], folder: Path) 
 def test_without_a_place_to_keep_it_each_process_decides_once(gains: list[float], folder: Path) -> None:
     folder.parent.joinpath(folder.name).write_text("no folder")
     assert again().gain == 4.0
-    assert trial_of(PRODUCTS).gain == 4.0
+    assert trial_of(PRODUCTS, "bfloat16").gain == 4.0
     assert again().gain == 0.5
 
 
 def test_the_first_of_two_processes_decides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def meanwhile(_: object) -> float:
-        monkeypatch.setattr(precision, "_gain", lambda _: 0.5)
+    def meanwhile(*_: object) -> float:
+        monkeypatch.setattr(precision, "_gain", lambda *_: 0.5)
         assert again().gain == 0.5
         return 4.0
 
@@ -102,11 +103,12 @@ def test_it_is_kept_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyP
             assert precision._folder() == tmp_path / ".cache/segmentation-from-attention"
 
 
-def test_timing_leaves_the_threads_as_they_were() -> None:
+@pytest.mark.parametrize("alternative", ["bfloat16", "oneDNN"])
+def test_timing_leaves_the_threads_as_they_were(alternative: precision.Alternative) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert precision._gain(PRODUCTS) > 0
+        assert precision._gain(PRODUCTS, alternative) > 0
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
@@ -114,9 +116,58 @@ def test_timing_leaves_the_threads_as_they_were() -> None:
 
 @pytest.mark.parametrize(("gain", "wins"), [(2.0, True), (1.2, False), (1.0, False), (0.5, False)])
 def test_only_a_clear_gain_counts(gain: float, wins: bool) -> None:
-    assert Trial(gain, "", "", ()).bfloat16_wins == wins
+    assert Trial(gain, "", "", ()).wins == wins
 
 
 def test_the_products_are_those_of_the_model(fused: Blip) -> None:
     """Vision 32 wide with 64 between, text 24 wide with 48 between, and keys and values of an image."""
     assert fused.products == [(24, 24), (24, 48), (32, 24), (32, 32), (32, 64), (32, 96), (48, 24), (64, 32)]
+
+
+LARGE = [(768, 3072), (1024, 1024)]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("gain", "expected"), [(1.9, True), (1.1, False)])
+def test_onednn_is_used_where_it_is_clearly_faster(
+    gain: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def timed(*arguments: object) -> float:
+        asked.append(arguments)
+        return gain
+
+    monkeypatch.setattr(precision, "_gain", timed)
+    monkeypatch.setattr(precision, "onednn_exists", lambda: True)
+    trial_of.cache_clear()
+    numbers = precision.number_format(False, torch.device("cpu"), [*LARGE, (16, 1024)])
+    assert (numbers.name, numbers.onednn) == ("float32", expected)
+    assert ("oneDNN was 1.90 times as fast" in numbers.why) == expected
+    assert asked == [(tuple(LARGE), "oneDNN")]
+    trial_of.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "products", "exact", "exists"),
+    [
+        ("bf16", "cpu", LARGE, False, True),
+        (False, "mps", LARGE, False, True),
+        (False, "cpu", PRODUCTS, False, True),
+        (False, "cpu", LARGE, True, True),
+        (False, "cpu", LARGE, False, False),
+    ],
+)
+def test_onednn_is_not_even_timed(
+    amp: Amp,
+    device: str,
+    products: list[tuple[int, int]],
+    exact: bool,
+    exists: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In another format, on another device, for small products, with exact attention, or where it is missing."""
+    monkeypatch.setattr(precision, "_gain", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(precision, "onednn_exists", lambda: exists)
+    trial_of.cache_clear()
+    assert not precision.number_format(amp, torch.device(device), products, exact).onednn
