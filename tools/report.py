@@ -1,24 +1,32 @@
-"""Results side by side: a Markdown table and a bar chart.
+"""Results side by side: tables and bar charts, differences with intervals, the worst images.
 
     python -m tools.report results/pascal_training_free.json results/pascal_training_free_multi.json
-    python -m tools.report results/ --output results/report.md
-    python -m tools.report results/ --latex
+    python -m tools.report results/ --output results/report.tex
     python -m tools.report results/ --output figure.pdf
+    python -m tools.report --compare results/pascal_training_free.json results/pascal_training_free_multi.json
+    python -m tools.report results/pascal_training_free.json --worst 10
 
-Takes the JSON files that the three experiments write, or a folder of them. One column per result: mIoU and IoU per
-class, for one-shot tuning the mean over its runs and their standard deviation. InfoScore rankings get a table of their
-own, a column per ranking and a row per layer. Earlier results, kept under a name with their date, have columns too if
-they say something else. A JSON file of a folder that is no result is named under the table, with the reason.
+Reads the JSON files that the three experiments write, or folders of them. A report has one column per result: mIoU and
+IoU per class, for one-shot tuning mean and standard deviation over its runs. InfoScore rankings have a table of their
+own. Earlier results that were renamed with their date have columns too if they differ. JSON files of a folder that are
+no results are listed under the table, with the reason.
 
-The table goes to report.md beside the first of the results (--latex: report.tex for LaTeX's booktabs, --csv: report.csv
-with a row per result), and the chart beside the table, with the ending .png. --output decides by its ending: .md, .tex
-and .csv are tables, .png, .pdf and .svg the chart alone.
+The table is written to report.md beside the first result (--latex: report.tex for LaTeX's booktabs, --csv: report.csv
+with a row per result), and the chart beside the table. The ending of --output decides: .md, .tex and .csv are tables
+with a chart beside them, .png, .pdf and .svg the chart alone.
+
+--compare takes two results of training_free_blip.py --per-image over the same images. It writes comparison.md (or .tex,
+.csv) and a chart: the difference of mIoU and of each class, and its 95 % interval from a paired bootstrap over images.
+
+--worst N takes one result of training_free_blip.py --per-image --save-predictions. It writes <result>_worst.png: the N
+images of lowest IoU, with prediction and ground truth.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from src import cli
@@ -27,28 +35,48 @@ from src.files import check_writable, user_path
 from src.result_files import write_result
 from src.screen import say
 
+RESAMPLES, SEED = 10_000, 0
 TABLES, CHARTS = (".md", ".tex", ".csv"), (".png", ".pdf", ".svg")
 
 
-def main(arguments: list[str]) -> None:
-    """Write and print the report that ``arguments`` ask for."""
-    args = _parser().parse_args(arguments)
-    first: Path = args.results[0]
-    ending = ".tex" if args.latex else ".csv" if args.csv else ".md"
-    output: Path = args.output or (first if first.is_dir() else first.parent) / f"report{ending}"
-    if args.output is None or output.suffix in TABLES:
-        table_file, chart = output, output.with_suffix(f".{args.figures}")
-    elif output.suffix in CHARTS:
-        table_file, chart = None, output
-    else:
+@dataclass(frozen=True)
+class Files:
+    """Where a report goes: a table with a chart beside it, or a chart alone."""
+
+    table: Path | None
+    chart: Path
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, name: str) -> Files:
+        """The files of the arguments; without ``--output`` they are called ``name`` and are beside the first result."""
+        if args.output is None:
+            first: Path = args.results[0]
+            ending = ".tex" if args.latex else ".csv" if args.csv else ".md"
+            output = (first if first.is_dir() else first.parent) / f"{name}{ending}"
+        else:
+            output = args.output
+        if output.suffix in TABLES:
+            return cls(output, output.with_suffix(f".{args.figures}"))
+        if output.suffix in CHARTS:
+            return cls(None, output)
         raise UserError(f"--output {output}: expected a name that ends in {', '.join((*TABLES, *CHARTS))}")
-    difference = chart.with_name(f"{chart.stem}_difference{chart.suffix}")
-    wanted = [path for path in (table_file, chart, difference) if path is not None]
-    taken = {path.resolve() for path in args.results}
-    for path in wanted:
-        if path.resolve() in taken:
-            raise UserError(f"--output {output}: {path} is one of the results; choose another name")
-    check_writable(*wanted)
+
+
+def main(arguments: list[str]) -> None:
+    """Write and print the report that ``arguments`` describe."""
+    args = _parser().parse_args(arguments)
+    if args.worst:
+        _worst(args)
+    elif args.compare:
+        _compare(args)
+    else:
+        _report(args)
+
+
+def _report(args: argparse.Namespace) -> None:
+    files = Files.of(args, "report")
+    difference = files.chart.with_name(f"{files.chart.stem}_difference{files.chart.suffix}")
+    _check(args, files.table, files.chart, difference)
 
     from src.output import charts
     from src.output.reading import find_results
@@ -56,20 +84,83 @@ def main(arguments: list[str]) -> None:
 
     found = find_results(args.results)
     written = []
-    if table_file is not None:
-        table = {".md": markdown, ".tex": latex, ".csv": csv_table}[table_file.suffix](found)
-        write_result(table_file, table)
-        written.append(table_file)
+    if files.table is not None:
+        table = {".md": markdown, ".tex": latex, ".csv": csv_table}[files.table.suffix](found)
+        write_result(files.table, table)
+        written.append(files.table)
     rows, series = bars(found)
     if series:
-        charts.grouped_bars(chart, rows, series)
-        written.append(chart)
+        charts.grouped_bars(files.chart, rows, series)
+        written.append(files.chart)
     if len(series) == 2:
         (first_title, first_values, _), (second_title, second_values, _) = series
         charts.difference_bars(difference, rows, first_values, second_values, (first_title, second_title))
         written.append(difference)
     say(markdown(found))
     say(" ".join(map(str, ("wrote", *written))) if written else "no evaluation among the results: no chart")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    if len(args.results) != 2:
+        raise UserError(f"--compare takes two results, but {len(args.results)} were given")
+    files = Files.of(args, "comparison")
+    _check(args, files.table, files.chart)
+
+    from src.output import charts
+    from src.output.bootstrap import compare
+    from src.output.per_image import read_per_image
+    from src.output.reading import read_named
+    from src.output.report import latex_of, markdown_of
+
+    first, second = args.results
+    results = [read_named(path) for path in args.results]
+    found = compare((first, second), (read_per_image(first), read_per_image(second)), args.resamples, args.seed)
+    table = found.table(results)
+    text = "\n".join([*markdown_of([table]), f"{found.how()}\n"])
+    if files.table is not None:
+        written = {".md": text, ".tex": latex_of([table], found.how()), ".csv": found.csv()}
+        write_result(files.table, written[files.table.suffix])
+    interval = (found.low.tolist(), found.high.tolist())
+    charts.difference_bars(files.chart, found.rows, found.first.tolist(), found.second.tolist(), found.titles, interval)
+    say(text)
+    say(" ".join(str(path) for path in ("wrote", files.table, files.chart) if path))
+
+
+def _worst(args: argparse.Namespace) -> None:
+    if len(args.results) != 1:
+        raise UserError(f"--worst takes one result, but {len(args.results)} were given")
+    result: Path = args.results[0]
+    output: Path = args.output or result.with_name(f"{result.stem}_worst.png")
+    if output.suffix != ".png":
+        raise UserError(f"--output {output}: expected a name that ends in .png")
+    _check(args, output)
+
+    from src.output.per_image import read_per_image
+    from src.output.reading import read_named
+    from src.output.worst import worst_images, worst_sheet
+
+    found, table = read_named(result), read_per_image(result)
+    write_result(output, worst_sheet(found, table, args.worst))
+    for number in worst_images(table, args.worst):
+        say(f"  {100 * table.counts.miou[number]:6.2f}  {table.images[number]}")
+    say(f"wrote {output}")
+
+
+def _check(args: argparse.Namespace, *files: Path | None) -> None:
+    """Check before reading anything that ``files`` can be written and are none of the results."""
+    wanted = [path for path in files if path is not None]
+    taken = {path.resolve() for path in args.results}
+    for path in wanted:
+        if path.resolve() in taken:
+            raise UserError(f"--output {args.output or path}: {path} is one of the results; choose another name")
+    check_writable(*wanted)
+
+
+def _seed(text: str) -> int:
+    """NumPy takes no negative seeds."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,11 +174,26 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=user_path,
         metavar="FILE",
-        help="where the table goes, the chart beside it (default: report.md beside the first of the results)",
+        help="the table, with the chart beside it, or the chart (default: report.md beside the first result)",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--compare", action="store_true", help="differences of two results, with 95 %% intervals")
+    what.add_argument(
+        "--worst", type=cli.positive_int, metavar="N", help="draw the N images of lowest IoU of one result"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--latex", action="store_true", help="write report.tex")
-    form.add_argument("--csv", action="store_true", help="write report.csv")
+    form.add_argument("--latex", action="store_true", help="write a .tex file instead of .md")
+    form.add_argument("--csv", action="store_true", help="write a .csv file instead of .md")
+    parser.add_argument(
+        "--resamples",
+        type=cli.positive_int,
+        default=RESAMPLES,
+        metavar="N",
+        help=f"of --compare: how often the images are drawn anew (default: {RESAMPLES:,})",
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=SEED, metavar="N", help=f"of --compare: seed of the draws (default: {SEED})"
+    )
     cli.figures_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of user errors")
     return parser

@@ -74,6 +74,7 @@ def difference_bars(
     first: Sequence[float | None],
     second: Sequence[float | None],
     titles: tuple[str, str],
+    interval: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> None:
     """How much the IoU of each class, or mIoU, of a second result differs from the first, in percentage points.
 
@@ -83,6 +84,7 @@ def difference_bars(
         first: values of the first result; None where it has none.
         second: values of the second result.
         titles: of the two results.
+        interval: lower and upper ends of an interval around each difference, as fractions, drawn as a line.
     """
     figure, axes = _figure(7.5, 1.3 + 0.24 * len(names))
     pairs = zip(first, second, strict=True)
@@ -95,7 +97,11 @@ def difference_bars(
         axes.text(1.01, position, text, transform=values, va="center", fontsize=8)
     axes.axvline(0, color=LINE, linewidth=0.8)
     axes.set(yticks=positions, yticklabels=[*map(_verbatim, names)], ylim=(len(names) - 0.4, -0.6))
-    reach = 1.05 * max(1.0, float(np.nanmax(np.abs(points), initial=0)))
+    ends = np.empty((2, 0)) if interval is None else 100 * np.asarray(interval)
+    if interval is not None:
+        axes.hlines(positions, *ends, color=LINE, linewidth=1.2)
+        axes.plot(ends, np.stack([positions, positions]), "|", color=LINE, markersize=5)
+    reach = 1.05 * max(1.0, float(np.nanmax(np.abs([*points, *ends.ravel()]), initial=0)))
     axes.set(xlim=(-reach, reach), xlabel="difference in percentage points of IoU")
     axes.set_title(_verbatim(f"{titles[1]}\nminus {titles[0]}"), loc="left", fontsize=10)
     _save(figure, path)

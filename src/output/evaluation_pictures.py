@@ -6,7 +6,7 @@ import io
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data.dataset import SegmentationDataset
 from ..data.images import read_image, read_mask
+from ..data.labels import Labelling
 from ..data.lists import ListEntry
 from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Prediction
@@ -130,23 +131,45 @@ class EvaluationPictures:
         return self._files[self.dataset.entries[index].image]
 
     def _grid(self, kept: Mapping[str, bytes]) -> bytes:
-        rows, label_maps = [], []
+        rows = []
         for index in self._shown:
-            if f"overlay.{index}" not in kept:  # an image that could not be read
-                continue
-            entry, dataset = self.dataset.entries[index], self.dataset
-            assert entry.mask is not None
-            image, target = read_image(entry.image), read_mask(entry.mask, dataset.labelling)
-            target[target == dataset.labelling.ignore_label] = IGNORED
-            predicted = np.asarray(Image.open(io.BytesIO(kept[f"overlay.{index}"])))
-            rows.append((image, pictures.overlay(image, predicted), pictures.overlay(image, target)))
-            label_maps += [predicted, target]
-        legend = pictures.legend_of(label_maps, self.names)
-        return pictures.png(pictures.grid(rows, ("image", "prediction", "ground truth"), legend))
+            if f"overlay.{index}" in kept:  # else the image could not be read
+                entry = self.dataset.entries[index]
+                assert entry.mask is not None
+                predicted = np.asarray(Image.open(io.BytesIO(kept[f"overlay.{index}"])))
+                rows.append((entry.image, entry.mask, predicted))
+        return sheet(rows, self.dataset.labelling, self.names)
+
+
+def sheet(
+    rows: Iterable[tuple[Path, Path, np.ndarray]],
+    labelling: Labelling,
+    names: Sequence[str],
+    captions: Sequence[str] = (),
+) -> bytes:
+    """Image, prediction and ground truth side by side, a row per image, as a PNG.
+
+    Args:
+        rows: image file, mask file and predicted labels, uint8 [height, width].
+        labelling: of the masks.
+        names: C class names.
+        captions: a line above each row; none: no lines.
+
+    Raises:
+        UserError: an image or mask cannot be read.
+    """
+    drawn, label_maps = [], []
+    for image_file, mask_file, predicted in rows:
+        image, target = read_image(image_file), read_mask(mask_file, labelling)
+        target[target == labelling.ignore_label] = IGNORED
+        drawn.append((image, pictures.overlay(image, predicted), pictures.overlay(image, target)))
+        label_maps += [predicted, target]
+    legend = pictures.legend_of(label_maps, names)
+    return pictures.png(pictures.grid(drawn, ("image", "prediction", "ground truth"), legend, captions=captions))
 
 
 def checksum(path: Path) -> bytes:
-    """Of a file's contents, 4 bytes; of none, none."""
+    """CRC-32 of a file's contents, 4 bytes; empty if the file is missing."""
     return zlib.crc32(path.read_bytes()).to_bytes(4, "little") if path.is_file() else b""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -104,18 +105,15 @@ class PerImageTable:
     counts: PerImageCounts
 
 
-def read_per_image(result: Path, values: Any) -> PerImageTable:
-    """The table of a result.
-
-    Args:
-        result: its JSON file.
-        values: what the JSON holds.
+def read_per_image(result: Path) -> PerImageTable:
+    """The table of a result, which is a JSON file that :func:`src.output.reading.read_named` takes.
 
     Raises:
         UserError: the result has no table, the table is missing, or it is not the one that was written.
     """
+    values = json.loads(read_regular(result, MAX_BYTES).decode("utf-8-sig"))
     again = "run training_free_blip.py again with --per-image"
-    record = values.get(KEY) if isinstance(values, dict) else None
+    record = values.get(KEY)
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("file", "sha256")):
         raise UserError(f"{result} has no scores of single images; {again}")
     path = result.with_name(Path(record["file"]).name)

@@ -181,6 +181,7 @@ def grid(
     titles: Sequence[str],
     legend: Sequence[LegendEntry],
     cell: tuple[int, int] = (280, 210),
+    captions: Sequence[str] = (),
 ) -> Image.Image:
     """Images in rows, a title above each column, a legend below.
 
@@ -189,26 +190,42 @@ def grid(
         titles: one per column.
         legend: entries of :func:`legend_strip`.
         cell: width and height of a cell, pixels.
+        captions: a line above each row, cut at its width; none: no lines.
     """
     gap, size = 8, 20
+    line = 26 if captions else 0
     font, head = pillow_font("", size), 34
     width = gap + len(titles) * (cell[0] + gap)
     # a row is as high as its highest image: landscape pictures leave no stripes between them
     fitted = [[_fit(image, cell) for image in row] for row in rows]
     heights = [max(picture.height for picture in row) for row in fitted]
     strip = legend_strip(legend, width, size - 2)
-    canvas = Image.new("RGB", (max(width, strip.width), head + sum(heights) + gap * len(rows) + strip.height), PAPER)
+    height = head + sum(heights) + (gap + line) * len(rows) + strip.height
+    canvas = Image.new("RGB", (max(width, strip.width), height), PAPER)
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         draw.text((gap + column * (cell[0] + gap) + cell[0] // 2, head // 2), title, INK, font, anchor="mm")
     y = head
-    for row, height in zip(fitted, heights, strict=True):
+    for number, (row, height) in enumerate(zip(fitted, heights, strict=True)):
+        if captions:
+            text = _cut(captions[number], width - 2 * gap, size - 4)
+            draw.text((gap, y + line // 2), text, INK, pillow_font(text, size - 4), anchor="lm")
+            y += line
         for column, picture in enumerate(row):
             x = gap + column * (cell[0] + gap)
             canvas.paste(picture, (x + (cell[0] - picture.width) // 2, y + (height - picture.height) // 2))
         y += height + gap
     canvas.paste(strip, (0, y))
     return canvas
+
+
+def _cut(text: str, width: int, size: int) -> str:
+    """``text`` without its beginning if it is longer than ``width`` pixels: the end of a path tells files apart."""
+    text = drawable(text)
+    font = pillow_font(text, size)
+    while font.getlength(text) > width and len(text) > 4:
+        text = f"...{text[4:]}"
+    return text
 
 
 def _fit(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:

@@ -71,7 +71,7 @@ def tables(found: Found) -> list[Table]:
                 ["mIoU of the classes present", *(str(result.miou_present or result.miou) for result in results)]
             )
         classes = [[name, *(_cell(result.classes.get(name)) for result in results)] for name in row_names(results)]
-        made.append(Table(["IoU in percent", *(title for title, _ in scored)], [_facts(results), means, classes], 1))
+        made.append(Table(["IoU in percent", *(title for title, _ in scored)], [facts_of(results), means, classes], 1))
     if ranked:
         results = [result for _, result in ranked]
         layers = sorted({layer for result in results for layer in result.ranking})
@@ -82,23 +82,32 @@ def tables(found: Found) -> list[Table]:
 
 def markdown(found: Found) -> str:
     """The tables in Markdown; last the files that were left out."""
+    parts = markdown_of(tables(found))
+    return "\n".join([*parts, left_out(found)] if found.left_out else parts)
+
+
+def markdown_of(tables: Iterable[Table]) -> list[str]:
+    """Each table in Markdown."""
     parts = []
-    for each in tables(found):
+    for each in tables:
         rows = [
             [f"**{row[0]}**", *row[1:]] if each.stands_out(number, place) else row
             for number, group in enumerate(each.groups)
             for place, row in enumerate(group)
         ]
         parts.append(markdown_table(each.header, rows))
-    if found.left_out:
-        parts.append(left_out(found))
-    return "\n".join(parts)
+    return parts
 
 
 def latex(found: Found) -> str:
-    """The tables for LaTeX with the package booktabs, mean and standard deviation as a sum."""
-    parts = ["% needs \\usepackage{booktabs}\n"]
-    for each in tables(found):
+    """The tables for LaTeX, mean and standard deviation as a sum."""
+    return latex_of(tables(found))
+
+
+def latex_of(tables: Iterable[Table], note: str = "") -> str:
+    """Tables for LaTeX's booktabs; ``note`` is a comment above them."""
+    parts = ["% needs \\usepackage{booktabs}\n" + (f"% {note}\n" if note else "")]
+    for each in tables:
         columns_ = "l" + "r" * (len(each.header) - 1)
         groups = [
             "".join(_latex_row(map(_latex, row), each.stands_out(number, place)) for place, row in enumerate(group))
@@ -178,7 +187,7 @@ def bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | None], l
     return ["mIoU", *map(_line, names)], series
 
 
-def _facts(results: Sequence[Result]) -> list[list[str]]:
+def facts_of(results: Sequence[Result]) -> list[list[str]]:
     """A row for each fact, and for each telling setting that is not the same everywhere."""
     names = list(dict.fromkeys(fact for result in results for fact in result.facts))
     rows = [[fact, *(result.facts.get(fact, NOTHING) for result in results)] for fact in names]

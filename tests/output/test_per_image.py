@@ -41,8 +41,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def read_back(folder: Path) -> Any:
-    result = folder / "iou.json"
-    return read_per_image(result, json.loads(result.read_text()))
+    return read_per_image(folder / "iou.json")
 
 
 def setup(config: Config, blip: Blip) -> tuple[Segmenter, SegmentationDataset]:
@@ -154,7 +153,7 @@ def test_an_earlier_table_is_kept_and_found_by_its_result(config_file: Callable[
     first = read_back(folder)
     assert run(config_file(), "--set", "model.layers=[1]") == 0
     (earlier,) = folder.glob("iou.2*.json")
-    back = read_per_image(earlier, json.loads(earlier.read_text()))
+    back = read_per_image(earlier)
     assert np.array_equal(back.counts.intersections, first.counts.intersections)
     assert back.path != read_back(folder).path
 
@@ -169,8 +168,9 @@ def test_a_result_without_its_table_is_refused(config_file: Callable[..., Path],
     written.unlink()
     with pytest.raises(UserError, match=r"iou_per_image\.csv is missing"):
         read_back(folder)
+    (data_root / "x.json").write_text('{"experiment": "one-shot"}')
     with pytest.raises(UserError, match=r"x\.json has no scores of single images"):
-        read_per_image(Path("x.json"), {"experiment": "one-shot"})
+        read_per_image(data_root / "x.json")
 
 
 def test_an_image_that_is_listed_twice_has_two_rows(config_file: Callable[..., Path], data_root: Path) -> None:

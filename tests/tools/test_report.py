@@ -7,14 +7,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import training_free_blip
 from src import cli
+from src.data.images import read_image
 from src.errors import UserError
-from src.output import charts
+from src.evaluation.per_image import PerImageCounts
+from src.output import charts, pictures
+from src.output.per_image import PerImageTable
 from src.output.reading import Found, find_results, read_named
 from src.output.report import column_titles, markdown
+from src.output.worst import worst_images
 from tools import report
 
 NAMES = ("background", "cat", "dog")
@@ -331,3 +337,115 @@ def test_a_row_per_result(tmp_path: Path) -> None:
     assert float(rows[1]["mIoU std"]) == pytest.approx(0.05)
     assert [row["cat"] for row in rows] == ["0.5", "0.6", ""]
     assert [row["InfoScore of layer 1"] for row in rows] == ["", "", "2.5"]
+
+
+# single images
+
+
+@pytest.fixture
+def two_results(config_file: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The tiny model with one layer and with another, with scores of single images and predictions."""
+    results = []
+    for layer in (0, 2):
+        output = tmp_path / f"layer{layer}"
+        options = ["--per-image", "--save-predictions", "--output-dir", str(output), "--set", f"model.layers=[{layer}]"]
+        assert cli.run(training_free_blip.main, ["--config", str(config_file()), "--device", "cpu", *options]) == 0
+        results.append(output / "iou.json")
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize("ending", [".md", ".tex", ".csv", ".svg"])
+def test_compare_writes_what_the_ending_says(
+    ending: str, two_results: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / f"compared{ending}"
+    arguments = ["--compare", *map(str, two_results), "--output", str(output), "--resamples", "50", "--seed", "4"]
+    assert cli.run(report.main, arguments) == 0, capsys.readouterr().err
+    written = {path.name for path in output.parent.iterdir()}
+    assert written == ({output.name} if ending == ".svg" else {output.name, "compared.png"})
+    text = output.read_text()
+    first, second = (json.loads(path.read_text())["classes"][1]["iou"] for path in two_results)
+    if ending == ".md":
+        row = cells(text)["cat"]
+        assert row[:3] == [f"{100 * first:.2f}", f"{100 * second:.2f}", f"{100 * (second - first):+.2f}"]
+        assert "Paired bootstrap over 3 images: 50 resamples, seed 4." in text
+        assert cells(text)["layers"][:2] == ["0", "2"]
+    if ending == ".tex":
+        assert r"\textbf{mIoU}" in text
+        assert text.startswith("% needs \\usepackage{booktabs}\n% Paired bootstrap over 3 images")
+    if ending == ".csv":
+        rows = {row["name"]: row for row in csv.DictReader(text.splitlines())}
+        assert float(rows["cat"]["difference"]) == pytest.approx(second - first)
+        assert float(rows["mIoU"]["low"]) <= float(rows["mIoU"]["mean"]) <= float(rows["mIoU"]["high"])
+        assert rows["dog"]["resamples"] == "50"
+
+
+def test_compare_needs_two_results_with_scores_of_images(
+    two_results: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = write(tmp_path / "plain.json", training_free(0.5))
+    for results, reason in (
+        ([two_results[0]], "--compare takes two results, but 1 were given"),
+        ([two_results[0], plain], f"{plain} has no scores of single images; run training_free_blip.py again with"),
+        ([two_results[0], tmp_path / "nothing.json"], "nothing.json is no result"),
+    ):
+        assert cli.run(report.main, ["--compare", *map(str, results)]) == 2
+        assert reason in capsys.readouterr().err
+    assert not list(tmp_path.rglob("comparison*"))
+
+
+def test_an_earlier_comparison_is_kept(two_results: tuple[Path, Path]) -> None:
+    for seed in ("0", "1"):
+        arguments = ["--compare", *map(str, two_results), "--resamples", "20", "--seed", seed]
+        assert cli.run(report.main, arguments) == 0
+    assert len(list(two_results[0].parent.glob("comparison*.md"))) == 2
+
+
+def test_worst_draws_the_images_of_lowest_iou(
+    two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[tuple, dict]] = []
+    grid = pictures.grid
+    monkeypatch.setattr(pictures, "grid", lambda *args, **named: drawn.append((args, named)) or grid(*args, **named))
+    result = two_results[0]
+    assert cli.run(report.main, [str(result), "--worst", "2"]) == 0, capsys.readouterr().err
+    rows = list(csv.DictReader((result.parent / "iou_per_image.csv").read_text().splitlines()))
+    worst = sorted(rows, key=lambda row: float(row["mIoU"]))[:2]
+    ((shown, titles, _), named), *_ = drawn
+    assert titles == ("image", "prediction", "ground truth")
+    assert named["captions"] == [f"IoU {100 * float(row['mIoU']):.1f} %  {row['image']}" for row in worst]
+    root = Path(json.loads(result.read_text())["config"]["data_root"])
+    for row, (image, prediction, truth) in zip(worst, shown, strict=True):
+        assert np.array_equal(image, read_image(root / row["image"]))
+        labels = np.asarray(Image.open(result.parent / row["prediction"]))
+        assert np.array_equal(prediction, pictures.overlay(image, labels))
+        assert np.array_equal(truth, pictures.overlay(image, np.asarray(Image.open(root / row["mask"]))))
+    with Image.open(result.with_name("iou_worst.png")) as sheet:
+        assert sheet.width > 800
+
+
+def test_worst_never_shows_the_predictions_of_another_run(
+    two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = two_results[0]
+    for path in (result.parent / "iou_predictions").iterdir():
+        path.write_bytes((two_results[1].parent / "iou_predictions" / path.name).read_bytes())
+    assert cli.run(report.main, [str(result), "--worst", "1"]) == 2
+    assert "was replaced by a later run" in capsys.readouterr().err
+    assert not result.with_name("iou_worst.png").exists()
+
+
+def test_worst_needs_predictions(
+    config_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--device", "cpu", "--per-image", "--output-dir", str(tmp_path / "out")]
+    assert cli.run(training_free_blip.main, ["--config", str(config_file()), *options]) == 0
+    assert cli.run(report.main, [str(tmp_path / "out" / "iou.json"), "--worst", "1"]) == 2
+    assert "run training_free_blip.py again with --per-image --save-predictions" in capsys.readouterr().err
+
+
+def test_images_without_a_score_are_not_the_worst(tmp_path: Path) -> None:
+    counts = PerImageCounts(range(4), np.array([[1], [0], [1], [1]]), np.array([[2], [0], [2], [8]]))
+    table = PerImageTable(tmp_path, ["cat"], ["a", "b", "c", "d"], [], counts)
+    assert worst_images(table, 10) == [3, 0, 2]
+    assert worst_images(table, 2) == [3, 0]
