@@ -181,12 +181,42 @@ def read_image(path: Path) -> np.ndarray:
     """Decode an image of a data set to RGB, uint8 [height, width, 3].
 
     Pixels come as they are stored, by protocol: an EXIF orientation is not applied, because masks are drawn on stored
-    pixels, and neither is a colour profile. 16 bits and floating point become 8 bits as in :func:`read_photo`.
+    pixels, and neither is a colour profile. Grey values of more than 8 bits are clipped to 0 to 255 as published, with
+    a note; nothing depends on the other values of an image.
 
     Raises:
         UserError: missing, no file, too large, truncated or unreadable.
     """
-    return decode("image", path, lambda image: np.asarray(_eight_bits(image, path, image).convert("RGB")))
+    return decode("image", path, lambda image: np.asarray(_clipped(image, path).convert("RGB")))
+
+
+def _clipped(image: Image.Image, path: Path) -> Image.Image:
+    """``image`` at 8 bits a channel as Pillow's ``convert`` makes it, for those modes that it does not convert, too."""
+    if not _is_deep(image):
+        return image
+    values = np.asarray(image)
+    values = np.nan_to_num(values) if image.mode == "F" else values
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 255 or (image.mode == "F" and 0 < high <= 1):
+        _note_clipped(path, low, high)
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the values have more than 8 bits; Pillow reads colours of more bits as 8 bits."""
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+_clipped_said = threading.Event()
+
+
+def _note_clipped(path: Path, low: float, high: float) -> None:
+    if not _clipped_said.is_set():
+        _clipped_said.set()
+        note(
+            f"note: image {path} has values from {low:g} to {high:g}; they are read as whole numbers from 0 to 255, "
+            "as in the published code: save the images of the data set with 8 bits (shown once)"
+        )
 
 
 def read_photo(
@@ -400,7 +430,7 @@ def _eight_bits(image: Image.Image, name: Path | str, stored: Image.Image) -> Im
         name: for the note about its scale.
         stored: the image as it was opened, which knows its format and tags.
     """
-    if not (image.mode.startswith("I") or image.mode == "F"):
+    if not _is_deep(image):
         return image
     values = np.asarray(image)
     whole = image.mode != "F"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -234,12 +235,43 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.jpg")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.uint16([[0, 100, 255, 256, 4095, 65535]]),
+        np.int32([[-5, 0, 100, 255, 256, 2**20]]),
+        np.float32([[-1, 0, 0.4, 1, 254.9, 1e9]]),
+        np.float32([[0, 0.25, 0.5, 1]]),
+    ],
+    ids=["16 bits", "32 bits", "float", "float to 1"],
+)
+def test_deep_images_of_a_data_set_are_clipped_as_published_and_noted(
+    tmp_path: Path, values: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_clipped_said", threading.Event())
+    for name in ("a.tif", "b.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            published = np.asarray(image.convert("RGB"))
+        assert np.array_equal(read_image(tmp_path / name), published)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: image {tmp_path / 'a.tif'} has values from {values.min():g} to {values.max():g}, ")
+
+
+def test_deep_images_with_small_values_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever other images of the data set hold: the same value is the same grey in each."""
+    for top in (20, 255):
+        Image.fromarray(np.uint16([[0, top]])).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, top]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("kind", ["16 bits", "float"])
-def test_images_of_more_than_8_bits_are_not_clipped(tmp_path: Path, kind: str) -> None:
-    values = np.arange(256, dtype=np.uint8).reshape(8, 32)
+def test_deep_photos_are_not_clipped(tmp_path: Path, kind: str) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = tmp_path / ("a.png" if kind == "16 bits" else "a.tif")
     Image.fromarray(values.astype(np.uint16) * 257 if kind == "16 bits" else values.astype(np.float32) / 255).save(path)
-    assert np.array_equal(read_image(path), np.repeat(values[..., None], 3, axis=2))
+    assert np.array_equal(read_photo(path), np.repeat(values[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, Labelling(21))])

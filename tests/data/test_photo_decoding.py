@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -174,14 +174,19 @@ def test_every_format_is_read_by_its_content(tmp_path: Path) -> None:
         (np.int32([[0, 2**20, 2**21]]), {}, 2**21),
     ],
 )
-@pytest.mark.parametrize("read", [read_photo, read_image])
 def test_values_of_16_bits_are_scaled_by_the_bits_they_use(
-    tmp_path: Path, read: Callable[[Path], np.ndarray], values: np.ndarray, tags: dict[int, int], white: int
+    tmp_path: Path, values: np.ndarray, tags: dict[int, int], white: int
 ) -> None:
     path = tmp_path / "scan.tif"
     save_tiff(path, values, tags)
-    shown = read(path)[0, :, 0]
+    shown = read_photo(path)[0, :, 0]
     assert np.abs(shown - values[0] / white * 255).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_data_set_images_are_clipped_with_and_without_a_sign(tmp_path: Path, kind: type[np.generic]) -> None:
+    save_tiff(tmp_path / "scan.tif", np.array([[0, 100, 4095]], kind), {})
+    assert read_image(tmp_path / "scan.tif")[0, :, 0].tolist() == [0, 100, 255]
 
 
 def test_signed_values_begin_with_their_smallest(tmp_path: Path) -> None:
