@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 CACHE_BYTES = 2 * 2**20  # softmax of the heads computed at a time: about the cache of a processor core
+MOST_BYTES = 4 * CACHE_BYTES  # of one head: more are computed in parts
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention of ``query`` [B, H, m, d] over ``key`` and ``value`` [B, H, n, d]: [B, H, m, d].
 
-    - bfloat16 on a CPU: separate operations on a few heads, whose m x n values stay in the cache. PyTorch's fused
-      kernel takes 2.5 times as long.
+    - bfloat16 on a CPU: separate operations on a few heads, whose m x n values stay in the cache, or on a few rows of
+      one head where these are too many. PyTorch's fused kernel takes 2.5 times as long.
     - gradients on CUDA: separate operations, because the gradients of the fused kernels are not deterministic.
     - otherwise: the fused kernel.
     """
@@ -23,14 +26,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or with_gradients:
         return F.scaled_dot_product_attention(query, key, value)
     batch, heads, rows, width = query.shape
-    together = max(1, CACHE_BYTES // (rows * key.shape[2] * query.element_size()))
+    bytes_of_head = rows * key.shape[2] * query.element_size()
+    together = max(1, CACHE_BYTES // bytes_of_head)
+    step = -(-rows // -(-bytes_of_head // MOST_BYTES))
     # this memory layout lets the caller concatenate the heads without a copy
     context = query.new_empty(batch, rows, heads, width).transpose(1, 2)
-    for image in range(batch):
-        for first in range(0, heads, together):
-            chosen = image, slice(first, first + together)
-            weights = torch.baddbmm(
-                query.new_zeros(()), query[chosen], key[chosen].transpose(1, 2), beta=0, alpha=width**-0.5
-            ).softmax(-1)
-            context[chosen] = weights.to(value.dtype) @ value[chosen]
+    for image, first, row in product(range(batch), range(0, heads, together), range(0, rows, step)):
+        which = image, slice(first, first + together)
+        part = *which, slice(row, row + step)
+        weights = torch.baddbmm(
+            query.new_zeros(()), query[part], key[which].transpose(1, 2), beta=0, alpha=width**-0.5
+        ).softmax(-1)
+        context[part] = weights.to(value.dtype) @ value[which]
     return context

@@ -54,7 +54,7 @@ def like(tensor: Tensor) -> Tensor:
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that live: what PyTorch's allocator would have given out.
 
-    Entered within the fake mode, so that it sees all that is made there.
+    Entered within the fake mode, so that it sees all that is made there. Refuses float64 on the GPU, as MPS does.
 
     Attributes:
         peak: most bytes that lived at once, of tensors that were made or touched since.
@@ -82,6 +82,8 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
+                if tensor.device.type == "cuda" and tensor.dtype == torch.float64:
+                    raise TypeError(f"{name} gives float64 on the GPU, which MPS does not have")
                 if tensor.device.type == "cuda" and "cpu" in devices:
                     self.uploads.append(name)
                 if tensor.device.type == "cpu" and "cuda" in devices:

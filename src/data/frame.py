@@ -101,7 +101,13 @@ class Frame:
         labels = torch.zeros(shape, dtype=torch.uint8, device=scores.device)
         best = torch.full(shape, -torch.inf, dtype=scores.dtype, device=scores.device)
         for first in range(0, len(scores), step):
-            for label, score in enumerate(self.undo(scores[first : first + step], shape), first):
-                labels.masked_fill_(score > best, label)
-                torch.maximum(best, score, out=best)
+            maps = self.undo(scores[first : first + step], shape)
+            if maps.device.type == "cpu":  # where one class after the other is up to three times as fast
+                for label, score in enumerate(maps, first):
+                    labels.masked_fill_(score > best, label)
+                    torch.maximum(best, score, out=best)
+            else:  # where launches count
+                highest, label = maps.max(0)
+                labels = torch.where(highest > best, (label + first).to(torch.uint8), labels)
+                torch.maximum(best, highest, out=best)
         return labels

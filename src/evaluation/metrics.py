@@ -61,8 +61,8 @@ class ConfusionMatrix:
 
     @property
     def scored(self) -> Tensor:
-        """[C, C] the counts of the classes that are scored."""
-        return self.counts[self._first :, self._first :]
+        """[C, C] the counts of the classes that are scored, on the CPU: MPS has no float64 for what follows."""
+        return self.counts[self._first :, self._first :].cpu()
 
     @property
     def intersection(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from src.data import frame as subject
 from src.data.frame import Frame
+from tests.fake_cuda import LiveBytes, fake_cuda
 from tests.oracles.method import plain_letterbox
 from tests.tiny import random_scene
 
@@ -154,3 +155,11 @@ def test_labels_at_own_size_are_not_blocky() -> None:
     labels = Frame(32).labels(torch.stack([columns - rows, rows - columns]), (320, 320))  # ten times the frame
     edge = (labels == 0).int().argmax(1)[20:300]  # first background pixel of each row: a diagonal
     assert edge.diff().max() <= 2
+
+
+def test_labels_on_a_gpu_take_few_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_cuda(monkeypatch), LiveBytes() as calls:
+        labels = Frame(32).labels(torch.empty(21, 32, 32, device="cuda"), (77, 131))
+    assert (labels.dtype, labels.shape, labels.device.type) == (torch.uint8, (77, 131), "cuda")
+    assert calls.calls.total() - calls.calls["device"] < 21
+    assert not calls.waits

@@ -11,6 +11,7 @@ import torch
 from src.errors import UserError
 from src.evaluation import metrics
 from src.evaluation.metrics import ConfusionMatrix, absence_note, score_table
+from tests.fake_cuda import LiveBytes, fake_cuda
 from tests.oracles.method import plain_iou
 
 
@@ -152,3 +153,12 @@ def test_the_table_on_the_screen_has_every_class_and_the_mean() -> None:
         ["mIoU", "29.17"],
     ]
     assert len({line.index(number) for line, number in zip(table.splitlines(), LEFT_COLUMN, strict=True)}) == 1
+
+
+def test_scores_are_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS refuses float64, and so does this fake device."""
+    with fake_cuda(monkeypatch), LiveBytes():
+        matrix = ConfusionMatrix(3, 255, "cuda")
+        matrix.update(torch.zeros(2, 2, dtype=torch.uint8, device="cuda"), torch.zeros(2, 2, dtype=torch.uint8))
+        assert matrix.counts.device.type == "cuda"
+        assert matrix.iou.device.type == "cpu"

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from replace_huggingface import cached_attention
 from replace_huggingface.cached_attention import attend
@@ -35,6 +36,7 @@ def test_it_is_the_formula(
     dtype: torch.dtype, rounding: float, shape: tuple[int, ...], cache: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cached_attention, "CACHE_BYTES", cache)
+    monkeypatch.setattr(cached_attention, "MOST_BYTES", 4 * cache)
     query, key, value = states(*shape, dtype)
     context = attend(query, key, value)
     assert (context.dtype, context.shape) == (dtype, query.shape)
@@ -47,6 +49,29 @@ def test_it_is_the_formula(
 def test_in_float32_it_is_the_fused_kernel_bit_for_bit(shape: tuple[int, ...]) -> None:
     query, key, value = states(*shape, torch.float32)
     assert torch.equal(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))
+
+
+class LargestProduct(TorchDispatchMode):
+    """Keeps the bytes of the largest result of a batched product."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.baddbmm, torch.ops.aten.bmm):
+            self.bytes = max(self.bytes, result.nbytes)
+        return result
+
+
+@pytest.mark.parametrize(("patches", "parts"), [(1025, 1), (4097, 5)])
+def test_a_large_head_is_computed_in_parts(patches: int, parts: int) -> None:
+    """1025 patches are 512 px; at 1024 px the softmax of one head would take 34 MB."""
+    query, key, value = states(1, 1, patches, patches, 8, torch.bfloat16)
+    with LargestProduct() as largest:
+        context = attend(query, key, value)
+    assert largest.bytes == 2 * patches * -(-patches // parts)
+    rows = slice(0, None, 97)
+    torch.testing.assert_close(context[:, :, rows].double(), plain(query[:, :, rows], key, value), rtol=0, atol=0.01)
 
 
 def test_under_autocast_it_stays_in_bfloat16() -> None:
