@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     summary = OneShotSummary(names, runs)
     say(summary.table())
     write_result(classwise_csv, csv_text(summary.classwise_header, summary.classwise_rows()))
-    write_result(summary_csv, csv_text(("Run", "mIoU"), summary.summary_rows()))
+    write_result(summary_csv, csv_text(summary.summary_header, summary.summary_rows()))
     origin = {"experiment": "one-shot", "multi_prompt": args.multi_prompt, **provenance(config, segmenter)}
     write_json(summary_csv.with_suffix(".json"), {**summary.to_dict(), **origin})
     chart = summary_csv.with_name(f"{summary_csv.stem}_iou.{args.figures}")

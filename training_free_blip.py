@@ -61,11 +61,11 @@ def main(arguments: list[str]) -> int:
         csv, dataset, task.prompts.class_names, args.save_predictions, args.save_overlays, args.figures
     )
     with open_journal("training-free", task, csv, segmenter, tuned=file_digest(args.tuned)) as journal:
-        evaluation = evaluate(segmenter, dataset, config.dataloader, journal, pictures, per_image=args.per_image)
+        options = {"per_image": args.per_image, "boundary": config.eval.boundary}
+        evaluation = evaluate(segmenter, dataset, config.dataloader, journal, pictures, **options)
 
         say(evaluation.confusion.table(names))
-        rows = zip(names, evaluation.confusion.iou.tolist(), strict=True)
-        write_result(csv, csv_text(("Class Name", "IoU"), rows))
+        write_result(csv, csv_text(*evaluation.confusion.columns(names)))
         origin = {"experiment": "training-free", "multi_prompt": args.multi_prompt, "tuned": describe_tuned(args.tuned)}
         for path in per_image:
             origin |= write_per_image(path, evaluation, dataset, names, config, pictures)

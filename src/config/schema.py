@@ -77,9 +77,10 @@ class CrfConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The frame in which labels are compared."""
+    """The frame in which labels are compared, and whether Boundary IoU is computed too."""
 
     resolution: Literal["letterbox", "original"] = "letterbox"
+    boundary: bool = False
 
 
 @dataclass(frozen=True)

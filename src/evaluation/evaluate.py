@@ -48,6 +48,11 @@ class Prediction:
     frame: Frame
     shape: tuple[int, int]
 
+    @property
+    def inside(self) -> tuple[int, int]:
+        """Height and width of the image inside :attr:`labels`, without padding."""
+        return self.shape if self.labels.shape == self.shape else self.frame.inner(self.shape)
+
     def labels_at_own_size(self) -> Tensor:
         """Predicted labels [height, width] of the untouched image, uint8."""
         return self.labels if self.labels.shape == self.shape else self.frame.labels(self.scores, self.shape)
@@ -153,6 +158,7 @@ class MeanIoU(Evaluator[Evaluation]):
         pictures: draw every prediction.
         description: of the progress bar.
         per_image: keep the counts of each image too. 10,000 images of COCO take 6.5 MB.
+        boundary: compute Boundary IoU too.
     """
 
     def __init__(
@@ -162,18 +168,20 @@ class MeanIoU(Evaluator[Evaluation]):
         pictures: Pictures | None = None,
         description: str = "segmenting",
         per_image: bool = False,
+        boundary: bool = False,
     ) -> None:
         super().__init__(segmenter.device, description)
         self.segmenter = segmenter
         self.dataset = dataset
         self.pictures = pictures
+        self.boundary = boundary
         self.confusion = self._empty()
         self.kept: dict[str, bytes] = {}
         self.per_image = per_image
         self.counted: list[tuple[Tensor, Tensor]] = []
 
     def _empty(self) -> ConfusionMatrix:
-        return ConfusionMatrix.of(self.dataset.labelling, self.device)
+        return ConfusionMatrix.of(self.dataset.labelling, self.device, self.boundary)
 
     def process(self, batch: Batch) -> Arrays:
         counted, areas = self._empty(), []
@@ -181,20 +189,20 @@ class MeanIoU(Evaluator[Evaluation]):
         with self.segmenter.watch(files_of(batch, self.dataset)):
             for prediction in predictions_of(batch, self.segmenter.segment(batch.pixels), self.dataset):
                 image = self._empty() if self.per_image else counted
-                image.update(prediction.labels, prediction.target)
+                image.update(prediction.labels, prediction.target, prediction.inside)
                 if self.per_image:
-                    counted.counts += image.counts
+                    counted.state += image.state
                     areas.append(torch.stack([image.intersection, image.union]).int())
                 kept |= self.pictures.keep(prediction) if self.pictures else {}
         own = {IMAGES: torch.tensor(batch.indices), AREAS: torch.stack(areas)} if self.per_image else {}
-        return {COUNTS: counted.counts, **own, **{name: as_array(content) for name, content in kept.items()}}
+        return {COUNTS: counted.state, **own, **{name: as_array(content) for name, content in kept.items()}}
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         joined = {name: torch.cat([one[name], other[name]]) for name in (IMAGES, AREAS) if name in one}
         return {**one, **other, COUNTS: one[COUNTS] + other[COUNTS], **joined}
 
     def add(self, block: int, arrays: Arrays) -> None:
-        self.confusion.counts += arrays[COUNTS].to(self.device)
+        self.confusion.state += arrays[COUNTS].to(self.device)
         if self.per_image:
             self.counted.append((arrays[IMAGES], arrays[AREAS]))
         self.kept |= {name: array.numpy().tobytes() for name, array in arrays.items() if "." in name}
@@ -235,6 +243,7 @@ def evaluate(
     pictures: Pictures | None = None,
     description: str = "segmenting",
     per_image: bool = False,
+    boundary: bool = False,
 ) -> Evaluation:
     """Score ``segmenter`` on ``dataset``; see :class:`MeanIoU` and :func:`src.evaluation.loop.run`.
 
@@ -242,6 +251,8 @@ def evaluate(
         UserError: an image or mask cannot be read, no pixel of the masks counts, what the model computes is not a
             number, or another process has ended.
     """
-    evaluation = loop.run(MeanIoU(segmenter, dataset, pictures, description, per_image), dataset, loader, journal)
+    evaluation = loop.run(
+        MeanIoU(segmenter, dataset, pictures, description, per_image, boundary), dataset, loader, journal
+    )
     evaluation.confusion.require_pixels()
     return evaluation

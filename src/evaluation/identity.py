@@ -91,7 +91,7 @@ def settings_of(
         },
         "dataloader": {"batch_size": config.dataloader.batch_size},
         "crf": {"iters": config.crf.iters},
-        "eval": {"resolution": config.eval.resolution},
+        "eval": {"resolution": config.eval.resolution, **({"boundary": True} if config.eval.boundary else {})},
         "runtime": {
             "attention": config.runtime.attention,
             "number_format": str(segmenter.dtype or torch.float32),

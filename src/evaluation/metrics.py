@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.labels import Labelling
 from ..errors import UserError
 from ..screen import display_width, table
+from .boundary import boundary_classes, boundary_width
 
 MAX_NAMES = 12
 """How many absent classes the screen names; the JSON names all."""
@@ -28,35 +29,64 @@ class ConfusionMatrix:
 
     The scores are of C classes: all ``num_classes``, or, where there is no background, all but class 0.
 
-    ``counts`` [num_classes, num_classes] int64: row = label, column = prediction.
+    Attributes:
+        counts: int64 [num_classes, num_classes]: row = label, column = prediction.
+        state: int64, everything that is counted, so that matrices add up: ``counts`` and, with ``boundary``, two more
+            rows: intersection and union of each class's boundary regions.
     """
 
     def __init__(
-        self, num_classes: int, ignore_label: int, device: torch.device | str = "cpu", background: bool = True
+        self,
+        num_classes: int,
+        ignore_label: int,
+        device: torch.device | str = "cpu",
+        background: bool = True,
+        boundary: bool = False,
     ) -> None:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self.boundary = boundary
         self._first = 0 if background else 1
+        self._take(torch.zeros(num_classes + 2 * boundary, num_classes, dtype=torch.int64, device=device))
 
-    def update(self, prediction: Tensor, labels: Tensor) -> None:
-        """Count the pixels of ``prediction`` and ``labels``, integers of equal shape."""
+    def _take(self, state: Tensor) -> None:
+        self.state = state
+        self.counts, self._boundary = state[: self.num_classes], state[self.num_classes :]
+
+    def update(self, prediction: Tensor, labels: Tensor, shape: tuple[int, int] | None = None) -> None:
+        """Count the pixels of ``prediction`` and ``labels``, integers of equal shape.
+
+        ``shape`` is the height and width of the image inside them, for boundary regions; None: theirs.
+        """
         labels = labels.to(self.counts.device, non_blocking=True)
         pairs = labels.long() * self.num_classes + prediction.to(self.counts.device)
         cells = self.counts.numel()
         # ignored pixels go to a cell of their own, and nothing here needs to know a value: CUDA is never waited for
         pairs = pairs.masked_fill(labels == self.ignore_label, cells).flatten()
         self.counts += _count(pairs, cells + 1, TABLES[self.counts.device.type])[:cells].view_as(self.counts)
+        if self.boundary:
+            self._count_boundaries(
+                prediction.to(self.counts.device), labels, shape or (labels.shape[0], labels.shape[1])
+            )
+
+    def _count_boundaries(self, prediction: Tensor, labels: Tensor, shape: tuple[int, int]) -> None:
+        none = self.num_classes
+        width = boundary_width(shape)
+        predicted, true = boundary_classes(prediction, labels, none, self.ignore_label, width)
+        both = predicted.masked_fill(predicted != true, none)
+        tables = TABLES[self.counts.device.type]
+        areas = [_count(classes.flatten().long(), none + 1, tables)[:none] for classes in (both, predicted, true)]
+        self._boundary += torch.stack([areas[0], areas[1] + areas[2] - areas[0]])
 
     @classmethod
-    def of(cls, labelling: Labelling, device: torch.device | str = "cpu") -> ConfusionMatrix:
+    def of(cls, labelling: Labelling, device: torch.device | str = "cpu", boundary: bool = False) -> ConfusionMatrix:
         """An empty matrix for the classes of ``labelling``."""
-        return cls(labelling.num_classes, labelling.ignore_label, device, labelling.background)
+        return cls(labelling.num_classes, labelling.ignore_label, device, labelling.background, boundary)
 
     def cpu(self) -> ConfusionMatrix:
         """The same counts on the CPU."""
         matrix = copy.copy(self)
-        matrix.counts = self.counts.cpu()
+        matrix._take(self.state.cpu())
         return matrix
 
     @property
@@ -85,6 +115,26 @@ class ConfusionMatrix:
         return float(self.iou.mean())
 
     @property
+    def boundary_intersection(self) -> Tensor:
+        """[C] pixels in the boundary regions of both label and prediction."""
+        return self._boundary[0, self._first :]
+
+    @property
+    def boundary_union(self) -> Tensor:
+        """[C] pixels in the boundary region of label or prediction."""
+        return self._boundary[1, self._first :]
+
+    @property
+    def boundary_iou(self) -> Tensor:
+        """[C] float64 Boundary IoU (:mod:`src.evaluation.boundary`); 0 for an empty union, as :attr:`iou`."""
+        return self.boundary_intersection.double() / self.boundary_union.clamp(min=1)
+
+    @property
+    def boundary_miou(self) -> float:
+        """Mean of :attr:`boundary_iou` over all C classes."""
+        return float(self.boundary_iou.mean())
+
+    @property
     def absent(self) -> list[int]:
         """Classes without a pixel in the masks: whatever is predicted, their IoU is 0."""
         return (self.scored.sum(1) == 0).nonzero().flatten().tolist()
@@ -110,21 +160,34 @@ class ConfusionMatrix:
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values: mIoU; IoU, intersection and union of each of the C classes ``names``; the counts.
 
-        And the classes that are absent from the masks, with the mIoU of the others.
+        And the classes that are absent from the masks, with the mIoU of the others. With ``boundary`` the same of
+        boundary regions.
         """
-        columns = (names, self.iou.tolist(), self.intersection.tolist(), self.union.tolist())
-        keys = ("name", "iou", "intersection", "union")
+        columns = [names, self.iou.tolist(), self.intersection.tolist(), self.union.tolist()]
+        keys = ["name", "iou", "intersection", "union"]
+        if self.boundary:
+            regions = (self.boundary_iou, self.boundary_intersection, self.boundary_union)
+            columns += [values.tolist() for values in regions]
+            keys += ["boundary_iou", "boundary_intersection", "boundary_union"]
         return {
             "miou": self.miou,
+            **({"boundary_miou": self.boundary_miou} if self.boundary else {}),
             "absent_classes": [names[label] for label in self.absent],
             "miou_present": self.miou_present,
             "classes": [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)],
             "confusion": self.scored.tolist(),
         }
 
+    def columns(self, names: Sequence[str]) -> tuple[list[str], list[tuple[object, ...]]]:
+        """Header and rows of the CSV: IoU, and with ``boundary`` Boundary IoU, of the C classes ``names``."""
+        scores = {"IoU": self.iou, **({"Boundary IoU": self.boundary_iou} if self.boundary else {})}
+        return ["Class Name", *scores], list(zip(names, *(values.tolist() for values in scores.values()), strict=True))
+
     def table(self, names: Sequence[str]) -> str:
-        """IoU per class and mIoU in percent for the screen, and what is to be said of absent classes."""
+        """IoU per class and mIoU in percent for the screen, with a note on absent classes."""
         lines = [score_table(names, self.iou.tolist(), f"{100 * self.miou:.2f}")]
+        if self.boundary:
+            lines.append(f"  mean Boundary IoU: {100 * self.boundary_miou:.2f}")
         if self.absent:
             lines.append(absence_note([names[label] for label in self.absent], f"{100 * self.miou_present:.2f}"))
         if len(names) == 2 and self.absent == [1]:  # such masks are often drawn in 0 and 255

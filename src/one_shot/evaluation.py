@@ -52,17 +52,22 @@ class MeanIoUOfRuns(Evaluator[list[Evaluation]]):
         runs: of one model; one at least.
         dataset: the queries of all runs, also of finished ones: which images form a batch must not depend on that.
         encoder: of images.
+        boundary: compute Boundary IoU too.
     """
 
-    def __init__(self, runs: Sequence[TunedRun], dataset: SegmentationDataset, encoder: Encoder) -> None:
+    def __init__(
+        self, runs: Sequence[TunedRun], dataset: SegmentationDataset, encoder: Encoder, boundary: bool = False
+    ) -> None:
         super().__init__(runs[0].segmenter.device, f"segmenting with {len(runs)} runs" if runs[1:] else "segmenting")
         self.runs = runs
         self.dataset = dataset
         self.encoder = encoder
+        self.boundary = boundary
         self.confusions = self._empty()
 
     def _empty(self) -> dict[str, ConfusionMatrix]:
-        return {run.counts: ConfusionMatrix.of(self.dataset.labelling, self.device) for run in self.runs}
+        labelling = self.dataset.labelling
+        return {run.counts: ConfusionMatrix.of(labelling, self.device, self.boundary) for run in self.runs}
 
     def process(self, batch: Batch) -> Arrays:
         counted = self._empty()
@@ -75,19 +80,19 @@ class MeanIoUOfRuns(Evaluator[list[Evaluation]]):
                 with run.segmenter.watch(files):
                     # no name holds the scores: they are freed before the next run's are computed
                     self._count(counted[run.counts], run, batch, next(every))
-        return {name: confusion.counts for name, confusion in counted.items()}
+        return {name: confusion.state for name, confusion in counted.items()}
 
     def _count(self, confusion: ConfusionMatrix, run: TunedRun, batch: Batch, scores: Tensor) -> None:
         for prediction in predictions_of(batch, scores, self.dataset):
             if prediction.index in run.queries:
-                confusion.update(prediction.labels, prediction.target)
+                confusion.update(prediction.labels, prediction.target, prediction.inside)
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
         return {name: counts + other[name] for name, counts in one.items()}
 
     def add(self, block: int, arrays: Arrays) -> None:
         for name, confusion in self.confusions.items():
-            confusion.counts += arrays[name].to(self.device)
+            confusion.state += arrays[name].to(self.device)
 
     def check(self) -> None:
         for run in self.runs:

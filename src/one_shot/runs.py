@@ -99,7 +99,8 @@ def complete_runs(
     if left:
         with EmbeddingCache.for_runs(config, segmenter, episodes) as cache:
             tuned = _tune(left, task, oneshot, episodes, segmenter, journal, cache)
-            evaluations = loop.run(MeanIoUOfRuns(tuned, queries, cache.get), queries, config.dataloader, journal)
+            evaluator = MeanIoUOfRuns(tuned, queries, cache.get, config.eval.boundary)
+            evaluations = loop.run(evaluator, queries, config.dataloader, journal)
         for run, made, evaluation in zip(left, tuned, evaluations, strict=True):
             supports = run.settings["supports"]
             record = run_record(run.number, evaluation, task.prompts.scored_names, made.losses, supports)

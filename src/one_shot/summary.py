@@ -64,16 +64,35 @@ class OneShotSummary:
         return [statistics.pstdev(values) for values in zip(*self.ious, strict=True)]
 
     @property
+    def boundary_mious(self) -> list[float]:
+        """Each run's mean Boundary IoU; empty without ``eval.boundary``."""
+        return [record["boundary_miou"] for record in self.runs if "boundary_miou" in record]
+
+    @property
+    def boundary_ious(self) -> list[list[float]]:
+        """[runs, C]; empty without ``eval.boundary``."""
+        return [[entry["boundary_iou"] for entry in record["classes"]] for record in self.runs if self.boundary_mious]
+
+    @property
     def classwise_header(self) -> list[str]:
-        return ["Classname", *(f"IOU Run_{run}" for run in range(len(self.runs)))]
+        runs = range(len(self.runs))
+        boundary = [f"Boundary IOU Run_{run}" for run in runs if self.boundary_mious]
+        return ["Classname", *(f"IOU Run_{run}" for run in runs), *boundary]
 
     def classwise_rows(self) -> list[tuple[object, ...]]:
-        """A row per class: its name and its IoU in every run."""
-        return list(zip(self.names, *self.ious, strict=True))
+        """A row per class: its name, its IoU in every run, and Boundary IoU where it was computed."""
+        return list(zip(self.names, *self.ious, *self.boundary_ious, strict=True))
+
+    @property
+    def summary_header(self) -> list[str]:
+        return ["Run", "mIoU", *(["Boundary mIoU"] if self.boundary_mious else [])]
 
     def summary_rows(self) -> list[tuple[object, ...]]:
-        """A row per run with its mIoU, then mean and standard deviation."""
-        return [*enumerate(self.mious), ("mean", self.mean), ("std", self.std)]
+        """A row per run with its mIoU (and mean Boundary IoU), then mean and standard deviation."""
+        columns = [values for values in (self.mious, self.boundary_mious) if values]
+        rows = [(run, *values) for run, values in enumerate(zip(*columns, strict=True))]
+        means, stds = (tuple(map(of, columns)) for of in (statistics.fmean, statistics.pstdev))
+        return [*rows, ("mean", *means), ("std", *stds)]
 
     @property
     def absent(self) -> list[str]:
@@ -90,13 +109,23 @@ class OneShotSummary:
 
         And the classes that are absent from a run's masks, with the mIoU of those present.
         """
+        boundary, classes = (
+            {},
+            [{"name": name, "iou": iou} for name, iou in zip(self.names, self.class_means, strict=True)],
+        )
+        if self.boundary_mious:
+            mious = self.boundary_mious
+            boundary = {"boundary_miou_mean": statistics.fmean(mious), "boundary_miou_std": statistics.pstdev(mious)}
+            for entry, values in zip(classes, zip(*self.boundary_ious, strict=True), strict=True):
+                entry["boundary_iou"] = statistics.fmean(values)
         return {
             "miou_mean": self.mean,
             "miou_std": self.std,
+            **boundary,
             "absent_classes": self.absent,
             "miou_present_mean": statistics.fmean(self.mious_present),
             "miou_present_std": statistics.pstdev(self.mious_present),
-            "classes": [{"name": name, "iou": iou} for name, iou in zip(self.names, self.class_means, strict=True)],
+            "classes": classes,
             "runs": list(self.runs),
         }
 

@@ -99,7 +99,7 @@ def difference_bars(
     axes.set(yticks=positions, yticklabels=[*map(_verbatim, names)], ylim=(len(names) - 0.4, -0.6))
     ends = np.empty((2, 0)) if interval is None else 100 * np.asarray(interval)
     if interval is not None:
-        axes.hlines(positions, *ends, color=LINE, linewidth=1.2)
+        axes.hlines(positions, ends[0], ends[1], color=LINE, linewidth=1.2)
         axes.plot(ends, np.stack([positions, positions]), "|", color=LINE, markersize=5)
     reach = 1.05 * max(1.0, float(np.nanmax(np.abs([*points, *ends.ravel()]), initial=0)))
     axes.set(xlim=(-reach, reach), xlabel="difference in percentage points of IoU")

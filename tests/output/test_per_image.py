@@ -114,10 +114,13 @@ def test_halves_of_a_batch_and_other_orders_give_the_same(make_config: Callable[
     whole = evaluate(segmenter, dataset, DataloaderConfig(batch_size=1), per_image=True).per_image
     evaluator = MeanIoU(segmenter, dataset, per_image=True)
     blocks = [
-        {IMAGES: torch.tensor([index]), AREAS: torch.tensor(np.stack([one, other])[None]), "counts": torch.zeros(4, 4)}
+        {
+            IMAGES: torch.tensor([index]),
+            AREAS: torch.tensor(np.stack([one, other])[None]),
+            "counts": torch.zeros(4, 4, dtype=torch.int64),
+        }
         for index, one, other in zip(whole.indices, whole.intersections, whole.unions, strict=True)
     ]
-    evaluator.confusion.counts = evaluator.confusion.counts.double()
     evaluator.add(1, blocks[2])
     evaluator.add(0, evaluator.merge(blocks[0], blocks[1]))
     again = evaluator._counts_of_images()
