@@ -6,10 +6,10 @@
     python compute_infoscore_blip.py --config configs/pascal_blip.yaml --compare
 
 The single-prompt set is used, as in the paper. val_list may be a list with or without masks, or a folder of images.
---compare, which needs masks, sets InfoScore against the mIoU of every single layer, of the top layers together, of all
-layers and of the last.
+--compare (needs masks) compares InfoScore with the mIoU of every single layer, of the top layers together, of all
+layers and of the last layer.
 
-Results: output.infoscore_csv (a row per layer), a JSON and a chart beside it, with --compare a scatter plot too.
+Results: output.infoscore_csv (one row per layer), a JSON and a chart next to it; with --compare also a scatter plot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from src.task import Task
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
     parser = cli.experiment_parser("compute_infoscore_blip.py", __doc__, multi_prompt=False)
-    top_help = "how many layers to choose (default: model.top_k)"
+    top_help = "number of layers to choose (default: model.top_k)"
     parser.add_argument("--top", type=cli.positive_int, metavar="K", help=top_help)
     parser.add_argument("--compare", action="store_true", help="also score choices of layers by mIoU; needs masks")
     cli.explorer_argument(parser, "the table and its charts as a page")
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     csv = task.outputs.infoscore_csv(task.config)
     check_writable(*task.outputs.files_of("infoscore", task.config))
 
-    # torch is imported here, so that errors in the command are reported at once
+    # torch is imported here, so that errors in the command are reported immediately
     with cli.quick_imports():
         from src.evaluation.provenance import provenance
         from src.explorer.infoscore import write_infoscore_page
@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
         from src.loading import load_segmenter, open_journal
         from src.output import charts
 
-    task = task.settled()
+    task = task.for_device()
     config, names, entries = task.config, task.prompts.scored_names, task.entries
-    cache = task.outputs.path(config.output.csv).parent  # where the other commands look for a ranking
+    cache = task.outputs.path(config.output.csv).parent  # the other commands look for a ranking here
     segmenter = load_segmenter(task, cache, every_layer=True)
     with open_journal("comparison of layers", task, csv, segmenter, top_k=config.model.top_k) as journal:
         comparison = compare(segmenter, entries, config, config.model.top_k, journal) if args.compare else None

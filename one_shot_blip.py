@@ -1,14 +1,15 @@
-"""Tune BLIP on one labelled image per class, then segment: several runs, mean and std of mIoU.
+"""One-shot tuning: tune BLIP on one labelled image per class, then segment; mean and std of mIoU over several runs.
 
     python one_shot_blip.py --config configs/pascal_blip_one_shot.yaml
     python one_shot_blip.py --config configs/coco_blip_one_shot.yaml --multi_prompt
     python one_shot_blip.py --config configs/pascal_blip_one_shot.yaml --set oneshot.shot=5 oneshot.total_runs=1
 
-Each run draws its supports from the whole list, tunes the word embeddings and the chosen layers' cross-attention on
-them, and scores the rest, on COCO the first 10,000 images of it (max_images). All runs are tuned first; then every
-image is read and encoded once, and segmented with each run's weights. Results: output.classwise_csv (IoU per class and
-run), output.summary_csv (mIoU per run, mean, std), a JSON beside it, and every run's tuned weights, which
-training_free_blip.py --tuned takes.
+Each run draws its supports (the labelled images) from the whole list, tunes the word embeddings and the cross-attention
+of the chosen layers on them, and scores the other images (on COCO the first 10,000 of them, max_images). All runs are
+tuned first; then every image is read and encoded once, and segmented with the weights of each run.
+
+Results: output.classwise_csv (IoU per class and run); output.summary_csv (mIoU per run, mean, std), with a JSON and a
+chart next to it; and the tuned weights of every run, for training_free_blip.py --tuned.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from src.task import Task
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
     limit_help = (
-        "score only the first N queries of every run, as max_images does; supports are still drawn from the whole "
-        "list, so all of its masks are read"
+        "score only the first N queries of every run, like max_images; supports are still drawn from the whole list, "
+        "so all of its masks are read"
     )
     args = cli.experiment_parser("one_shot_blip.py", __doc__, limit=limit_help).parse_args(arguments)
     task = Task.read(args, cli.load(args))
@@ -36,7 +37,7 @@ def main(arguments: list[str]) -> int:
     classwise_csv, summary_csv = task.outputs.path(output.classwise_csv), task.outputs.path(output.summary_csv)
     check_writable(*task.outputs.files_of("one-shot", task.config))
 
-    # torch is imported here, so that errors in the command are reported at once
+    # torch is imported here, so that errors in the command are reported immediately
     with cli.quick_imports():
         from src.evaluation.provenance import provenance
         from src.loading import load_segmenter, open_journal
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         from src.one_shot.supports import read_episodes
         from src.output import charts
 
-    task = task.settled()
+    task = task.for_device()
     config, names = task.config, task.prompts.scored_names
     episodes = read_episodes(config, task.prompts.class_names)
     segmenter = load_segmenter(task, cache=summary_csv.parent)

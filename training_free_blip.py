@@ -1,15 +1,15 @@
-"""Open-vocabulary segmentation from BLIP's cross-attention, without training: mIoU and IoU per class of an image list.
+"""Training-free open-vocabulary segmentation from BLIP's cross-attention: mIoU and IoU per class on an image list.
 
     python training_free_blip.py --config configs/pascal_blip.yaml
     python training_free_blip.py --config configs/pascal_blip.yaml --multi_prompt
     python training_free_blip.py --config configs/coco_blip.yaml --device cuda:1 --set dataloader.batch_size=8
     python training_free_blip.py --config configs/pascal_blip.yaml --limit 20 --output-dir /tmp/try
 
-Results: output.csv (class, IoU) and beside it a JSON with scores, settings, prompts and versions, and charts of the IoU
-per class and of the confusion matrix. Optional are label maps, overlays, pages that show what each layer sees, and a
-CSV of the IoU of every image.
+Results: output.csv (class, IoU); next to it a JSON with scores, settings, prompts and versions, and charts of the IoU
+per class and of the confusion matrix. Optional: label maps, overlays, pages that show the attention of each layer, and a
+CSV with the IoU of every image.
 
-`python -m src.photos` segments your own photos with your own words.
+To segment your own photos with your own words, use `python -m src.photos`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from src.task import Task
 def main(arguments: list[str]) -> int:
     """Run the experiment that ``arguments`` describe."""
     parser = cli.experiment_parser("training_free_blip.py", __doc__)
-    tuned_help = "use weights that one_shot_blip.py saved (.safetensors); result files then end in _tuned"
+    tuned_help = "use weights saved by one_shot_blip.py (.safetensors); names of result files then end in _tuned"
     parser.add_argument("--tuned", type=user_path, metavar="FILE", help=tuned_help)
     cli.per_image_argument(parser)
     cli.picture_arguments(parser)
-    cli.explorer_argument(parser, "a page for each of the N images of --save-overlays that shows what each layer sees")
+    cli.explorer_argument(parser, "a page with the attention of each layer for each of the N images of --save-overlays")
     cli.moved_argument(parser, "--images", "python -m src.photos PATH ... segments your own photos")
     args = parser.parse_args(arguments)
     if args.save_explorer and not args.save_overlays:
-        raise UserError("--save-explorer needs --save-overlays N: it writes a page for each of these N images")
+        raise UserError("--save-explorer needs --save-overlays N: it writes one page for each of these N images")
     task = Task.read(args, cli.load(args))
     csv = task.outputs.path(task.config.output.csv)
     per_image = [task.outputs.per_image_csv(task.config)] if args.per_image else []
     check_writable(*task.outputs.files_of("training-free", task.config), *per_image)
 
-    # torch is imported here, so that errors in the command are reported at once
+    # torch is imported here, so that errors in the command are reported immediately
     with cli.quick_imports():
         from src.data.dataset import SegmentationDataset
         from src.evaluation.evaluate import evaluate
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         from src.output.evaluation_pictures import EvaluationPictures
         from src.output.per_image import write_per_image
 
-    task = task.settled()
+    task = task.for_device()
     config, names = task.config, task.prompts.scored_names
     segmenter = load_segmenter(task, cache=csv.parent, tuned=args.tuned)
     dataset = SegmentationDataset.from_config(task.entries, config)

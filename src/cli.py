@@ -1,4 +1,4 @@
-"""What all commands share: options, start, exit codes and the last line of a command that ends early."""
+"""Shared by all commands: options, start, exit codes, and the last line of a command that ends early."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .runtime import check_device_name, check_job, end_early, world_size
 from .screen import note, say, steady_console
 
 SKIPPED = 3
-"""Exit code of a command that finished but skipped images that it could not read."""
+"""Exit code of a command that finished but skipped unreadable images."""
 
 
 def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run ``main(arguments)`` and return its exit code.
 
-    0 (or what ``main`` returns), 2 with one line on stderr for a :class:`UserError` (with a traceback if ``--debug`` is
-    among the arguments), 130 for Ctrl-C, 143 for SIGTERM. The line says how to resume where something is kept. Of the
-    processes of a job the first that ends early prints it. Any other exception is a bug and keeps its traceback.
+    The exit code is 0 or the value of ``main``; 2 for a :class:`UserError`, with one line on stderr (and a traceback
+    with ``--debug``); 130 for Ctrl-C; 143 for SIGTERM. The line also tells how to resume. In a job of several
+    processes, only the first that ends early prints it. Any other exception is a bug and keeps its traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with steady_console(), _ending_on_sigterm():
@@ -51,7 +51,7 @@ def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = N
             _end_early("terminated", error)
             return 143
         except RuntimeError as error:
-            # a scheduler signals every process; one that reads images may end before this one has received the signal
+            # a scheduler signals all processes; a worker that reads images may end before this process gets the signal
             if "DataLoader worker" not in str(error) or "Terminated" not in str(error):
                 raise
             _end_early("terminated", error)
@@ -62,9 +62,9 @@ def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = N
 def quick_imports() -> Iterator[None]:
     """Import modules without garbage collection, and exclude their objects from later collections.
 
-    PyTorch and transformers make some 350,000 permanent objects; traversing them repeatedly took a quarter of the
-    time of importing. Objects are frozen once: where a command runs others, what a finished experiment leaves behind
-    must still be collected.
+    PyTorch and transformers create some 350,000 permanent objects; traversing them repeatedly took a quarter of the
+    import time. Objects are frozen only once: if a command runs several experiments, the memory of a finished one must
+    still be collected.
     """
     before = gc.isenabled()
     gc.disable()
@@ -78,26 +78,26 @@ def quick_imports() -> Iterator[None]:
 
 
 def _end_early(text: str, error: BaseException, wait: bool = False) -> None:
-    """Print ``text`` and the notes of ``error`` (how much is kept, say), unless another process of the job did."""
+    """Print ``text`` and the notes of ``error``, unless another process of the job has printed its own."""
     if world_size() > 1 and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):  # torchrun ends the others as soon as one has ended
+        for number in (signal.SIGTERM, signal.SIGINT):  # torchrun ends all processes as soon as one has ended
             signal.signal(number, signal.SIG_DFL)
     end_early("; ".join([text, *getattr(error, "__notes__", ())]), wait)
 
 
 def end(skipped: Sequence[Mapping[str, str]]) -> int:
-    """Print the images that were skipped, if any, and return the exit code."""
+    """Print the skipped images, if any, and return the exit code."""
     for entry in skipped:
-        note(f"left out: {entry['reason']}")
+        note(f"skipped: {entry['reason']}")
     if not skipped:
         return 0
-    note(f"the results lack {len(skipped)} images that cannot be read; fix them and rerun")
+    note(f"the results do not include {len(skipped)} unreadable images; fix them and rerun")
     return SKIPPED
 
 
 @contextmanager
 def _ending_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated`, so that everything is closed properly; a second one ends at once."""
+    """Let SIGTERM raise :class:`Terminated`, so that everything is closed; a second SIGTERM ends immediately."""
 
     def terminate(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -119,7 +119,7 @@ LIMIT = "use only the first N images of the list"
 def experiment_parser(
     script: str, manual: str | None, multi_prompt: bool = True, limit: str = LIMIT
 ) -> argparse.ArgumentParser:
-    """A parser for an entry script with the options that all of them share; its docstring is the manual."""
+    """A parser with the options that all entry scripts share; ``manual`` is the docstring of the script."""
     parser = argparse.ArgumentParser(
         prog=script, description=manual, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -135,8 +135,7 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
         parser.add_argument(
             "--multi_prompt",
             action="store_true",
-            help="use the related words of every class as prompts too, not only its name; "
-            "result files then end in _multi",
+            help="use the related words of every class as additional prompts; names of result files then end in _multi",
         )
     parser.add_argument(
         "--output-dir",
@@ -152,13 +151,13 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
     parser.add_argument(
         "--skip-unreadable",
         action="store_true",
-        help="skip images that cannot be read, list them at the end and in the JSON, and end with exit code 3; "
-        "without it the first of them ends the command, which resumes there once the file is fixed",
+        help="skip unreadable images, list them at the end and in the JSON, and exit with code 3; without it, the "
+        "first unreadable image ends the command (fix the file and rerun: it resumes)",
     )
 
 
 def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None:
-    """Add the options of every command with a configuration to ``parser``; ``limit`` is the help text of --limit."""
+    """Add the options of commands with a configuration to ``parser``; ``limit`` is the help text of --limit."""
     parser.add_argument(
         "--config",
         type=user_path,
@@ -170,14 +169,14 @@ def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None
 
 
 def settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that computes to ``parser``."""
+    """Add ``--set``, ``--device`` and ``--debug`` to ``parser``."""
     parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
         action="extend",
-        help="replace single keys of the configuration, for example --set crf.iters=0 model.layers='[0, 3]'",
+        help="override keys of the configuration, for example --set crf.iters=0 model.layers='[0, 3]'",
     )
     parser.add_argument(
         "--device",
@@ -190,7 +189,7 @@ def settings_arguments(parser: argparse.ArgumentParser) -> None:
 
 def picture_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options for an evaluation's pictures to ``parser``."""
-    group = parser.add_argument_group("pictures of the evaluation", "written beside output.csv")
+    group = parser.add_argument_group("pictures of the evaluation", "written next to output.csv")
     group.add_argument(
         "--save-predictions",
         action="store_true",
@@ -220,12 +219,12 @@ def figures_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def explorer_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add ``--save-explorer`` to ``parser``; ``what`` says what is written."""
+    """Add ``--save-explorer`` to ``parser``; ``what`` describes the files."""
     parser.add_argument("--save-explorer", action="store_true", help=f"write {what}; opens in any browser, offline")
 
 
 def moved_argument(parser: argparse.ArgumentParser, option: str, remedy: str) -> None:
-    """Let ``parser`` refuse ``option``, which another command has now, with what to do instead."""
+    """Let ``parser`` refuse ``option``, which has moved to another command, with a ``remedy``."""
 
     class Moved(argparse.Action):
         def __call__(self, *_: object) -> None:
@@ -235,7 +234,7 @@ def moved_argument(parser: argparse.ArgumentParser, option: str, remedy: str) ->
 
 
 def positive_int(text: str) -> int:
-    """A command line value that must be a whole number of 1 or more."""
+    """Parse a whole number of 1 or more from the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
@@ -243,7 +242,7 @@ def positive_int(text: str) -> int:
 
 
 def load(args: argparse.Namespace) -> Config:
-    """The configuration of the common arguments, overrides applied; prints the overrides.
+    """Load the configuration of the common arguments with its overrides, and print the overrides.
 
     Raises:
         UserError: see :func:`src.config.reader.load_config`.
@@ -255,7 +254,7 @@ def load(args: argparse.Namespace) -> Config:
 
 
 def configuration(args: argparse.Namespace) -> Config:
-    """As :func:`load`, without printing."""
+    """Like :func:`load`, without printing."""
     config = load_config(args.config, args.set)
     if args.limit is not None:
         limits = [n for n in (args.limit, config.max_images) if n is not None]

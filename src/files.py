@@ -1,4 +1,4 @@
-"""The file system: where this checkout is, free space, reading regular files, files that appear whole or not at all."""
+"""The file system: paths of the checkout, free space, reading of regular files, atomic writing."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from pathlib import Path
 from .errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-"""The checkout; of the installed package, the folder that holds it."""
+"""The checkout; for the installed package, its parent folder."""
 
 _CHECKOUT = (REPOSITORY / "training_free_blip.py").is_file()
 
 ROOT = REPOSITORY if _CHECKOUT else Path.cwd()
-"""What relative paths of configurations start from: the checkout, or the current folder for the installed package."""
+"""Base of relative paths in configurations: the checkout; for the installed package, the current folder."""
 
 CLASS_FILES = REPOSITORY / "configs" / "classes" if _CHECKOUT else Path(__file__).parent / "classes"
 """The folder of the shipped class files."""
 
 GB = 10**9
-MAX_PREFIX = 40  # characters of a temporary file's name, which must fit beside a name of full length
+MAX_PREFIX = 40  # characters of a temporary file's name, so that it fits if the final name has full length
 TRIAL_BYTES = 1 << 18
-"""What :func:`check_writable` writes: about a result with its charts."""
+"""Bytes that :func:`check_writable` writes: about the size of a result with its charts."""
 
 
 def give_user_a_name() -> None:
-    """Set what PyTorch and the hub client need of a user without a passwd entry or a home folder, as in containers.
+    """Set a user name and cache folders if the user has no passwd entry or no home folder, as in containers.
 
-    They ask for a user name when they are imported, and would keep their caches in a folder called ``~``.
+    PyTorch and the hub client need a user name at import, and would create a cache folder called ``~``.
     """
     if sys.platform == "win32":
         return
@@ -51,44 +51,40 @@ def give_user_a_name() -> None:
     with suppress(OSError):
         os.mkdir(caches, 0o700)
     if os.path.islink(caches) or not os.path.isdir(caches) or os.stat(caches).st_uid != os.getuid():
-        caches = tempfile.mkdtemp()  # somebody else has made the folder
+        caches = tempfile.mkdtemp()  # the folder belongs to another user
     for name, folder in (("XDG_CACHE_HOME", ""), ("XDG_CONFIG_HOME", "config"), ("TRITON_HOME", "")):
         os.environ.setdefault(name, os.path.join(caches, folder))
 
 
 def resolve(path: str) -> Path:
-    """An absolute path unchanged, any other relative to :data:`ROOT`; ``~`` is the home folder."""
+    """Make ``path`` absolute, relative to :data:`ROOT`; ``~`` is the home folder."""
     return ROOT / user_path(path)
 
 
 def user_path(text: str) -> Path:
-    """A path as a person types it, with ``~`` for the home folder; the type of every path on a command line.
-
-    The shell expands ``--output-dir ~/x``, but not ``--output-dir=~/x``.
+    """A path from the command line, with ``~`` expanded: shells do not expand it in ``--output-dir=~/x``.
 
     Raises:
-        UserError: ``~`` where the user has no home folder.
+        UserError: the user has no home folder.
     """
     try:
         return Path(text).expanduser()
     except RuntimeError:
         if Path(text).parts[0] == "~":
-            raise UserError(f"{text}: this user has no home folder; give the whole path") from None
-        return Path(text)  # ~name without such a user: a file may have this name
+            raise UserError(f"{text}: this user has no home folder; give an absolute path") from None
+        return Path(text)  # ~name, but no such user: it may be a file name
 
 
 def what_it_is(path: Path) -> str | None:
-    """What exists at ``path`` if it is no regular file (``a folder``, ``a device``, ...); links are followed.
-
-    None for a regular file.
+    """The kind of file at ``path`` (``a folder``, ``a device``, ...), None for a regular file; links are followed.
 
     Raises:
-        OSError: nothing exists at ``path``, or it cannot be looked up.
+        OSError: ``path`` does not exist or cannot be accessed.
     """
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a NUL character, or half of a surrogate pair
-        raise OSError(errno.EINVAL, "its name has a character that no file name can have") from error
+        raise OSError(errno.EINVAL, "its name has a character that is not allowed in file names") from error
     if stat.S_ISREG(mode):
         return None
     kinds = (
@@ -100,10 +96,10 @@ def what_it_is(path: Path) -> str | None:
 
 
 def require_regular(path: Path, limit: int) -> None:
-    """Check that ``path`` is a regular file of at most ``limit`` bytes: a device or a pipe may never end.
+    """Check that ``path`` is a regular file of at most ``limit`` bytes: reading a device or a pipe may never end.
 
     Raises:
-        OSError: it is missing, something else, or larger.
+        OSError: the file is missing, not a regular file, or larger.
     """
     if kind := what_it_is(path):
         raise OSError(errno.EINVAL, f"it is {kind}; expected a regular file")
@@ -112,14 +108,14 @@ def require_regular(path: Path, limit: int) -> None:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """The contents of a regular file of at most ``limit`` bytes.
+    """Read a regular file of at most ``limit`` bytes.
 
     Raises:
         OSError: see :func:`require_regular`; or the file cannot be read.
     """
     require_regular(path, limit)
     with path.open("rb") as file:
-        content = file.read(limit + 1)  # files in /proc have no size, and a log may grow
+        content = file.read(limit + 1)  # the size may be wrong: files in /proc have none, and a log may grow
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it has more than {size(limit)}")
     return content
@@ -127,13 +123,13 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it replaces ``path`` when the block ends without an error.
+    """Yield a temporary path next to ``path``, which replaces ``path`` when the block ends without an error.
 
-    The temporary file has the suffix of ``path``, because image writers choose their format by it. Missing parent
-    folders are made.
+    The temporary file has the suffix of ``path``, because image writers choose the format by it. Missing parent folders
+    are created.
 
     Raises:
-        UserError: the folder cannot be made or written to, the disk is full, or ``path`` exists and is no regular file.
+        UserError: the folder cannot be created or written to, the disk is full, or ``path`` is not a regular file.
     """
     with _beside(path) as temporary:
         yield temporary
@@ -144,12 +140,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def create_bytes(path: Path, content: bytes) -> bool:
-    """Write ``content`` to ``path`` in one step unless ``path`` exists; of several processes only the first writes.
+    """Write ``content`` to ``path`` atomically unless ``path`` exists; if several processes try, only one writes.
 
-    (Without hard links another process may come between the check and the writing.)
+    (On a file system without hard links, another process may write between the check and the rename.)
 
     Returns:
-        Whether it was written.
+        Whether the file was written.
 
     Raises:
         UserError: see :func:`replacing`.
@@ -177,7 +173,7 @@ def _move_to_free(temporary: Path, path: Path) -> bool:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yield a new temporary file beside ``path``; if it still exists at the end, it is removed."""
+    """Yield a new temporary file next to ``path``; if it still exists at the end, it is removed."""
     refuse_special(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,31 +193,31 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def refuse_special(path: Path) -> None:
-    """Refuse to write to ``path`` if it exists and is no regular file: a result would take the place of a device.
+    """Check that ``path`` is not a folder, device, named pipe or socket: a result would replace it.
 
     Raises:
-        UserError: it is a folder, a device, a named pipe or a socket, or a link to one.
+        UserError: it is one of them, or a link to one.
     """
-    with suppress(OSError):  # nothing exists there, or writing will say why it fails
+    with suppress(OSError):  # it does not exist, or writing will report the error
         if kind := what_it_is(path):
             raise UserError(f"cannot write {path}: it is {kind}; choose another name")
 
 
 def _readable(temporary: Path) -> Path:
-    """Give a file of mkstemp, which is private, the permissions of any other new file, where the file system can."""
-    with suppress(OSError):  # CIFS, NTFS and object stores refuse it; the file is written all the same
+    """Give a file from mkstemp, which is private, the usual permissions of a new file."""
+    with suppress(OSError):  # CIFS, NTFS and object stores do not support it
         temporary.chmod(0o666 & ~_umask())
     return temporary
 
 
 def check_writable(*paths: Path) -> None:
-    """Check before a long computation that its results can be written: does what the writers do, and leaves no trace.
+    """Check before a long computation that its results can be written.
 
-    A file of :data:`TRIAL_BYTES` is written beside each of ``paths`` and renamed, which finds read-only and full disks
-    and exhausted quotas.
+    Writes :data:`TRIAL_BYTES` to a temporary file next to each of ``paths`` and renames it, which detects read-only and
+    full disks and exhausted quotas.
 
     Raises:
-        UserError: one of them cannot be written, or two are the same file.
+        UserError: one of ``paths`` cannot be written, or two are equal.
     """
     for number, path in enumerate(paths):
         if path in paths[:number]:
@@ -239,14 +235,14 @@ def _try_to_write(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.lstat()  # fails for a name that is too long
     if not path.parent.exists() and existing.is_dir():
-        # a folder of its own, because another process may be about to make the missing ones
+        # in a new folder, because another process may be creating the missing ones
         with tempfile.TemporaryDirectory(prefix=".trial.", dir=existing) as trial:
             _write_and_rename(Path(trial))
         return
     _write_and_rename(existing)
     status = path.lstat() if os.path.lexists(path) else None
     sticky = hasattr(os, "geteuid") and existing.stat().st_mode & stat.S_ISVTX
-    # in a folder such as /tmp only the owner may rename a file
+    # in a folder with the sticky bit, such as /tmp, only the owner may rename a file
     if status and sticky and os.geteuid() not in (0, existing.stat().st_uid, status.st_uid):
         raise PermissionError(errno.EPERM, "the existing file belongs to another user")
 
@@ -259,7 +255,7 @@ def _write_and_rename(folder: Path) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(bytes(TRIAL_BYTES))
             file.flush()
-            os.fsync(file.fileno())  # a network's file system may report a full disk only now
+            os.fsync(file.fileno())  # a network file system may report a full disk only here
         if _move_to_free(trial, moved):
             moved.unlink()
     finally:
@@ -267,7 +263,7 @@ def _write_and_rename(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` in one step.
+    """Write ``content`` to ``path`` atomically.
 
     Raises:
         UserError: see :func:`replacing`.
@@ -280,12 +276,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` in one step; raises as :func:`write_bytes`."""
+    """Write ``text`` as UTF-8 to ``path`` atomically; raises as :func:`write_bytes`."""
     write_bytes(path, utf8(text))
 
 
 def utf8(text: str) -> bytes:
-    """``text`` in UTF-8; bytes of a file name that are no text (PEP 383) become escapes, as in JSON: ``\\udcff``."""
+    """``text`` in UTF-8; undecodable bytes of file names (PEP 383) are escaped as in JSON: ``\\udcff``."""
     return text.encode(errors="backslashreplace")
 
 
@@ -301,7 +297,7 @@ def _umask() -> int:
 
 def free_space(folder: Path) -> int:
     """Free bytes on the disk of ``folder``, which need not exist yet."""
-    folder = Path(os.path.realpath(folder))  # unlike Path.resolve, it takes links in a circle
+    folder = Path(os.path.realpath(folder))  # unlike Path.resolve, it accepts circular links
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if os.path.exists(place))).free
 
 
@@ -309,7 +305,7 @@ def require_space(folder: Path, needed: int, purpose: str, remedy: str) -> None:
     """Check that the disk of ``folder`` (which need not exist yet) has ``needed`` bytes free.
 
     Raises:
-        UserError: it has not; the message gives ``purpose``, both numbers and ``remedy``.
+        UserError: fewer bytes are free; the message has ``purpose``, both numbers and ``remedy``.
     """
     if needed <= 0:
         return
@@ -319,7 +315,7 @@ def require_space(folder: Path, needed: int, purpose: str, remedy: str) -> None:
 
 
 def size(count: int) -> str:
-    """A number of bytes for people: ``1.5 GB``, ``30.0 MB``, ``64.0 kB``."""
+    """A number of bytes as text: ``1.5 GB``, ``30.0 MB``, ``64.0 kB``."""
     for unit, name in ((GB, "GB"), (10**6, "MB")):
         if count >= unit / 10:
             return f"{count / unit:.1f} {name}"

@@ -1,4 +1,4 @@
-"""From a task to a segmenter (device, model, layers) and to the journal of a run with it."""
+"""Make the segmenter of a task (device, model, layers), and the journal of a run with it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from .task import Task
 
 
 def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Path | None = None) -> Segmenter:
-    """Load the model of ``task`` and bind it to its prompts and layers; says what was loaded.
+    """Load the model of ``task``, bind it to its prompts and layers, and print what was loaded.
 
     Args:
-        task: what is to be done.
-        cache: the folder where a ranking of layers is kept (``model.layers: auto``).
-        every_layer: take all layers that see the image, whatever the configuration chooses.
-        tuned: weights that one-shot tuning saved, to compute with.
+        task: the command.
+        cache: folder of cached layer rankings (``model.layers: auto``).
+        every_layer: use all layers with cross-attention instead of the configured ones.
+        tuned: file of tuned weights to use.
 
     Raises:
-        UserError: no such device, a model that cannot be loaded or does not fit the configuration or the weights.
+        UserError: the device does not exist; the model cannot be loaded; or configuration, model and weights do not fit
+            together.
     """
     device = choose_device(task.device)
     share_cores()
@@ -46,16 +47,16 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
 
 
 def open_journal(experiment: str, task: Task, results: Path, segmenter: Segmenter, **more: Any) -> Journal:
-    """The journal of a run that is to write ``results``.
+    """The journal of a run that will write ``results``.
 
     Args:
         experiment: see :data:`src.evaluation.identity.CODE`.
-        task: what is done.
+        task: the command.
         results: the run's first result file.
-        segmenter: what it is done with.
-        more: what else the results depend on.
+        segmenter: the segmenter of the run.
+        more: everything else that the results depend on.
     """
-    for left in results.parent.glob(".class_maps.*"):  # scratch of earlier versions, which a kill left behind
+    for left in results.parent.glob(".class_maps.*"):  # temporary files of earlier versions
         with contextlib.suppress(OSError):
             left.unlink()
     settings = settings_of(experiment, task.config, segmenter, task.entries, **more)

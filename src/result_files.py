@@ -1,6 +1,6 @@
 """Names and writing of result files.
 
-Files appear whole or not at all. An existing, different result is renamed with its date.
+Files are written atomically. An existing, different result is renamed with its date.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _KEPT = re.compile(r"(.+)\.\d{8}-\d{6}(-\d+)?")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Decides the paths of result files.
+    """Paths of result files.
 
     Args:
-        directory: ``--output-dir``; None uses the paths of the configuration.
-        multi_prompt: file names get ``_multi`` before their suffix, so that single- and multi-prompt results differ.
-        tuned: they get ``_tuned`` (after ``_multi``), so that results of tuned weights differ from the model's own.
+        directory: ``--output-dir``; None: the paths of the configuration.
+        multi_prompt: add ``_multi`` to file names, so that multi-prompt results do not replace single-prompt results.
+        tuned: add ``_tuned`` to file names (after ``_multi``), so that results of tuned weights do not replace others.
     """
 
     directory: Path | None
@@ -43,7 +43,7 @@ class Outputs:
     tuned: bool = False
 
     def path(self, configured: str) -> Path:
-        """The path of the result file that is ``configured`` in the configuration."""
+        """The path of a result file; ``configured`` is its path in the configuration."""
         path = resolve(configured)
         if self.directory is not None:
             path = self.directory / path.name
@@ -51,7 +51,7 @@ class Outputs:
         return path.with_name(stem + path.suffix)
 
     def infoscore_csv(self, config: Config) -> Path:
-        """The path of InfoScore's CSV: ``output.infoscore_csv``, by default beside ``output.csv``."""
+        """The path of InfoScore's CSV: ``output.infoscore_csv``, by default next to ``output.csv``."""
         csv = Path(config.output.csv)
         return self.path(config.output.infoscore_csv or str(csv.with_name(f"{csv.stem}_infoscore{csv.suffix}")))
 
@@ -61,11 +61,11 @@ class Outputs:
         return csv.with_name(f"{csv.stem}_per_image.csv")
 
     def files_of(self, experiment: str, config: Config) -> list[Path]:
-        """The files that an experiment always writes; check before computing that they can be written.
+        """The files that an experiment always writes, for :func:`src.files.check_writable`.
 
         Args:
             experiment: ``training-free``, ``one-shot`` or ``infoscore``.
-            config: names the tables.
+            config: its section ``output`` names the tables.
         """
         if experiment == "training-free":
             csv = self.path(config.output.csv)
@@ -78,12 +78,12 @@ class Outputs:
         return [self.path(config.output.classwise_csv), summary, summary.with_suffix(".json"), chart]
 
     def check_names(self, config: Config) -> None:
-        """Check that no result of one experiment displaces a result of another.
+        """Check that no experiment writes to the files of another.
 
-        The JSON and the charts of a CSV have its name with another suffix, so two suffixes are not enough.
+        Names must differ in more than the suffix: the JSON and the charts of a CSV have its name with another suffix.
 
         Raises:
-            UserError: two keys of section ``output`` name the same files.
+            UserError: two keys of section ``output`` have the same name.
         """
         named = {"output.csv": self.path(config.output.csv), "output.infoscore_csv": self.infoscore_csv(config)}
         if config.oneshot is not None:
@@ -94,14 +94,14 @@ class Outputs:
             other = first.setdefault(path.with_suffix(""), key)
             if other != key:
                 where = "" if self.directory is None else f" in {self.directory}"
-                raise config.refusal(key, path.name, f"another name than {other} has{where}, its suffix aside")
+                raise config.refusal(key, path.name, f"a name that differs from {other}{where} in more than its suffix")
 
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """Write a result; an existing, different one is renamed with its date first, and a line says so.
+    """Write a result; an existing, different result is first renamed with its date, and a line is printed.
 
-    Where several processes write the same result at once, none is lost: each is at ``path`` or under a name with its
-    date.
+    If several commands write the same result at the same time, none is lost: each is at ``path`` or under a name with
+    its date.
 
     Raises:
         UserError: see :func:`src.files.replacing`.
@@ -111,7 +111,7 @@ def write_result(path: Path, content: str | bytes) -> None:
 
 
 def _write(path: Path, data: bytes, same: Callable[[bytes], bool]) -> None:
-    """Write ``data`` to ``path``; an existing file is kept unless it is the ``same``. Only the first process writes."""
+    """Write ``data`` to ``path``; an existing file is renamed unless it is the ``same``. Only process 0 writes."""
     if rank() > 0:
         return
     while not create_bytes(path, data):
@@ -119,7 +119,7 @@ def _write(path: Path, data: bytes, same: Callable[[bytes], bool]) -> None:
 
 
 def _set_aside(path: Path, same: Callable[[bytes], bool]) -> None:
-    """Rename the file at ``path`` with its date, to a name that is free; remove it if it is the ``same``."""
+    """Rename the file at ``path`` with its date to an unused name; remove it if it is the ``same``."""
     try:
         date = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.lstat().st_mtime))
         kept = _take_name(path, date)
@@ -131,15 +131,16 @@ def _set_aside(path: Path, same: Callable[[bytes], bool]) -> None:
         if same(kept.read_bytes()):
             kept.unlink()
         else:
-            say(f"kept the earlier {path.name} as {kept.name}")
+            say(f"renamed the earlier {path.name} to {kept.name}")
     except FileNotFoundError:
-        return  # another process has moved it
+        return  # another process has renamed it
     except OSError as error:
-        raise UserError(f"cannot keep the earlier {path}: {error.strerror or error}; choose another folder") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot rename the earlier {path}: {reason}; choose another folder") from error
 
 
 def _take_name(path: Path, date: str) -> Path:
-    """Make an empty file beside ``path`` with the date in its name, and a number where that name is taken."""
+    """Create an empty file next to ``path`` with the date in its name, and a number if that name is taken."""
     kept, number = path.with_name(f"{path.stem}.{date}{path.suffix}"), 1
     while True:
         try:
@@ -157,7 +158,7 @@ def earlier_result_of(path: Path) -> Path | None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A CSV table as text; floats are written in full."""
+    """A CSV table as text, floats at full precision."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -166,10 +167,9 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a result as JSON; an existing one that differs in more than :data:`VOLATILE` is renamed with its
-    date first.
+    """Write a result as JSON; an existing one that differs in more than :data:`VOLATILE` is first renamed.
 
-    NaN and infinity (the correlation of a constant, say) become null, because JSON has neither.
+    NaN and infinity (such as the correlation of a constant) become null, because JSON has neither.
     """
     text = json.dumps(plain_values(values), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     written = lasting(json.loads(text))
@@ -184,7 +184,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def plain_values(values: Any) -> Any:
-    """``values`` as :func:`write_json` writes them and JSON gives them back."""
+    """``values`` as they are after writing and reading them with JSON."""
     if isinstance(values, dict):
         return {key: plain_values(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

@@ -1,6 +1,7 @@
-"""Where a command computes: which process of how many, on which device, with how much memory.
+"""The process (rank and number of processes), its device, and its working memory.
 
-Importing this module does not import torch, which takes seconds: ``--help`` and errors in a configuration come at once.
+This module imports torch only when needed, because that takes seconds: ``--help`` and errors in a configuration come
+immediately.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 MAX_WORKING_BYTES = 6 << 30
-"""Bytes beyond which a step on CUDA gains nothing by doing more at once."""
+"""Working memory of a step on CUDA; more is not faster."""
 
-MAX_HALVINGS = 10  # after them a step of BLIP-large takes one prompt at a time
+MAX_HALVINGS = 10  # after 10 halvings, a step of BLIP-large processes one prompt at a time
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 JOB = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables that every process of a job has; a process that lacks one of them computes alone."""
+"""Environment variables of the processes of a job; a process without one of them computes alone."""
 
 LONGEST_WAIT = datetime.timedelta(days=7)
-"""How long a finished process waits for the others."""
+"""Time for which a finished process waits for the others."""
 
 SAY_AFTER = 10.0
-"""Seconds of waiting after which a process prints for whom it waits."""
+"""Seconds after which a waiting process prints which processes it waits for."""
 
 
 def rank() -> int:
@@ -63,10 +64,10 @@ def _of_job(name: str, alone: int) -> int:
 
 
 def check_job() -> None:
-    """Check the environment variables that say which process of a job this is; prints a note if some are missing.
+    """Check the environment variables of a job (:data:`JOB`); prints a note if some are missing.
 
     Raises:
-        UserError: a variable is no number, or the numbers contradict each other.
+        UserError: a variable is not a number, or a rank is too large.
     """
     given = [name for name in JOB[:2] if os.environ.get(name)]
     missing = [name for name in JOB if not os.environ.get(name)]
@@ -90,10 +91,10 @@ def check_job() -> None:
 
 
 class Patience:
-    """Prints once for whom this process waits, when it has waited for :data:`SAY_AFTER` seconds.
+    """Prints once, after :data:`SAY_AFTER` seconds, which processes this process waits for.
 
     Args:
-        whom: names the others, such as ``process 1``; empty if nobody is missing any more.
+        whom: returns the names of the missing processes, such as ``process 1``; empty if none is missing.
     """
 
     def __init__(self, whom: Callable[[], str]) -> None:
@@ -101,7 +102,7 @@ class Patience:
         self._end: float | None = time.monotonic() + SAY_AFTER
 
     def check(self) -> None:
-        """Print if it is time; call this every now and then."""
+        """Print if the time has come; call this repeatedly."""
         if self._end is not None and time.monotonic() >= self._end:
             self._end = None
             if whom := self._whom():
@@ -114,10 +115,11 @@ _store: Store | None = None
 def job_store(wait: bool = True) -> Store | None:
     """The key-value store that the processes of a job share, at MASTER_ADDR:MASTER_PORT.
 
-    torchrun hosts it, or else process 0. Signals are obeyed while this waits.
+    It is hosted by torchrun or, without torchrun, by process 0. Waiting reacts to signals.
 
     Args:
-        wait: wait until the store answers; if not, None where it does not answer at once or would have to be hosted.
+        wait: wait until the store answers; if false, return None if it does not answer immediately or this process
+            would have to host it.
 
     Raises:
         UserError: this process must host the store and cannot.
@@ -147,7 +149,7 @@ def job_store(wait: bool = True) -> Store | None:
             return None
         reason = " ".join(str(error).split())
         raise UserError(f"process {rank()} cannot use MASTER_ADDR:MASTER_PORT {host}:{port} ({reason})") from error
-    # torchrun may keep the store when it restarts processes: those of the last attempt must not be found there
+    # torchrun may keep the store when it restarts processes: keys of the last attempt must not be found
     _store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     return _store
 
@@ -164,16 +166,16 @@ ENDED_EARLY = "ended early"
 """Key of the job's store that counts the processes that have ended early."""
 
 END_WAIT = 60.0
-"""Seconds for which a process that ends before the job has met stays reachable, so that the others end too."""
+"""Seconds for which a process that ends before the first meeting stays reachable, so that the others end too."""
 
 
 def end_early(text: str, wait: bool = False) -> None:
-    """Print ``text``, unless another process of the job has ended early before, and let the others know.
+    """Print ``text``, unless another process of the job has ended early before, and notify the others.
 
     Args:
         text: why the job ends.
-        wait: processes that have not met yet cannot notice that this one is gone; wait until process 0 has opened the
-            store or, in process 0, until the others have looked into it, :data:`END_WAIT` seconds at most.
+        wait: before their first meeting, processes cannot notice that this one has ended: wait until process 0 has
+            opened the store or, in process 0, until the others have read it, at most :data:`END_WAIT` seconds.
     """
     if world_size() == 1:
         print(text, file=sys.stderr, flush=True)
@@ -183,7 +185,7 @@ def end_early(text: str, wait: bool = False) -> None:
         store = job_store(wait=False)
         if store is None or store.add(ENDED_EARLY, 1) == 1:
             print(text, file=sys.stderr, flush=True)
-    except RuntimeError:  # whoever hosted the store has ended
+    except RuntimeError:  # the process that hosted the store has ended
         print(text, file=sys.stderr, flush=True)
         return
     if wait and not met:
@@ -192,7 +194,7 @@ def end_early(text: str, wait: bool = False) -> None:
 
 
 def _stay_reachable(store: Store | None, end: float) -> None:
-    """Count this process as ended early if that is not done, and keep the store open for the others until ``end``."""
+    """Count this process as ended early, if not yet done, and keep the store open for the others until ``end``."""
     if store is None:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         while not _hosts_store() and not _answers(host, port):
@@ -212,12 +214,12 @@ def _hosts_store() -> bool:
 
 
 def cores() -> int:
-    """CPU cores of this machine that all processes of a job on it share."""
+    """Number of CPU cores that the job's processes on this machine share."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores() -> None:
-    """Let this process use its share of the machine's cores; by default torchrun gives it one."""
+    """Let this process use its share of the cores; torchrun's default is one thread."""
     import torch
 
     if world_size() > 1:
@@ -226,7 +228,7 @@ def share_cores() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Compute with ``count`` threads on the CPU, for operations whose rounding depends on the number of threads."""
+    """Context with ``count`` CPU threads, for operations whose rounding depends on the number of threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -238,10 +240,10 @@ def threads(count: int) -> Iterator[None]:
 
 
 def check_device_name(name: str) -> str:
-    """``name`` if it can be the name of a device; does not need torch.
+    """Return ``name`` if it is a valid device name; does not need torch.
 
     Raises:
-        UserError: it cannot.
+        UserError: it is not valid.
     """
     kind, _, number = name.partition(":")
     if name not in ("auto", "cpu", "mps") and (kind != "cuda" or (":" in name and not number.isdecimal())):
@@ -250,14 +252,14 @@ def check_device_name(name: str) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that ``--device`` names; on CUDA it becomes PyTorch's current device.
+    """The device that ``--device`` names; a CUDA device becomes PyTorch's current device.
 
     Args:
-        name: ``auto`` (CUDA where it works, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``auto`` and
-            ``cuda`` are the process's own GPU under torchrun: cuda:LOCAL_RANK.
+        name: ``auto`` (CUDA if it works, otherwise the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Under torchrun,
+            ``auto`` and ``cuda`` are the process's own GPU, cuda:LOCAL_RANK.
 
     Raises:
-        UserError: another name, or a device that is not there or cannot be used; says why.
+        UserError: the name is invalid, or the device does not exist or cannot be used.
     """
     check_device_name(name)
     import torch
@@ -271,7 +273,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cpu")
     if name == "mps":
         if not torch.backends.mps.is_available():
-            raise UserError("--device mps: PyTorch sees no Apple GPU here; use --device cpu, or auto")
+            raise UserError("--device mps: PyTorch finds no Apple GPU; use --device cpu, or auto")
         return torch.device("mps")
     number = name.partition(":")[2]
     if not torch.cuda.is_available():
@@ -279,13 +281,13 @@ def choose_device(name: str) -> torch.device:
     index = int(number) if number else local_rank()
     if index >= torch.cuda.device_count():
         raise UserError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0, and this process "
-            f"asks for number {index}"
+            f"--device {name}: this process needs CUDA device {index}, but the machine has "
+            f"{torch.cuda.device_count()}, counted from 0; choose another device or start fewer processes"
         )
     fault = _why_no_cuda(index)
     if fault:
         raise UserError(f"--device {name}: {fault}; use --device cpu, or auto")
-    torch.cuda.set_device(index)  # or libraries that ask for the current device would use GPU 0 too
+    torch.cuda.set_device(index)  # otherwise libraries that use the current device would also use GPU 0
     return torch.device("cuda", index)
 
 
@@ -295,25 +297,24 @@ def _why_no_cuda(index: int | None = None) -> str:
 
     if torch.version.cuda is None and torch.version.hip is None:
         return (
-            f"PyTorch {torch.__version__} here is built without CUDA (docs/install.md has the command for one with it)"
+            f"PyTorch {torch.__version__} is built without CUDA (docs/install.md has the command for a build with CUDA)"
         )
     if not torch.cuda.is_available():
         built = f"PyTorch {torch.__version__} is built for CUDA {torch.version.cuda}"
         try:
             torch.cuda.init()
-        except Exception as error:  # which kind depends on what is wrong with the driver
+        except Exception as error:  # its type depends on the fault of the driver
             reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
-            return f"{built} and finds none: {reason} (docs/install.md has the commands for older drivers)"
-        return f"{built} and finds none"
+            return f"{built} but finds no GPU: {reason} (docs/install.md has the commands for older drivers)"
+        return f"{built} but finds no GPU"
     index = min(local_rank(), torch.cuda.device_count() - 1) if index is None else index
     architectures = torch.cuda.get_arch_list()
     if torch.version.hip is not None or _runs_on(architectures, torch.cuda.get_device_capability(index)):
         return ""
     major, minor = torch.cuda.get_device_capability(index)
     return (
-        f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}, for which PyTorch "
-        f"{torch.__version__} has no code, only for {', '.join(architectures)} (docs/install.md has the commands for "
-        "other GPUs)"
+        f"{torch.cuda.get_device_name(index)} has compute capability {major}.{minor}, but PyTorch {torch.__version__} "
+        f"supports only {', '.join(architectures)} (docs/install.md has the commands for other GPUs)"
     )
 
 
@@ -328,26 +329,27 @@ def _runs_on(architectures: list[str], capability: tuple[int, int]) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as result files name it: the GPU's own name, ``mps`` or ``cpu``."""
+    """The device's name in result files: the GPU's product name, ``mps`` or ``cpu``."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-_halvings = 0  # of what a step may take at once; a process that was short of memory stays so
+_halvings = 0  # of the working memory, for the rest of the process
 
 
 def working_memory(device: torch.device, most: int, least: int) -> int:
-    """Bytes that a step of the work on ``device`` may take at once.
+    """Bytes of working memory for a step on ``device``.
 
-    On CUDA ``most``, halved until it fits into what is free, down to ``least``. In halves, so that the same job is cut
-    into the same pieces from run to run: other pieces round differently. Elsewhere ``least``, which stays in the cache.
+    On CUDA ``most``, halved until it fits into the free memory, but at least ``least``. Only powers of two, so that the
+    same job is divided into the same pieces in every run: other pieces round differently. On other devices ``least``,
+    which fits in the cache.
     """
     import torch
 
     if device.type != "cuda":
         return least >> _halvings
-    # what PyTorch holds and does not use is free too
+    # memory that PyTorch has reserved but does not use is also free
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     while most > max(free, least):
         most //= 2
@@ -355,10 +357,10 @@ def working_memory(device: torch.device, most: int, least: int) -> int:
 
 
 def halve_working_memory() -> bool:
-    """Let a step of the work take half as much at once from now on: what it took did not suffice.
+    """Halve the working memory of all later steps, after running out of memory.
 
     Returns:
-        False where that was done so often that it cannot help any more.
+        Whether it was halved; False after :data:`MAX_HALVINGS` halvings.
     """
     global _halvings
     if _halvings == MAX_HALVINGS:
@@ -368,5 +370,5 @@ def halve_working_memory() -> bool:
 
 
 def working_memory_was_halved() -> bool:
-    """Whether this process computes in smaller steps than usual, which rounds differently."""
+    """Whether the working memory was halved: smaller steps round differently."""
     return _halvings > 0

@@ -1,4 +1,4 @@
-"""Lines, notes, progress bars and tables on the screen. Of several processes only the first one prints."""
+"""Lines, notes, progress bars and tables on the screen. Only the first process of a job prints."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .runtime import rank
 
 @contextmanager
 def steady_console() -> Iterator[None]:
-    """Keep the command running when its output is closed (``| head``) or lacks characters."""
+    """Keep the command running when its output is closed (``| head``) or cannot encode a character."""
     with redirect_stdout(_SteadyStream(sys.stdout)), redirect_stderr(_SteadyStream(sys.stderr)):
         yield
 
 
 class _SteadyStream:
-    """A text stream that writes what its encoding lacks as escapes (``\\u732b``), and nothing once it is closed."""
+    """A text stream that escapes characters missing in its encoding (``\\u732b``) and writes nothing once closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -45,7 +45,7 @@ class _SteadyStream:
             self._silence()
 
     def _silence(self) -> None:
-        # what is still in the buffer would otherwise be written, and fail, once more when Python ends
+        # otherwise Python would try to write the rest of the buffer at exit, and fail again
         with suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -54,20 +54,20 @@ class _SteadyStream:
 
 
 def say(text: str) -> None:
-    """Print ``text`` on the standard output."""
+    """Print ``text`` to stdout."""
     if rank() == 0:
         print(text, flush=True)
 
 
 def note(text: str) -> None:
-    """Print ``text`` on the standard error: information that is not part of the result."""
+    """Print ``text`` to stderr: information that is not part of the result."""
     if rank() == 0:
         print(text, file=sys.stderr, flush=True)
 
 
 @functools.cache
 def note_once(text: str) -> None:
-    """:func:`note`, however often it is called with the same text."""
+    """Like :func:`note`, but prints the same text only once."""
     note(text)
 
 
@@ -79,7 +79,7 @@ def progress(total: int, description: str, unit: str = "image", **options: Any) 
 
 
 def table(rows: Sequence[Sequence[str]], indent: int = 2, gap: int = 3) -> str:
-    """Rows of cells as aligned text: the first column to the left, all others to the right, whatever their length."""
+    """Rows of cells as aligned text: the first column left-aligned, the others right-aligned."""
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -90,5 +90,5 @@ def table(rows: Sequence[Sequence[str]], indent: int = 2, gap: int = 3) -> str:
 
 
 def display_width(text: str) -> int:
-    """Columns that ``text`` takes in a terminal: wide East Asian characters take two, combining ones none."""
+    """Width of ``text`` in a terminal: wide East Asian characters take two columns, combining characters none."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

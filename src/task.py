@@ -1,4 +1,4 @@
-"""What an experiment is asked to do: all that can be read and refused before a model is loaded."""
+"""The task of an experiment: everything that can be read and checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .result_files import Outputs
 from .runtime import choose_device, cores, local_world_size
 
 MAX_IMAGES, MAX_WORKERS = 16, 8
-MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its short weights; COCO multi-prompt at 512 px
+MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its cast weights; COCO multi-prompt at 512 px
 
 
 def batch_that_fits(memory: int, image_size: int) -> int:
-    """The largest power of two of images, 16 at most and 1 at least, for a GPU of ``memory`` bytes."""
+    """The largest batch size for a GPU with ``memory`` bytes: a power of two from 1 to 16."""
     images = MAX_IMAGES
     while images > 1 and MODEL_BYTES + images * IMAGE_BYTES * (image_size / 512) ** 2 > memory:
         images //= 2
     return images
 
 
-def settled_on(name: str, config: Config) -> Config:
-    """``config`` with numbers where it says ``auto``: batch and workers that fit the device that ``--device`` names.
+def for_device(name: str, config: Config) -> Config:
+    """Replace ``auto`` batch size and workers of ``config`` by numbers for the device ``name`` (``--device``).
 
-    On CUDA up to 16 images at once, as the GPU's memory allows, and up to eight workers, as the cores of this process
-    allow; otherwise the GPU would wait. A number in the configuration is kept. All of the GPU's memory counts, free or
-    not, so that the same command resumes from its journal.
+    On CUDA up to 16 images per batch, limited by the GPU's memory, and up to 8 workers, limited by the cores of this
+    process. Numbers in the configuration are kept. The GPU's total memory is used, not the free memory, so that the
+    same command always has the same batch size and can resume.
 
     Raises:
         UserError: see :func:`src.runtime.choose_device`.
@@ -52,17 +52,17 @@ def settled_on(name: str, config: Config) -> Config:
 
 @dataclass(frozen=True)
 class Task:
-    """A command line and its configuration, read and checked; needs no torch, so that faults are told at once.
+    """A command line and its configuration, read and checked without torch, so that errors are reported immediately.
 
     Attributes:
-        config: the configuration, overrides applied.
+        config: the configuration with overrides.
         classes: C classes in label order.
-        prompts: what the model is asked.
+        prompts: the prompts of the classes.
         entries: the evaluation list.
-        outputs: where results go.
+        outputs: paths of results.
         device: ``--device``.
         fresh: ``--fresh``, see :class:`src.evaluation.journal.Journal`.
-        skip_unreadable: ``--skip-unreadable``, likewise.
+        skip_unreadable: ``--skip-unreadable``, see :class:`src.evaluation.journal.Journal`.
     """
 
     config: Config
@@ -74,13 +74,13 @@ class Task:
     fresh: bool
     skip_unreadable: bool
 
-    def settled(self) -> Task:
-        """This task with numbers where its configuration says ``auto``: see :func:`settled_on`."""
-        return dataclasses.replace(self, config=settled_on(self.device, self.config))
+    def for_device(self) -> Task:
+        """This task with the configuration from :func:`for_device`."""
+        return dataclasses.replace(self, config=for_device(self.device, self.config))
 
     @classmethod
     def read(cls, args: argparse.Namespace, config: Config, masks: bool = True) -> Task:
-        """Read the class file and the image list that ``config`` names; ``masks``: every image must have one.
+        """Read the class file and the image list of ``config``; with ``masks``, every image must have a mask.
 
         Raises:
             UserError: one of them is missing or malformed.

@@ -184,7 +184,7 @@ def test_an_edited_record_of_a_run_is_not_believed(config: Path, tmp_path: Path)
     record.write_text(json.dumps({**written, "miou": 0.999}))
     again = run(command("one_shot_blip", config, tmp_path, *options))
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("was edited since it was written; computing its run again") == 1
+    assert again.stderr.count("was edited after it was written; computing this run again") == 1
     assert summary.read_text() == scores
 
 

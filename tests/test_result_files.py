@@ -127,7 +127,7 @@ def test_a_result_that_differs_moves_the_earlier_aside(tmp_path: Path, capsys: p
     assert path.read_text() == "three"
     assert sorted((tmp_path / name).read_text() for name in kept) == ["one", "two"]
     assert all(name.startswith("iou.19") and name.endswith(".csv") for name in kept)
-    assert capsys.readouterr().out.count("kept the earlier iou.csv as iou.19") == 2
+    assert capsys.readouterr().out.count("renamed the earlier iou.csv to iou.19") == 2
 
 
 def test_the_same_result_again_leaves_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,7 +240,7 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
 
 @pytest.fixture(params=["a device", "a named pipe", "a socket", "a link to a named pipe"])
 def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Something in a scratch folder that is no regular file."""
+    """Something in a scratch folder that is not a regular file."""
     path = tmp_path / "iou.csv"
     if request.param == "a device":
         try:
@@ -274,11 +274,13 @@ def test_two_results_with_one_name_are_refused(tmp_path: Path, make_config: Call
     oneshot = {"classwise_csv": "/a/one.csv", "summary_csv": "/b/one.csv"}
     config = make_config(output=oneshot, oneshot={"test_list": "list.txt"})
     Outputs(None, False).check_names(config)
-    expected = r"config\.yaml: output\.summary_csv: 'one\.csv' .*another name than output\.classwise_csv has in .*"
+    expected = r"config\.yaml: output\.summary_csv: 'one\.csv' .*a name that differs from output\.classwise_csv in .*"
     with pytest.raises(UserError, match=expected):
         Outputs(tmp_path, False).check_names(config)
     config = make_config(output={"csv": "/a/iou.csv", "infoscore_csv": "/a/iou.txt"})  # both have /a/iou.json
-    with pytest.raises(UserError, match=r"output\.infoscore_csv: 'iou\.txt' .*another name than output\.csv has, its"):
+    with pytest.raises(
+        UserError, match=r"output\.infoscore_csv: 'iou\.txt' .*a name that differs from output\.csv in more than its"
+    ):
         Outputs(None, False).check_names(config)
 
 

@@ -54,7 +54,7 @@ def test_auto_takes_cuda_when_there_is_one(gpus: Callable[..., None]) -> None:
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     assert current == [0, 0, 1]
     assert choose_device("cpu") == CPU
-    with pytest.raises(UserError, match="there are 2 CUDA devices"):
+    with pytest.raises(UserError, match="the machine has 2, counted"):
         choose_device("cuda:2")
     gpus(0)
     assert choose_device("auto") == CPU
@@ -68,7 +68,7 @@ def test_without_cuda_it_is_said_why(gpus: Callable[..., None], monkeypatch: pyt
 
     monkeypatch.setattr(torch.cuda, "init", no_driver)
     reason = (
-        r"built for CUDA 13\.0 and finds none: The NVIDIA driver on your system is too old \(found version 12020\) "
+        r"built for CUDA 13\.0 but finds no GPU: The NVIDIA driver on your system is too old \(found version 12020\) "
     )
     with pytest.raises(UserError, match=rf"--device cuda: .*{reason}.*; use --device cpu"):
         choose_device("cuda")
@@ -103,7 +103,7 @@ def test_a_gpu_that_this_pytorch_has_no_code_for_is_not_used(
     if runs:
         assert choose_device("cuda") == choose_device("auto") == torch.device("cuda", 0)
         return
-    fault = f"Some GPU has compute capability {capability[0]}.{capability[1]}, for which PyTorch .* has no code"
+    fault = f"Some GPU has compute capability {capability[0]}.{capability[1]}, but PyTorch .* supports only"
     with pytest.raises(UserError, match=fault):
         choose_device("cuda:0")
     assert choose_device("auto") == CPU
@@ -118,7 +118,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(gpus: Callable[..., None], 
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     assert choose_device("cuda:0") == torch.device("cuda", 0)
     of_job(LOCAL_RANK="2")
-    with pytest.raises(UserError, match="there are 2 CUDA devices, counted from 0, and this process asks for number 2"):
+    with pytest.raises(UserError, match="this process needs CUDA device 2, but the machine has 2, counted from 0"):
         choose_device("auto")
 
 
@@ -127,7 +127,7 @@ def test_mps_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose_device("mps") == torch.device("mps")
     assert number_format(True, torch.device("mps"), PRODUCTS).autocast_dtype is None
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match="--device mps: PyTorch sees no Apple GPU"):
+    with pytest.raises(UserError, match="--device mps: PyTorch finds no Apple GPU"):
         choose_device("mps")
 
 

@@ -161,6 +161,6 @@ def test_a_user_without_a_name_and_a_home_is_given_what_libraries_ask_for(own: d
     assert done.stdout.splitlines() == [
         f"{own.get('USER', f'uid{os.getuid()}')} True",
         "True",
-        "~/x: this user has no home folder; give the whole path",
+        "~/x: this user has no home folder; give an absolute path",
     ]
     assert not (tmp_path / "~").exists()

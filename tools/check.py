@@ -109,13 +109,13 @@ def _one_batch(segmenter: Segmenter, task: Task) -> None:
     """Segment the first batch as the experiment would, in parts if memory requires it; prints an estimate of the time.
 
     Raises:
-        UserError: memory does not suffice for one image, or the model's scores are not numbers.
+        UserError: one image does not fit into memory, or the model's scores are not numbers.
     """
     from src.data.dataset import Batch, SegmentationDataset, batches
     from src.evaluation.evaluate import files_of
     from src.evaluation.memory import within_memory
 
-    config = task.settled().config
+    config = task.for_device().config
     dataset = SegmentationDataset.from_config(task.entries[: config.dataloader.batch_size], config)
 
     def segment(part: Batch) -> None:

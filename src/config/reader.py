@@ -1,4 +1,4 @@
-"""Reading YAML files into the typed configuration of :mod:`src.config.schema`; what cannot be meant is refused."""
+"""Read YAML files into the typed configuration of :mod:`src.config.schema`, and refuse invalid keys and values."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..errors import UserError
 from ..files import REPOSITORY, read_regular, resolve
 from .schema import COCO_EVALUATION_IMAGES, SHOWN, Config, refusal, shown
 
-MAX_CLASSES = 255  # labels are bytes, and one of them stands for ignored pixels
+MAX_CLASSES = 255  # labels are bytes, and one value is for ignored pixels
 MAX_BYTES = 1 << 18  # of a configuration
 MAX_TEXT = 4096  # characters of a text, as of a path
 MAX_CLASS_FILE = 1 << 20  # bytes of a class file
 MAX_REASON = 300  # characters of an error of the YAML parser
-MAX_NAME = 200  # bytes of a result's name, to which results add an experiment, a date and a suffix
+MAX_NAME = 200  # bytes of a result's name, to which an experiment, a date and a suffix are added
 
 RANGES: dict[str, tuple[float, float]] = {
     "max_images": (1, 10**9),
@@ -52,19 +52,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "dataset.std": (0.001, 10),
     "model.layers": (0, 999),
 }
-"""The smallest and the largest value of every number, and of every number of a list."""
+"""The smallest and the largest value of each number, or of each number in a list."""
 
 NOTES = {
     "dataset.num_classes": ", background included",
     "max_images": ", or null",
     "dataloader.batch_size": ", or auto",
     "dataloader.num_workers": ", or auto",
-    "crf.iters": "; 0 switches the CRF off",
-    "dataset.mean": ": pixels count from 0 to 1 (123.7 of 255 is 0.485)",
-    "dataset.std": ": pixels count from 0 to 1 (58.4 of 255 is 0.229)",
+    "crf.iters": "; 0 turns the CRF off",
+    "dataset.mean": ": pixel values are scaled from 0 to 1 (123.7 of 255 is 0.485)",
+    "dataset.std": ": pixel values are scaled from 0 to 1 (58.4 of 255 is 0.229)",
     "model.layers": ", counted from 0",
 }
-"""What an error adds to the range of a number."""
+"""Text that errors append to the range of a number."""
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
@@ -75,7 +75,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         overrides: ``key.sub=value`` strings that replace single keys; values are read as YAML.
 
     Raises:
-        UserError: the file is missing or no YAML mapping, or a key or value is refused.
+        UserError: the file is missing or not a YAML mapping, or a key or value is invalid.
     """
     try:
         values = _parse(read_regular(path, MAX_BYTES).decode("utf-8"))
@@ -97,14 +97,14 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def config_of(values: dict[str, Any], source: str) -> Config:
-    """A :class:`Config` of plain values, which it may change.
+    """Make a :class:`Config` from plain ``values``, which may be modified.
 
     Args:
-        values: as a YAML file has them.
-        source: where they come from, for error messages.
+        values: as in a YAML file.
+        source: their origin, for error messages.
 
     Raises:
-        UserError: a key or value is refused.
+        UserError: a key or value is invalid.
     """
     if values.get("data_set") == "coco":
         values.setdefault("max_images", COCO_EVALUATION_IMAGES)
@@ -118,7 +118,7 @@ def config_of(values: dict[str, Any], source: str) -> Config:
 
 
 def _take_automatic(values: dict[str, Any]) -> tuple[str, ...]:
-    """Remove the keys of ``dataloader`` that are ``auto`` from ``values``; returns them and those that are missing."""
+    """Remove keys of ``dataloader`` with value ``auto`` from ``values``; returns these and the missing keys."""
     section = values.get("dataloader") or {}
     if not isinstance(section, dict):
         return ()
@@ -131,7 +131,7 @@ def _take_automatic(values: dict[str, Any]) -> tuple[str, ...]:
 def _count_classes(values: dict[str, Any]) -> None:
     """Set a missing ``dataset.num_classes`` to the length of the class file.
 
-    A class file that has no length is refused when it is read.
+    Faults of the class file are reported when it is read later.
     """
     dataset, path = values.get("dataset", {}), values.get("class_name_dir")
     if not isinstance(path, str) or (dataset and (not isinstance(dataset, dict) or "num_classes" in dataset)):
@@ -163,7 +163,7 @@ def _set_key(values: dict[str, Any], key: str, text: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without what nobody means: dates, base 60 and 8, merged mappings, keys twice, tags."""
+    """YAML 1.1 without its pitfalls: dates, numbers to base 60 and 8, merged mappings, duplicate keys, tags."""
 
     yaml_implicit_resolvers: typing.ClassVar = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))]
@@ -175,10 +175,10 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | None):
-                raise yaml.YAMLError(f"the key {shown(key)} is no text")
+                raise yaml.YAMLError(f"the key {shown(key)} is not text")
             if key in seen:
                 raise yaml.YAMLError(
-                    f"the key {shown(key)} is given twice, again in line {key_node.start_mark.line + 1}"
+                    f"the key {shown(key)} is given twice, the second time in line {key_node.start_mark.line + 1}"
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -208,7 +208,7 @@ def _parse(text: str) -> Any:
     """The values of a YAML text.
 
     Raises:
-        ValueError: ``text`` is not YAML, or uses a part of it that is refused.
+        ValueError: ``text`` is not YAML, or uses an unsupported part of it.
     """
     try:
         return yaml.load(text, _Loader)
@@ -228,7 +228,7 @@ def _short(text: str) -> str:
 
 
 def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
-    """Make dataclass ``cls`` of ``values``, refusing unknown keys, wrong types and missing required keys."""
+    """Make dataclass ``cls`` from ``values``; unknown keys, wrong types and missing required keys are errors."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("yaml", True)}
     arguments = {}
@@ -246,7 +246,7 @@ def _build(cls: type, values: dict[str, Any], source: str, prefix: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
-    """``value`` as the type ``hint`` says, or a refusal."""
+    """``value`` converted to the type ``hint``; an error if it does not fit."""
     members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for member in members:
         if isinstance(member, type) and dataclasses.is_dataclass(member):
@@ -274,9 +274,9 @@ def _fits(hint: Any, value: Any) -> bool:
             return all(_fits(arguments[0], item) for item in value)
         return len(value) == len(arguments) and all(map(_fits, arguments, value))
     if hint is float:
-        # YAML 1.1 reads 2e-4 (no dot) as a string; published files write it so
+        # YAML 1.1 reads 2e-4 (no dot) as a string; published files have it
         return type(value) in (int, float, str) and _is_number(value)
-    return type(value) is hint  # so that true is no int
+    return type(value) is hint  # not isinstance: true is not an int here
 
 
 def _is_number(value: int | float | str) -> bool:
@@ -311,7 +311,7 @@ def _plural(hint: Any) -> str:
 
 
 def _check_ranges(config: Config) -> None:
-    """Refuse values that no run could use. Layers are checked against the model when it is loaded."""
+    """Refuse values out of range. Layers are checked against the model when it is loaded."""
 
     def check(key: str, value: Any, holds: bool, expected: str) -> None:
         if not holds:
@@ -332,19 +332,19 @@ def _check_ranges(config: Config) -> None:
             check(key, value, all(low <= number <= high for number in numbers), expected)
     model, dataset = config.model, config.dataset
     if dataset.background:
-        expected = "1, because masks that show the background have 0 for it; see dataset.background"
+        expected = "1, because value 0 in the masks is the background; see dataset.background"
         check("dataset.first_label", dataset.first_label, dataset.first_label == 1, expected)
     least = max(dataset.num_classes, dataset.first_label + dataset.num_classes - 1)
     check(
         "dataset.ignore_label",
         dataset.ignore_label,
         least <= dataset.ignore_label <= 255,
-        f"a value that is no class: {least} to 255",
+        f"a value that is not a class: {least} to 255",
     )
     check("model.image_size", model.image_size, model.image_size % 8 == 0, "a multiple of 8 (letterbox)")
     if model.layers != "auto":
         unique = len(set(model.layers)) == len(model.layers)
-        expected = "a list of different layer numbers, counted from 0, at least one"
+        expected = "a list of at least one layer number, counted from 0, each once"
         check("model.layers", model.layers, bool(model.layers) and unique, expected)
     for field in dataclasses.fields(config.output):
         path = getattr(config.output, field.name)

@@ -1,8 +1,8 @@
-"""Configuration files as typed dataclasses: every key, its type, its default and what it refuses.
+"""The configuration as typed dataclasses: every key with its type and its default.
 
 A configuration is a YAML file with the keys below; ``configs/reference.yaml`` explains each of them. Paths are
-relative to the root of the repository. An unknown key, a wrong type or a value out of range is refused: the error names
-the file, the key, the value and what was expected.
+relative to the root of the repository. An unknown key, a wrong type or a value out of range is an error that names the
+file, the key, the value and what is expected.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ COCO_EVALUATION_IMAGES = 10_000  # the paper evaluates COCO on the first 10,000 
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """How images are normalised and how labels are numbered.
+    """Normalisation of images and numbering of labels; the last four keys are those of ``src.data.labels.Labelling``.
 
-    In a configuration file ``num_classes`` may be left out: it is the length of the class file then. The class file
-    begins with the words of the background; ``background`` says whether pixels can be labelled so, ``first_label``
-    which value the entry after it has in the masks (see :class:`src.data.labels.Labelling`).
+    By default, ``num_classes`` of a configuration file is the length of its class file.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -41,7 +39,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which image-text-matching model (BLIP or ALBEF), at which image side, with which text layers' attention.
+    """The image-text-matching model (BLIP or ALBEF), the image size, and the text layers whose attention is used.
 
     ``tokenizer`` and ``heads`` [vision encoder, text encoder] are for ALBEF checkpoints, which contain neither.
     """
@@ -59,8 +57,8 @@ class ModelConfig:
 class DataloaderConfig:
     """How images are read.
 
-    ``automatic`` names the keys that are ``auto`` or left out: their numbers are those for a CPU, where neither a batch
-    nor workers gain anything, until :func:`src.task.settled_on` knows the device.
+    ``automatic`` are the keys that are ``auto`` or missing. They have the values for a CPU, where larger batches and
+    workers are not faster, until :func:`src.task.for_device` sets them for the device.
     """
 
     batch_size: int = 1
@@ -70,14 +68,14 @@ class DataloaderConfig:
 
 @dataclass(frozen=True)
 class CrfConfig:
-    """ConvCRF refinement; 0 iterations switch it off."""
+    """ConvCRF refinement; 0 iterations turn it off."""
 
     iters: int = 20
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The frame in which labels are compared, and whether Boundary IoU is computed too."""
+    """Whether to compare labels in the letterbox frame or at the original size, and whether to compute Boundary IoU."""
 
     resolution: Literal["letterbox", "original"] = "letterbox"
     boundary: bool = False
@@ -85,7 +83,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where encoded images are kept that one-shot tuning needs again."""
+    """Where to keep encoded images that one-shot tuning needs several times."""
 
     image_embeddings: Literal["auto", "none", "device", "memory", "disk"] = "auto"
     dir: str = "results/cache"
@@ -102,7 +100,7 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """Where result files go."""
+    """Paths of result files."""
 
     csv: str = "results/training_free.csv"
     infoscore_csv: str | None = None
@@ -112,7 +110,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class OneShotConfig:
-    """The one-shot protocol: where supports and queries come from and how weights are tuned."""
+    """The one-shot protocol: choice of supports and queries, and tuning."""
 
     train_list: str | None = None
     test_list: str | None = None
@@ -130,7 +128,7 @@ class OneShotConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a command needs to know. ``source`` is the file it came from, for messages."""
+    """All settings of a command. ``source`` is the configuration file, for messages."""
 
     data_set: str
     data_root: str
@@ -150,7 +148,7 @@ class Config:
     source: str = field(default="configuration", metadata={"yaml": False})
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved configuration as plain values, for result files."""
+        """The complete configuration as plain values, for result files."""
         values = dataclasses.asdict(self)
         del values["source"], values["dataloader"]["automatic"]
         return values
@@ -166,7 +164,7 @@ def refusal(source: str, key: str, value: object, expected: str) -> UserError:
 
 
 class _Short(reprlib.Repr):
-    """``repr`` that stays short and quick for numbers, lists and mappings of any size."""
+    """A ``repr`` that is short and fast for numbers, lists and mappings of any size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,6 +176,6 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: object) -> str:
-    """``value`` in a message, cut at :data:`SHOWN` characters; it may be a number or a list of any size."""
+    """``value`` as text for a message, truncated to :data:`SHOWN` characters."""
     text = _Short().repr(value)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."

@@ -1,4 +1,4 @@
-"""The data set that feeds images and labels to the model."""
+"""Read the images and labels of a list, in batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .labels import Labelling
 from .lists import ListEntry
 
 SHARED_MEMORY = Path("/dev/shm")
-BATCHES_AHEAD = 3  # of each worker: two that wait and one in the making
+BATCHES_AHEAD = 3  # per worker: two finished and one in progress
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Sample:
     """One image of a list.
 
     Attributes:
-        index: its number in the list, from 0.
+        index: its index in the list.
         pixels: float32 [3, S, S], normalised, in the frame.
-        shape: (height, width) of the untouched image.
-        labels: of its mask, uint8: [S, S] in the frame, or [height, width] untouched; None without masks.
+        shape: (height, width) of the original image.
+        labels: labels of its mask, uint8: [S, S] in the frame, or [height, width] at the original size; None without
+            masks.
     """
 
     index: int
@@ -47,14 +48,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples; fields as in :class:`Sample`. Labels stay a list, because untouched masks differ in size.
+    """B samples; fields as in :class:`Sample`. Labels are a list, because masks at the original size differ in shape.
 
     Attributes:
-        indices: B numbers.
+        indices: B indices.
         pixels: [B, 3, S, S].
         shapes: B shapes.
-        labels: B masks; none without masks.
-        unreadable: images that should have been among them, by number, with the reason why they are not.
+        labels: labels of B masks; empty without masks.
+        unreadable: index and reason of the images of this batch that cannot be read.
     """
 
     indices: list[int]
@@ -68,14 +69,14 @@ class Batch:
         """Stack ``samples``."""
         return cls(
             [sample.index for sample in samples],
-            # in a worker process this stacks into memory that is shared with the one that waits for it
+            # in a worker process, default_collate stacks into shared memory
             default_collate([sample.pixels for sample in samples]) if samples else torch.empty(0),
             [sample.shape for sample in samples],
             [sample.labels for sample in samples if sample.labels is not None],
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Labels leave a worker process as plain bytes: untouched masks of any size would fill the shared memory."""
+        """Send labels from a worker process as plain bytes: large masks would fill the shared memory."""
         return {**vars(self), "labels": [labels.numpy() for labels in self.labels]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ class Batch:
         return len(self.indices)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """The first half of the samples and the rest; the former says what is unreadable."""
+        """The first half of the samples, with ``unreadable``, and the rest."""
 
         def part(place: slice) -> Batch:
             kept = {name: getattr(self, name)[place] for name in ("indices", "pixels", "shapes", "labels")}
@@ -96,7 +97,7 @@ class Batch:
         return first, dataclasses.replace(rest, unreadable={})
 
     def pin_memory(self) -> Batch:
-        """In page-locked memory, from which copies to a GPU run in the background; ``DataLoader`` calls it."""
+        """The batch in page-locked memory, for asynchronous copies to a GPU; called by ``DataLoader``."""
         labels = [mask.pin_memory() for mask in self.labels]
         return dataclasses.replace(self, pixels=self.pixels.pin_memory(), labels=labels)
 
@@ -106,12 +107,11 @@ class SegmentationDataset(Dataset[Sample]):
 
     Args:
         entries: the list.
-        frame: what images are put into.
-        labelling: what the values of masks stand for; others are refused.
-        resolution: where labels are compared: masks are put into the frame (``letterbox``) or stay as they are
-            (``original``).
-        masks: whether masks are read.
-        indices: which images of ``entries``, in this order; None: all.
+        frame: the frame of the images.
+        labelling: the meaning of mask values; others are errors.
+        resolution: ``letterbox`` puts masks into the frame, ``original`` keeps their size.
+        masks: whether to read masks.
+        indices: the images of ``entries`` to read, in this order; None: all.
     """
 
     def __init__(
@@ -134,12 +134,12 @@ class SegmentationDataset(Dataset[Sample]):
     def from_config(
         cls, entries: Sequence[ListEntry], config: Config, masks: bool = True, indices: Sequence[int] | None = None
     ) -> SegmentationDataset:
-        """``entries`` with the frame, the labels and the resolution of a configuration."""
+        """A data set of ``entries`` with the frame, the labelling and the resolution of a configuration."""
         frame, labelling = Frame.from_config(config), Labelling.from_config(config.dataset)
         return cls(entries, frame, labelling, config.eval.resolution, masks, indices)
 
     def only(self, indices: Sequence[int]) -> SegmentationDataset:
-        """The same, of the images ``indices`` alone."""
+        """This data set with the images ``indices`` only."""
         part = copy.copy(self)
         part.indices = indices
         return part
@@ -148,11 +148,11 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> Sample:
-        """Read image number ``indices[position]``.
+        """Read image ``indices[position]``.
 
         Raises:
-            UserError: see :func:`read_image` and :func:`read_mask`; or image and mask differ in size. The error names
-                the line of the image list.
+            UserError: see :func:`read_image` and :func:`read_mask`; or image and mask differ in size. The error has
+                the line number of the image list.
         """
         index = self.indices[position]
         entry = self.entries[index]
@@ -171,8 +171,8 @@ class SegmentationDataset(Dataset[Sample]):
         labels = read_mask(entry.mask, self.labelling)
         if labels.shape != shape:
             raise UserError(
-                f"mask {entry.mask} is {labels.shape[1]} x {labels.shape[0]} pixels, but image {entry.image} is "
-                f"{shape[1]} x {shape[0]}; they must agree"
+                f"mask {entry.mask} has {labels.shape[1]} x {labels.shape[0]} pixels, but image {entry.image} has "
+                f"{shape[1]} x {shape[0]}; use a mask of the image's size"
             )
         if self.resolution == "letterbox":
             labels = self.frame.mask(labels, self.labelling.ignore_label)
@@ -182,13 +182,13 @@ class SegmentationDataset(Dataset[Sample]):
 def batches(
     dataset: SegmentationDataset, loader: DataloaderConfig, device: torch.device, skip_unreadable: bool = False
 ) -> Iterator[Batch]:
-    """Iterate over ``dataset`` in order, in batches of ``loader.batch_size`` that worker processes read ahead.
+    """Iterate over ``dataset`` in order, in batches of ``loader.batch_size``; worker processes read ahead.
 
-    ``pixels`` arrive on ``device``. With ``skip_unreadable`` images that cannot be read are missing in their batch,
-    which says so; a batch may then be empty.
+    ``pixels`` are on ``device``. With ``skip_unreadable``, a batch lists its unreadable images in
+    :attr:`Batch.unreadable` and may be empty.
 
     Raises:
-        UserError: an image or mask could not be read.
+        UserError: an image or mask cannot be read, without ``skip_unreadable``.
     """
     read: DataLoader = DataLoader(
         _ErrorsAsValues(dataset),
@@ -211,7 +211,7 @@ class _Unreadable:
 
 
 class _ErrorsAsValues(Dataset):
-    """Hands errors on as values: an exception that leaves a worker process gets a traceback into its text."""
+    """Returns errors as values: ``DataLoader`` would add a traceback to the text of an exception from a worker."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
@@ -233,24 +233,24 @@ def _collate(samples: list[Sample | _Unreadable]) -> Batch:
 
 
 def _workers(dataset: SegmentationDataset, loader: DataloaderConfig) -> int:
-    """``loader.num_workers``, or as many as shared memory has room for: a worker that finds none left waits for ever.
+    """``loader.num_workers``, or fewer if shared memory is small: a worker without shared memory would hang.
 
     The processes of a job on this machine share the memory equally.
     """
     if not loader.num_workers or not SHARED_MEMORY.is_dir():
         return loader.num_workers
-    needed = BATCHES_AHEAD * loader.batch_size * 3 * 4 * dataset.frame.size**2  # of a worker: float32 images
+    needed = BATCHES_AHEAD * loader.batch_size * 3 * 4 * dataset.frame.size**2  # per worker: float32 images
     free = shutil.disk_usage(SHARED_MEMORY).free // local_world_size()
     workers = min(loader.num_workers, free // needed)
     if workers < loader.num_workers:
         note_once(
-            f"note: {workers or 'no'} worker processes read images instead of {loader.num_workers} "
-            f"(dataloader.num_workers), because each needs {needed / 1e6:.0f} MB of shared memory and {SHARED_MEMORY} "
-            f"has {free / 1e6:.0f} MB free for this process (in Docker: --shm-size=2g)"
+            f"note: using {workers} instead of {loader.num_workers} worker processes (dataloader.num_workers): each "
+            f"needs {needed / 1e6:.0f} MB of shared memory, and {SHARED_MEMORY} has {free / 1e6:.0f} MB free for this "
+            "process (in Docker, use --shm-size=2g)"
         )
     return workers
 
 
 def _one_thread(_: int) -> None:
-    # many workers with a thread pool each would fight over the same cores
+    # the thread pools of many workers would compete for the same cores
     cv2.setNumThreads(0)

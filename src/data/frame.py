@@ -1,7 +1,4 @@
-"""The square frame in which the model sees images and labels are compared, and the way back out of it.
-
-docs/method.md, "Frame", tells its rules.
-"""
+"""The square (letterbox) frame of the model's input and of the evaluation (docs/method.md, "Frame")."""
 
 from __future__ import annotations
 
@@ -16,19 +13,19 @@ from torch import Tensor
 from ..config.schema import Config, DatasetConfig, ModelConfig
 
 CELL = 8  # resized sides are floored to a multiple of this, as published
-CHUNK_PIXELS = 2**24  # of class maps brought back to an image's size at once; a map of more pixels comes alone
+CHUNK_PIXELS = 2**24  # of class maps that are resized to the image at a time; at least one map
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A square of ``size`` pixels: an image's longer side fills it, the rest is padded; colours are normalised.
+    """A square of ``size`` pixels: images are resized to fill its longer side, padded and normalised.
 
-    The shape of an image is always (height, width) of the untouched image, in pixels.
+    The ``shape`` of an image is always (height, width) of the original image, in pixels.
 
     Attributes:
         size: S, side of the frame, pixels.
-        mean: per channel, of colours from 0 to 1.
-        std: likewise.
+        mean: mean of each channel, for colours from 0 to 1.
+        std: standard deviation of each channel, for colours from 0 to 1.
     """
 
     size: int = ModelConfig.image_size
@@ -41,20 +38,20 @@ class Frame:
         return cls(config.model.image_size, config.dataset.mean, config.dataset.std)
 
     def inner(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that an image of ``shape`` has inside the frame, where it lies at the top left."""
+        """Height and width of an image of ``shape`` inside the frame, at the top left."""
         height, width = shape
-        # the longer side is the frame's by definition: 389 * (128 / 389) is 127.99... in floating point; of a square
-        # that is the height, and its width may lose a cell to floating point, as published
+        # The longer side is set to S without computing it: 389 * (128 / 389) is 127.99... in floating point. For a
+        # square image that is the height, and its width may lose a cell to rounding, as published.
         if height >= width:
             height, width = self.size, int(width * (self.size / height))
         else:
             height, width = int(height * (self.size / width)), self.size
         height, width = height // CELL * CELL, width // CELL * CELL
-        # an image more than size / 8 times longer than wide would vanish; it keeps one cell instead
+        # at least one cell: an image more than size / 8 times longer than wide would vanish
         return max(height, CELL), max(width, CELL)
 
     def image(self, rgb: np.ndarray) -> Tensor:
-        """Put an image in: resized bilinearly, padded with black, normalised.
+        """Put an image into the frame: resize bilinearly, pad with black, normalise.
 
         Args:
             rgb: uint8 [height, width, 3].
@@ -66,29 +63,27 @@ class Frame:
         planes = np.zeros((3, self.size, self.size), np.float32)
         resized = cv2.resize(rgb.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         planes[:, :height, :width] = resized.transpose(2, 0, 1)
-        # in place, a plane a channel: ten times as fast as on interleaved channels, with the same roundings
+        # in place, on separate channels: ten times as fast as on interleaved ones, with the same rounding
         planes /= np.float32(255)
         planes -= np.asarray(self.mean, np.float32)[:, None, None]
         planes /= np.asarray(self.std, np.float32)[:, None, None]
         return torch.from_numpy(planes)
 
     def mask(self, labels: np.ndarray, ignore_label: int) -> np.ndarray:
-        """Put labels in, uint8 [height, width] to [S, S]: resized to the nearest, padded with ``ignore_label``."""
+        """Put labels into the frame, [height, width] to [S, S]: resize to the nearest, pad with ``ignore_label``."""
         height, width = self.inner((labels.shape[0], labels.shape[1]))
         framed = np.full((self.size, self.size), ignore_label, labels.dtype)
         framed[:height, :width] = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
         return framed
 
     def undo(self, maps: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Bring maps [K, S, S] back to the image: padding cut off, resized bilinearly, [K, height, width]."""
+        """Map [K, S, S] back to the image: crop the padding and resize bilinearly to [K, height, width]."""
         height, width = self.inner(shape)
         cropped = maps[None, :, :height, :width]
         return F.interpolate(cropped, size=shape, mode="bilinear", align_corners=False)[0]
 
     def labels(self, scores: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The class of the highest score at each pixel of the image: argmax of :meth:`undo`, a few classes at a time.
-
-        All classes of an image of 100 megapixels would not fit into memory.
+        """Argmax over classes at each pixel of the image, from :meth:`undo` of a few classes at a time to save memory.
 
         Args:
             scores: [C, S, S] class scores.

@@ -1,4 +1,4 @@
-"""Decoding images and masks: the formats that are read, the largest image, the values that come out."""
+"""Decode images and masks."""
 
 from __future__ import annotations
 
@@ -33,48 +33,48 @@ FORMATS = {
     "AVIF": "AVIF",
     "HEIF": "HEIC",
 }
-"""The formats that are read, by Pillow's names. Pillow knows more: EPS, for example, runs Ghostscript."""
+"""Supported formats, by Pillow's names. Pillow has more, but EPS, for example, runs Ghostscript."""
 
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "HEIF")
-"""Formats that change values, or may do so: no masks."""
+"""Formats that may change values: not allowed for masks."""
 
 LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 """Those of TIFF, by Pillow's names, that may change values."""
 
 MAX_BYTES = 2**30
-"""Memory that a decoded image may take: 268 million pixels in colour."""
+"""Largest size of a decoded image: 268 million pixels in colour."""
 
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1}
-"""Of a decoded pixel, by Pillow's mode; other modes take 4, those of 16 bits 2."""
+"""Bytes of a decoded pixel, by Pillow's mode; 16-bit modes take 2, other modes 4."""
 
 UNCOMPRESSED = ("BMP", "PPM")
-MAX_PIXELS_PER_BYTE = 256  # run-length coding, the only compression of BMP, packs 255 pixels into two bytes
+MAX_PIXELS_PER_BYTE = 256  # run-length encoding, the only compression of BMP, stores 255 pixels in two bytes
 
 DEPTHS = (8, 10, 12, 14, 16)
-"""Bits of the values in 16-bit files, where the file does not say how many: the fewest that hold its values."""
+"""Possible bits per value in a 16-bit file that does not state its depth; the smallest one that fits is used."""
 
 MAX_16_BITS = 2**16 - 1
-STATE_THEIR_SCALE = ("PPM", "JPEG2000")  # Pillow has applied it
+STATE_THEIR_SCALE = ("PPM", "JPEG2000")  # Pillow applies it
 BITS_PER_SAMPLE, MAX_SAMPLE_VALUE, SAMPLE_FORMAT = 258, 281, 339  # tags of TIFF; format 2: signed
-SCALED_AT_ONCE = 2**20  # values, in float64
+SCALED_AT_ONCE = 2**20  # float64 values at a time
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-HEAD = 64  # bytes that tell what an unreadable file is
-FETCH = "it may be truncated: fetch it again"
-SMALLER = "scale it down"
+HEAD = 64  # bytes that identify the kind of an unreadable file
+FETCH = "the file may be truncated: download or copy it again"
+SMALLER = "make it smaller"
 T = TypeVar("T")
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
-"""A path, a Pillow image, or an array: see :func:`to_rgb`."""
+"""A path, a Pillow image, or an array; see :func:`to_rgb`."""
 
 
 class TooLargeError(Exception):
-    """An image takes more memory than allowed."""
+    """A decoded image would take more memory than allowed."""
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Those of :data:`FORMATS` that this installation reads; HEIC needs the package pillow-heif."""
+    """The :data:`FORMATS` that this installation supports; HEIC needs the package pillow-heif."""
     try:
         import pillow_heif  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -86,14 +86,14 @@ def formats() -> tuple[str, ...]:
 
 
 def format_names() -> str:
-    """The formats that are read, for messages."""
+    """The supported formats, for messages."""
     return ", ".join(FORMATS[name] for name in formats())
 
 
 @cache
 def image_endings() -> frozenset[str]:
-    """The endings of files in these formats, in lower case."""
-    readable = {*formats(), "MPO"}  # MPO: JPEG files that hold several pictures, as some cameras write
+    """File name endings of the supported formats, in lower case."""
+    readable = {*formats(), "MPO"}  # MPO: JPEG files with several pictures, written by some cameras
     return frozenset(ending for ending, name in Image.registered_extensions().items() if name in readable)
 
 
@@ -104,12 +104,12 @@ def mask_endings() -> frozenset[str]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files directly in ``folder``, by name. Hidden files, such as macOS's ``._*``, are left out."""
+    """Image files directly in ``folder``, sorted by name, without hidden files such as macOS's ``._*``."""
     return [path for path in _files_in(folder) if path.suffix.lower() in image_endings()]
 
 
 def passed_over(folder: Path, read: str | None = None) -> str:
-    """What :func:`images_in` leaves out, for messages: ``3 .txt, 1 .heic (needs pillow-heif)``; empty if nothing.
+    """The files that :func:`images_in` leaves out, for messages, such as ``3 .txt``; empty if there are none.
 
     Files that end in ``read`` do not count.
     """
@@ -129,15 +129,15 @@ def _files_in(folder: Path) -> list[Path]:
 
 @contextmanager
 def open_image(source: Path | IO[bytes], most: int | None = MAX_BYTES) -> Iterator[Image.Image]:
-    """Open an image in one of :data:`FORMATS`. Its header is read and checked; pixels are decoded when they are used.
+    """Open an image in one of :data:`FORMATS` and check its header; pixels are decoded later.
 
     Args:
         source: a file.
-        most: bytes that the decoded image may take; None: any number.
+        most: largest size of the decoded image in bytes; None: no limit.
 
     Raises:
-        TooLargeError: it would take more.
-        Exception: whatever Pillow raises for a file that it cannot read.
+        TooLargeError: the decoded image would be larger.
+        Exception: Pillow cannot read the file.
     """
     with _without_pillows_limit(), Image.open(source, formats=formats()) as image:
         pixel = PIXEL_BYTES.get(image.mode, 2 if image.mode.startswith("I;16") else 4)
@@ -161,31 +161,30 @@ def _stored_bytes(source: Path | IO[bytes]) -> int:
 
 
 _lifting = threading.Lock()
-_lifted: list[int | None] = []  # Pillow's limit before each of the threads that lifted it
+_lifted: list[int | None] = []  # for each thread that lifted Pillow's limit, the limit before
 
 
 @contextmanager
 def _without_pillows_limit() -> Iterator[None]:
-    """Lift Pillow's limit, which counts pixels and not bytes, in all threads while the block runs."""
+    """Context without Pillow's limit (in all threads), because it counts pixels and not bytes."""
     with _lifting:
         _lifted.append(Image.MAX_IMAGE_PIXELS)
         Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        with _lifting:  # the first entry, which holds the limit, is taken by the last thread to leave
+        with _lifting:  # the last thread to leave takes the first entry, which is Pillow's own limit
             Image.MAX_IMAGE_PIXELS = _lifted.pop()
 
 
 def read_image(path: Path) -> np.ndarray:
     """Decode an image of a data set to RGB, uint8 [height, width, 3].
 
-    Pixels come as they are stored, by protocol: an EXIF orientation is not applied, because masks are drawn on stored
-    pixels, and neither is a colour profile. Grey values of more than 8 bits are clipped to 0 to 255 as published, with
-    a note; nothing depends on the other values of an image.
+    The EXIF orientation is not applied, because masks are drawn on the stored pixels; nor is a colour profile. Grey
+    values of more than 8 bits are clipped to 0 to 255 as published, with a note.
 
     Raises:
-        UserError: missing, no file, too large, truncated or unreadable.
+        UserError: the file is missing, not a regular file, too large, truncated or unreadable.
     """
     return decode("image", path, lambda image: np.asarray(_clipped(image, path).convert("RGB")))
 
@@ -224,39 +223,42 @@ def read_photo(
 ) -> np.ndarray:
     """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
 
-    The EXIF orientation is applied (a damaged EXIF block is ignored), colours are converted to sRGB if the file has
-    another profile, transparent pixels are blended with white, and an animation gives its first frame. Values of 16
-    bits are scaled by the bits that they use; floating point counts from 0 to 1, or to 255 if a value is above 1.
+    - The EXIF orientation is applied; a damaged EXIF block is ignored.
+    - Colours are converted to sRGB if the file has another profile.
+    - Transparent pixels are blended with white.
+    - Of an animation, the first frame is used.
+    - 16-bit values are scaled by the number of bits that they use.
+    - Floating point values range from 0 to 1, or from 0 to 255 if a value exceeds 1.
 
     Args:
         path: of the file.
-        most: bytes that the decoded image may take; None: any number.
-        too_large: the remedy, for the error about a larger image.
-        contents: of the file, if they are in memory; ``path`` is then its name in messages.
+        most: largest size of the decoded image in bytes; None: no limit.
+        too_large: the remedy in the error about a larger image.
+        contents: the bytes of the file, if they are in memory; ``path`` is then only a name for messages.
 
     Raises:
-        UserError: missing, no file, too large, truncated or unreadable.
+        UserError: the file is missing, not a regular file, too large, truncated or unreadable.
     """
     if contents is None and not os.path.exists(path):
-        raise UserError(f"image {path} does not exist (searched from {Path.cwd()})")
+        raise UserError(f"image {path} does not exist (current folder: {Path.cwd()})")
     return decode("image", Path(path), lambda image: _as_shown(image, path), most, too_large, contents)
 
 
 def photo_pixels(path: Path) -> int:
-    """The number of pixels that :func:`read_photo` makes of a file, by its header; 0 if it cannot be read."""
+    """Number of pixels of a file, from its header; 0 if it cannot be read."""
     try:
         with open_image(path, None) as image:
             return image.width * image.height
-    except Exception:  # reading it will raise the error that names the fault
+    except Exception:  # reading the image later will raise a better error
         return 0
 
 
 def to_rgb(image: ImageLike) -> np.ndarray:
-    """Any image that a caller may have, as RGB: uint8 [height, width, 3].
+    """Convert an image to RGB, uint8 [height, width, 3].
 
     Args:
-        image: a path (read by :func:`read_photo`); a Pillow image (treated alike); or an array [height, width],
-            [height, width, 3] or [height, width, 4], grey, RGB or RGBA, either uint8 or floating point from 0 to 1.
+        image: a path or a Pillow image (see :func:`read_photo`); or a grey, RGB or RGBA array [height, width],
+            [height, width, 3] or [height, width, 4], uint8 or floating point from 0 to 1.
 
     Raises:
         UserError: the file cannot be read, or the array has another dtype, shape or range.
@@ -283,20 +285,20 @@ def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "f":
         raise UserError(f"image: {expected}, got an array of dtype {values.dtype}")
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= 1):  # true for NaN, too
+    if not (low >= 0 and high <= 1):  # also true for NaN
         raise UserError(f"image: {expected}, got {values.dtype} from {low:g} to {high:g}")
     return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
 
 
 def check_file(what: str, path: Path) -> None:
-    """Make sure that ``path`` is a regular file: reading from a named pipe or a terminal would never end.
+    """Check that ``path`` is a regular file: reading from a named pipe or a terminal would block.
 
     Args:
-        what: ``path`` should be, for the message.
-        path: to look at.
+        what: the kind of file, for the message.
+        path: the file.
 
     Raises:
-        UserError: it is missing, out of reach, or no regular file.
+        UserError: ``path`` is missing, inaccessible or not a regular file.
     """
     try:
         mode = path.stat().st_mode
@@ -320,15 +322,15 @@ def decode(
     """Open the image in a file, or in its ``contents``, and ``convert`` it.
 
     Args:
-        what: the image is, for messages.
+        what: the kind of image, for messages.
         path: of the file, or its name.
         convert: may raise anything.
-        most: bytes that the decoded image may take; None: any number.
-        too_large: the remedy, for the error about a larger image.
+        most: largest size of the decoded image in bytes; None: no limit.
+        too_large: the remedy in the error about a larger image.
         contents: of the file, if they are in memory.
 
     Raises:
-        UserError: every fault of the file, with its name and a remedy.
+        UserError: every fault of the file, with its path and a remedy.
     """
     if contents is None:
         check_file(what, path)
@@ -337,12 +339,12 @@ def decode(
             return convert(image)
     except UserError:
         raise
-    except Exception as error:  # Pillow raises anything at a damaged file
+    except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         reason, remedy = " ".join(str(error).split()) or type(error).__name__, FETCH
         if isinstance(error, Image.UnidentifiedImageError):
             reason, remedy = _unknown_format(_head(path) if contents is None else contents[:HEAD])
         elif isinstance(error, PermissionError):
-            remedy = "make it readable for you"
+            remedy = "give yourself read permission"
         elif isinstance(error, TooLargeError | MemoryError):
             remedy = too_large
         raise UserError(f"{what} {path} cannot be read ({reason}); {remedy}") from error
@@ -354,18 +356,18 @@ def _head(path: Path) -> bytes:
 
 
 def _unknown_format(head: bytes) -> tuple[str, str]:
-    """Why a file that begins with ``head`` is in none of the formats, and the remedy."""
+    """Reason and remedy for a file that begins with ``head`` and is not in a supported format."""
     if not head:
-        return "the file is empty", "fetch it again"
+        return "the file is empty", "download or copy it again"
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the image", "run `git lfs pull`"
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and "HEIF" not in formats():
         return "HEIC needs the package pillow-heif", "install it with `pip install pillow-heif`, or save it as JPEG"
-    return "no image format known here", f"expected {format_names()}"
+    return "unsupported format", f"expected {format_names()}"
 
 
 def _missing(what: str, path: Path) -> UserError:
-    """The error for a missing file. Its list may name a folder as another layout of the data set does."""
+    """The error for a missing file; if the file is in a neighbouring folder, it suggests to rename that folder."""
     remedy = "check data_root and the image list"
     if not path.parent.is_dir() and path.parent.parent.is_dir():
         elsewhere = (folder for folder in sorted(path.parent.parent.iterdir()) if (folder / path.name).is_file())
@@ -383,15 +385,15 @@ def _as_shown(image: Image.Image, name: Path | str) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # faults of the pixels are errors, faults of the EXIF block are not
+    image.load()  # damaged pixels are an error, a damaged EXIF block is not
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # the block is parsed and rewritten, and any of its entries may be damaged
+    except Exception:  # exif_transpose parses and rewrites the whole block, any entry of which may be damaged
         return image
 
 
 def _in_srgb(image: Image.Image, name: Path | str) -> Image.Image:
-    """``image`` in sRGB, converted if it has another colour profile; a profile that does not fit is ignored, noted."""
+    """``image`` converted to sRGB; an invalid colour profile is ignored with a note."""
     stored = image.info.get("icc_profile")
     if not stored:
         return image
@@ -406,9 +408,9 @@ def _in_srgb(image: Image.Image, name: Path | str) -> Image.Image:
         colours = image if image.mode == mode else image.convert(mode)
         shown = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        note(f"note: {name}: its colour profile is ignored ({' '.join(str(error).split())})")
+        note(f"note: {name}: the colour profile is ignored ({' '.join(str(error).split())})")
         return image
-    assert shown is not None  # it is None in place only
+    assert shown is not None  # None only if converted in place
     shown.info.pop("icc_profile", None)
     if alpha is not None:
         shown.putalpha(alpha)
@@ -423,12 +425,12 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, name: Path | str, stored: Image.Image) -> Image.Image:
-    """``image`` at 8 bits a channel. Pillow's own conversion would clip at 255.
+    """Convert to 8 bits per channel. Pillow's own conversion would clip at 255.
 
     Args:
         image: of any mode.
-        name: for the note about its scale.
-        stored: the image as it was opened, which knows its format and tags.
+        name: for the note about the scale.
+        stored: the image as it was opened, with its format and tags.
     """
     if not _is_deep(image):
         return image
@@ -440,7 +442,7 @@ def _eight_bits(image: Image.Image, name: Path | str, stored: Image.Image) -> Im
         span = _full_scale(stored, top - low)
         if span < MAX_16_BITS:
             _say_scale(name, span)
-    else:  # 0 to 1 by custom, or 0 to 255
+    else:  # 0 to 1 by convention, or 0 to 255
         span = 1 if top <= 1 else max(top, 255)
     scaled = np.empty(values.shape, np.uint8)
     step = max(1, SCALED_AT_ONCE // values.shape[1])
@@ -455,9 +457,9 @@ def _eight_bits(image: Image.Image, name: Path | str, stored: Image.Image) -> Im
 
 
 def _full_scale(image: Image.Image, span: float) -> float:
-    """What counts as white in an image of whole numbers whose values span ``span``.
+    """The value of white in an image of whole numbers whose values span ``span``.
 
-    It is the maximum, or the number of bits, that the file states; else the fewest usual bits that hold the values.
+    From the maximum or number of bits that the file states, otherwise from the smallest fitting depth of DEPTHS.
     """
     if image.format in STATE_THEIR_SCALE or not span:
         return max(span, MAX_16_BITS)
@@ -479,18 +481,18 @@ _scales_said: set[float] = set()
 
 
 def _say_scale(name: Path | str, span: float) -> None:
-    """Say it once for each scale that values of 16-bit files are not spread over all 16 bits."""
+    """Print a note, once per scale, that the values of a 16-bit file do not use all 16 bits."""
     if span not in _scales_said:
         _scales_said.add(span)
-        note(f"note: {name}: its 16-bit values count from 0 to {span:g} (shown once for this scale)")
+        note(f"note: {name}: its 16-bit values range from 0 to {span:g} (printed once for this scale)")
 
 
 def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
-    """Decode a mask to class numbers, uint8 [height, width]: the indices of a palette image, the values of a grey one.
+    """Decode a mask to class numbers, uint8 [height, width], from palette indices or grey values.
 
     Raises:
-        UserError: missing, unreadable, in a lossy format, not a palette or grey image, or a label that is no class and
-            not ignored.
+        UserError: the file is missing, unreadable, in a lossy format, or not a palette or grey image; or a label is
+            neither a class nor ignored.
     """
     labels = decode("mask", path, lambda mask: _labels_of(mask, path))
     try:
@@ -503,10 +505,10 @@ def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
 
 
 def stored_values(mask: Image.Image) -> np.ndarray:
-    """The values of a palette or grey image, whole numbers [height, width]; those of 1 bit are 0 and 1.
+    """The values of a palette or grey image, whole numbers [height, width]; 0 and 1 for an image of 1 bit.
 
     Raises:
-        ValueError: it has colours, transparency, or floating point; its argument is Pillow's mode.
+        ValueError: the image has colours, transparency or floating point values; the argument is Pillow's mode.
     """
     if mask.mode == "1":
         return (np.asarray(mask.convert("L")) > 0).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What the values of a mask stand for."""
+"""The meaning of mask values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..config.schema import DatasetConfig
 
 @dataclass(frozen=True)
 class Labelling:
-    """How values of masks become class numbers, the positions in the class file; 0 is the background.
+    """Converts mask values to class numbers, which are the positions in the class file; 0 is the background.
 
-    Value ``first_label`` is class 1, the next one class 2. Smaller values are background or, in a data set without one,
-    ignored. PASCAL and COCO have 0 for the background and their classes from 1; VOC20 is PASCAL without a background
-    (0 is ignored); in Cityscapes' train ids the first class is 0.
+    Value ``first_label`` is class 1, the next value class 2. Smaller values are background or, in a data set without
+    background, ignored. In PASCAL and COCO 0 is the background and classes begin at 1. VOC20 is PASCAL without
+    background (0 is ignored). In Cityscapes' train ids the first class is 0.
 
     Attributes:
-        num_classes: C, the length of the class file, the background's words included.
-        ignore_label: the value that stands for no class, in masks and among class numbers.
-        background: whether pixels may be background. If not, its words only compete with the others.
-        first_label: value of class 1.
+        num_classes: C, the length of the class file, background included.
+        ignore_label: the value of ignored pixels, in masks and among class numbers.
+        background: whether pixels may be background. If not, its words only compete with the other prompts.
+        first_label: mask value of class 1.
     """
 
     num_classes: int = DatasetConfig.num_classes
@@ -41,10 +41,10 @@ class Labelling:
         return self.first_label + self.num_classes - 2
 
     def class_numbers(self, values: np.ndarray) -> np.ndarray:
-        """Class numbers, uint8, of a mask's ``values``, whole numbers or booleans of the same shape.
+        """Class numbers (uint8, same shape) of a mask's ``values`` (whole numbers or booleans).
 
         Raises:
-            ValueError: a value is no class and not ignored; its argument is that value.
+            ValueError: a value is neither a class nor ignored; the argument is that value.
         """
         if values.dtype == bool:
             values = values.astype(np.uint8)
@@ -54,14 +54,14 @@ class Labelling:
             if beyond.size:
                 raise ValueError(int(beyond.min()))
             values = values.astype(np.uint8)
-        # tables of bytes: sorting the values, as np.unique does, takes as long as decoding the mask
+        # lookup tables: np.unique sorts, which takes as long as decoding the mask
         if not known.take(values).all():
             raise ValueError(int(values[~known.take(values)].min()))
         return table.take(values)
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """For each byte: its class number, uint8, and whether it is a class or ignored."""
+        """For each byte value: its class number (uint8), and whether it is a class or ignored."""
         table, known = np.zeros(256, np.uint8), np.zeros(256, bool)
         table[: self.first_label] = 0 if self.background else self.ignore_label
         table[self.first_label : self.last_label + 1] = np.arange(1, self.num_classes)

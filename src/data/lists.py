@@ -1,4 +1,4 @@
-"""Image lists."""
+"""Read image lists, and folders in place of lists."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..screen import note
 from .images import format_names, images_in, passed_over
 
 MAX_BYTES = 1 << 28  # of an image list
-MOST_NUMBERS = 20  # of malformed lines in an error
+MOST_NUMBERS = 20  # line numbers or names in a message
 
 
 @dataclass(frozen=True)
 class ListEntry:
-    """One line of an image list: absolute paths of an image and, where the list has masks, of its mask.
+    """One line of an image list: absolute paths of an image and, if the list has masks, of its mask.
 
     Attributes:
-        line: its number in the list, from 1; 0 if there is no list. Two entries with the same files are equal.
+        line: line number, from 1; 0 without a list. Entries with the same files are equal.
     """
 
     image: Path
@@ -33,18 +33,18 @@ class ListEntry:
 def read_list(
     path: Path, root: Path, masks: bool = True, limit: int | None = None, mask_dir: Path | None = None
 ) -> list[ListEntry]:
-    """Read an image list: a line per image, ``image_path mask_path``, both relative to ``root``.
+    """Read an image list: one image per line, ``image_path mask_path``, both relative to ``root``.
 
     Args:
-        path: the list; or a folder, of which every image is taken in name order.
+        path: the list; or a folder of images, which are read in name order.
         root: the data root.
-        masks: whether a mask is required on every line; if not, lines may hold an image alone.
-        limit: take only the first so many lines.
-        mask_dir: if ``path`` is a folder, where the masks are: files with the images' stems.
+        masks: whether every line must have a mask.
+        limit: read at most this number of images.
+        mask_dir: folder of the masks if ``path`` is a folder; a mask has the name of its image, without the suffix.
 
     Raises:
         UserError: the root or the list is missing, the list is empty, a line is malformed (with its number), or an
-            image of a folder has no mask or two.
+            image of a folder has no mask or two masks.
     """
     if os.path.isdir(path):
         return _read_folder(path, mask_dir, masks)[:limit]
@@ -56,10 +56,10 @@ def read_list(
     except OSError as error:
         raise UserError(
             f"image list {path} cannot be read ({error.strerror}); "
-            "`python -m tools.prepare --help` says how to make the lists"
+            "`python -m tools.prepare --help` explains how to make lists"
         ) from None
     except UnicodeDecodeError:
-        raise UserError(f"image list {path} is no UTF-8 text; save it as such") from None
+        raise UserError(f"image list {path} is not UTF-8 text; save it as UTF-8") from None
     entries, malformed = [], []
     for number, line in enumerate(lines, 1):
         fields = line.split()
@@ -74,7 +74,7 @@ def read_list(
     if malformed:
         expected = "image path, space, mask path" if masks else "image path, or image path, space, mask path"
         (number, line), others = malformed[0], [str(number) for number, _ in malformed[1:MOST_NUMBERS]]
-        more = f"; likewise line {', '.join(others)}{' ...' if len(malformed) > MOST_NUMBERS else ''}" if others else ""
+        more = f"; also line {', '.join(others)}{' ...' if len(malformed) > MOST_NUMBERS else ''}" if others else ""
         raise UserError(f"{path}, line {number}: expected {expected} (paths without spaces), got {line!r}{more}")
     if not entries:
         raise UserError(f"image list {path} is empty")
@@ -85,18 +85,18 @@ def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListE
     images = images_in(folder)
     others = passed_over(folder)
     if not images:
-        found = f" (it holds {others})" if others else ""
-        raise UserError(f"image list {folder} is a folder that holds no images{found}; expected {format_names()}")
+        found = f" (found: {others})" if others else ""
+        raise UserError(f"image list {folder} is a folder without images{found}; expected {format_names()}")
     if others:
-        note(f"note: files in {folder} that are not read: {others}")
+        note(f"note: files in {folder} that are not images: {others}")
     if mask_dir is None:
         if masks:
-            raise UserError(f"{folder} is a folder of images; mask_dir must name the folder of their masks")
+            raise UserError(f"image list {folder} is a folder; set mask_dir to the folder of the masks")
         return [ListEntry(image, None) for image in images]
     if not os.path.isdir(mask_dir):
-        raise UserError(f"mask_dir {mask_dir} is no folder")
+        raise UserError(f"mask_dir {mask_dir} is not a folder; set it to the folder of the masks")
     if mask_dir.samefile(folder):
-        raise UserError(f"mask_dir {mask_dir} is the folder of the images; move the masks into a folder of their own")
+        raise UserError(f"mask_dir {mask_dir} is the folder of the images; move the masks into another folder")
     masks_of: dict[str, list[Path]] = {}
     for mask in images_in(mask_dir):
         masks_of.setdefault(_composed(mask.stem), []).append(mask)
@@ -109,7 +109,9 @@ def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListE
             raise UserError(f"image {image} has no mask: expected {mask_dir / image.stem}.png")
         entries.append(ListEntry(image, found[0] if found else None))
     if alone := [
-        mask.name for stem in sorted(set(masks_of) - {image.stem for image in images}) for mask in masks_of[stem]
+        mask.name
+        for stem in sorted(set(masks_of) - {_composed(image.stem) for image in images})
+        for mask in masks_of[stem]
     ]:
         names = ", ".join(alone[:MOST_NUMBERS]) + (" ..." if len(alone) > MOST_NUMBERS else "")
         note(f"note: masks in {mask_dir} without an image in {folder}: {len(alone):,} ({names})")
@@ -117,20 +119,20 @@ def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListE
 
 
 def _composed(name: str) -> str:
-    """``name`` with accents in one encoding (NFC): file systems and archives differ in it, and nobody sees that."""
+    """``name`` with composed accents (NFC): file systems and archives store the same name in different forms."""
     return unicodedata.normalize("NFC", name)
 
 
 def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) -> list[ListEntry]:
-    """The images that a configuration evaluates on (``val_list`` or ``oneshot.test_list``), cut to ``max_images``.
+    """The evaluation images of a configuration: the first ``max_images`` of ``val_list`` or ``oneshot.test_list``.
 
     Args:
-        config: names the list.
-        masks: whether every image must have one.
-        whole: do not cut.
+        config: the configuration.
+        masks: whether every image must have a mask.
+        whole: ignore ``max_images``.
 
     Raises:
-        UserError: the configuration names no such list, or see :func:`read_list`.
+        UserError: the configuration has no list, or see :func:`read_list`.
     """
     path = config.val_list or (config.oneshot and config.oneshot.test_list)
     if not path:
@@ -139,7 +141,7 @@ def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) 
 
 
 def list_of(path: str, config: Config, masks: bool = True, limit: int | None = None) -> list[ListEntry]:
-    """The image list or folder ``path`` of a configuration, with its ``data_root`` and ``mask_dir``.
+    """Read the image list or folder ``path`` with the ``data_root`` and ``mask_dir`` of a configuration.
 
     Raises:
         UserError: see :func:`read_list`.

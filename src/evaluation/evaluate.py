@@ -1,4 +1,4 @@
-"""Segmenting a data set, and its mIoU."""
+"""Segment a data set and compute its mIoU."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Prediction:
     """One segmented image.
 
     Attributes:
-        index: its number in the image list.
+        index: index of the image in the list.
         scores: [C, S, S] class scores in the frame.
-        labels: predicted labels at the resolution of the evaluation, uint8: [S, S], or [height, width] with
+        labels: predicted labels at the evaluation resolution, uint8: [S, S], or [height, width] with
             ``eval.resolution: original``.
         target: true labels at the same resolution, uint8.
-        frame: in which the image was segmented.
-        shape: (height, width) of the untouched image.
+        frame: the frame in which the image was segmented.
+        shape: (height, width) of the original image.
     """
 
     index: int
@@ -54,7 +54,7 @@ class Prediction:
         return self.shape if self.labels.shape == self.shape else self.frame.inner(self.shape)
 
     def labels_at_own_size(self) -> Tensor:
-        """Predicted labels [height, width] of the untouched image, uint8."""
+        """Predicted labels at the size of the original image, uint8 [height, width]."""
         return self.labels if self.labels.shape == self.shape else self.frame.labels(self.scores, self.shape)
 
 
@@ -62,11 +62,11 @@ class Pictures(Protocol):
     """Draws predictions while they are scored."""
 
     def keep(self, prediction: Prediction) -> dict[str, bytes]:
-        """Draw a prediction; returns what must outlive an interruption, by names that have a dot: ``overlay.17``."""
+        """Draw a prediction; returns what the journal must keep, under names with a dot: ``overlay.17``."""
         ...
 
     def lacks(self, index: int, kept: Arrays) -> bool:
-        """Whether the image of number ``index`` must be drawn again, although an interrupted command ``kept`` these."""
+        """Whether image ``index`` must be drawn again although the journal of an interrupted command has ``kept``."""
         ...
 
 
@@ -75,14 +75,14 @@ class Evaluation:
     """Scores of an evaluation.
 
     Attributes:
-        confusion: counts of all images that could be read.
-        images: how many these are.
-        seconds: that this command took.
-        computed: images that this command computed; an interrupted one had computed the others.
-        skipped: images that could not be read: image and reason.
-        kept: what :class:`Pictures` kept.
-        halved: how many batches were computed in smaller parts for lack of memory.
-        per_image: counts of each image, if they were to be kept.
+        confusion: counts of all readable images.
+        images: number of readable images.
+        seconds: duration of this command.
+        computed: number of images that this command computed; an interrupted command computed the others.
+        skipped: unreadable images: image and reason.
+        kept: everything that :meth:`Pictures.keep` returned.
+        halved: number of batches that were computed in parts because memory ran out.
+        per_image: counts of each image, if requested.
     """
 
     confusion: ConfusionMatrix
@@ -110,14 +110,14 @@ def predict(segmenter: Segmenter, dataset: SegmentationDataset, loader: Dataload
     """Segment ``dataset`` image by image, in batches inside.
 
     Raises:
-        UserError: an image or mask could not be read, or what the model computes of an image is not a number.
+        UserError: an image or mask cannot be read, or the model's output for an image is not a number.
     """
     unchecked = 0
     for batch in batches(dataset, loader, segmenter.device):
-        # no name holds the scores: they are freed before the next batch's are computed
+        # no variable refers to the scores, so that they are freed before the next batch is computed
         yield from predictions_of(batch, _watched_scores(segmenter, batch, dataset), dataset)
         unchecked += len(batch)
-        # the check waits for the device: on a GPU now and then is enough, as nothing is written before the end
+        # the check synchronises: on a GPU it is done once in a while, because nothing is written before the end
         if segmenter.device.type == "cpu" or unchecked >= CHECKED_AT_ONCE:
             segmenter.check_numbers()
             unchecked = 0
@@ -135,12 +135,12 @@ def files_of(batch: Batch, dataset: SegmentationDataset) -> list[Path]:
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
-    """Label a batch's images at the resolution of the evaluation.
+    """Label the images of a batch at the evaluation resolution.
 
     Args:
-        batch: of ``dataset``.
+        batch: a batch of ``dataset``.
         scores: [B, C, S, S] class scores in the frame.
-        dataset: gives the frame and the resolution.
+        dataset: defines the frame and the resolution.
     """
     frame = dataset.frame
     framed = labels_of(scores) if dataset.resolution == "letterbox" else None
@@ -150,12 +150,12 @@ def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -
 
 
 class MeanIoU(Evaluator[Evaluation]):
-    """mIoU of a segmenter; the bar shows it as it runs.
+    """mIoU of a segmenter; the progress bar shows the mIoU so far.
 
     Args:
         segmenter: model, prompts and layers.
         dataset: images with masks.
-        pictures: draw every prediction.
+        pictures: draws the predictions.
         description: of the progress bar.
         per_image: keep the counts of each image too. 10,000 images of COCO take 6.5 MB.
         boundary: compute Boundary IoU too.
@@ -248,8 +248,8 @@ def evaluate(
     """Score ``segmenter`` on ``dataset``; see :class:`MeanIoU` and :func:`src.evaluation.loop.run`.
 
     Raises:
-        UserError: an image or mask cannot be read, no pixel of the masks counts, what the model computes is not a
-            number, or another process has ended.
+        UserError: an image or mask cannot be read, all pixels are ignored, the model's output is not a number, or
+            another process has ended.
     """
     evaluation = loop.run(
         MeanIoU(segmenter, dataset, pictures, description, per_image, boundary), dataset, loader, journal

@@ -1,4 +1,4 @@
-"""What results depend on: an interrupted run resumes, and an earlier result is used, only where all of it is equal."""
+"""Everything that results depend on: a run resumes, or uses an earlier result, only if all of it is equal."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ CODE = {
 """The modules that compute an experiment's numbers; the modules that they import count too."""
 
 SPEAKING = ("src/errors.py", "src/screen.py")
-"""Files whose functions only speak: neither their code nor what they are called with can change a number."""
+"""Files that only print or describe errors: neither their code nor their arguments can change a number."""
 
 
 def digest(values: Any) -> str:
-    """SHA-256 of plain values: whatever JSON can hold; the order of keys does not matter."""
+    """SHA-256 of plain values (anything that JSON can represent); the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path | None) -> str | None:
-    """SHA-256 of a file; None of None."""
+    """SHA-256 of a file; None for None."""
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(entries: Iterable[ListEntry], masks: bool, weights: str = "") -> bytes:
-    """16 bytes that identify what a block is computed from: its files by path, size and time, and tuned weights."""
+    """16 bytes that identify the input of a block: paths, sizes and times of its files, and the tuned weights."""
     files = [path for entry in entries for path in (entry.image, entry.mask if masks else None)]
     return bytes.fromhex(digest([weights, *map(_file_state, files)]))[:16]
 
@@ -71,8 +71,8 @@ def settings_of(
         experiment: a key of :data:`CODE`.
         config: the resolved configuration.
         segmenter: model, prompts, layers, device.
-        entries: the images, by path; blocks of images have a :func:`fingerprint` of their own.
-        more: what else matters to this run.
+        entries: the images, identified by path; the files' state is in the :func:`fingerprint` of each block.
+        more: everything else that this run depends on.
     """
     model = segmenter.model
     return {
@@ -83,7 +83,7 @@ def settings_of(
         "model": {
             "name": model.name,
             "weights": model.digest,
-            # what weights do not tell: heads, activation, epsilon, patch size
+            # not visible in the weights: heads, activation, epsilon, patch size
             **{part: digest(values) for part, values in model.architecture.items()},
             "tokens": digest([segmenter.input_ids.tolist(), segmenter.attention_mask.tolist()]),
             "image_size": config.model.image_size,
@@ -105,18 +105,18 @@ def settings_of(
 
 
 def code_of(experiment: str) -> dict[str, str]:
-    """By file a digest of the code that computes ``experiment``."""
+    """Digest of each file with code that computes ``experiment``, by path."""
     files = {path.relative_to(REPOSITORY).as_posix(): path for path in source_files(*CODE[experiment])}
     return {name: code_digest(path.read_text(encoding="utf-8")) for name, path in files.items() if name not in SPEAKING}
 
 
 def code_digest(text: str) -> str:
-    """SHA-256 of source code without comments, docstrings, layout, and what it says to :data:`SPEAKING` functions."""
+    """SHA-256 of source code without comments, docstrings, layout and arguments of :data:`SPEAKING` functions."""
     return digest(ast.dump(_Silent().visit(ast.parse(text))))
 
 
 class _Silent(ast.NodeTransformer):
-    """Removes docstrings, and the arguments of calls to what a file imports from a :data:`SPEAKING` one."""
+    """Removes docstrings, and the arguments of calls to functions imported from :data:`SPEAKING` files."""
 
     def __init__(self) -> None:
         self.speakers: set[str] = set()
@@ -132,6 +132,6 @@ class _Silent(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        # docstrings, also those of constants: a string that stands alone does nothing
+        # docstrings, also those of constants: a string as a statement has no effect
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return ast.Pass() if is_text else self.generic_visit(node)

@@ -1,9 +1,9 @@
 """The journal of an unfinished run: the same command resumes from it.
 
-A run's journal is a folder beside its results, named by a digest of all that the results depend on. It holds the
-settings behind the digest, readable, and records (:mod:`src.evaluation.records`): one per block of images, in a file
-per process. Each block's contribution is the same whoever computes it, when, and how often; of a block with two records
-one counts. A finished run removes its journal.
+A run's journal is a folder next to its results, named by a digest of everything that the results depend on. It contains
+these settings as JSON, and records (:mod:`src.evaluation.records`): one per block of images, in one file per process. A
+block's contribution does not depend on when and by which process it is computed; if a block has several records, one of
+them counts. A finished run removes its journal.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from .records import Record, RecordFile, pack, read_records
 FOLDER = "unfinished"
 SETTINGS = "settings.json"
 FLUSH_SECONDS = 2.0
-"""A computed block is on the disk within this time."""
+"""A computed block is written to the disk within this time."""
 
 SHOWN_DIFFERENCES = 3
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """The journal of one run, open while the run computes and writes its results.
+    """The journal of one run: a context that is open while the run computes and writes its results.
 
-    Leaving the block without an error removes the journal. An error keeps it, and carries a note of what it holds.
+    Without an error, the end of the context removes the journal. An error keeps it and gets a note on its contents.
 
     Args:
-        results: a result file of the run; the journal is in the folder :data:`FOLDER` beside it.
+        results: a result file of the run; the journal is in the folder :data:`FOLDER` next to it.
         settings: everything that the results depend on except the images' contents, as plain values.
-        fresh: start over: remove what an interrupted run left.
+        fresh: start over: remove the journal of an interrupted run.
         skip_unreadable: skip images that cannot be read.
     """
 
@@ -67,19 +67,22 @@ class Journal(AbstractContextManager["Journal"]):
 
     @classmethod
     def nowhere(cls) -> Journal:
-        """A journal that keeps nothing on the disk."""
+        """A journal that writes nothing to the disk."""
         return _Nowhere(Path("nowhere"), {})
 
     def __enter__(self) -> Journal:
         first = processes.share(lambda: self.settings)
         different = differences(self.settings, first)
         if different:
-            raise UserError(f"process {rank()} would compute something else than process 0: {'; '.join(different)}")
+            raise UserError(
+                f"process {rank()} has other settings than process 0: {'; '.join(different)}; start all processes with "
+                "the same command and data"
+            )
         if self.fresh and local_rank() == 0:
             self._remove()
             if os.path.lexists(self.folder):
                 raise UserError(f"--fresh cannot remove {self.folder}: remove it, or choose another --output-dir")
-        processes.wait_for_all()  # nobody may read what is about to be removed
+        processes.wait_for_all()  # no process may read a journal that another one is about to remove
         self._mention_others()
         return self
 
@@ -87,7 +90,7 @@ class Journal(AbstractContextManager["Journal"]):
         if error is None:
             self.flush()
         else:
-            with contextlib.suppress(UserError):  # what must not be kept; the error says more
+            with contextlib.suppress(UserError):  # the check of the waiting blocks failed; the first error says more
                 self.flush()
         if self._file is not None:
             self._file.close()
@@ -96,13 +99,13 @@ class Journal(AbstractContextManager["Journal"]):
             if kept:
                 error.add_note(f"{kept:,} of {total:,} images are kept in {self.folder}: the same command resumes")
             return
-        processes.share(lambda: None)  # the first process has written the results
+        processes.share(lambda: None)  # wait until the first process has written the results
         self._remove()
         if self.folder.is_dir():
-            note(f"note: {self.folder} cannot be removed; the run is finished and does not need it")
+            note(f"note: {self.folder} cannot be removed; the run is finished, so you can delete it")
 
     def records(self, fingerprints: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Number and payload of each record with its block's fingerprint; of some blocks there may be several."""
+        """Block number and payload of each record with the block's fingerprint; a block may have several records."""
         for record in read_records(sorted(self.folder.glob("*.records")), _unreadable_file):
             if record.block < len(fingerprints) and record.fingerprint == fingerprints[record.block]:
                 yield record.block, record.payload
@@ -110,14 +113,14 @@ class Journal(AbstractContextManager["Journal"]):
     def begin(
         self, fingerprints: Sequence[bytes], sizes: Sequence[int], mine: int, done: int, check: Callable[[], None]
     ) -> None:
-        """Begin a pass over the images, and print how many an interrupted command had computed.
+        """Begin a pass over the images, and print how many an interrupted command computed.
 
         Args:
             fingerprints: of all blocks.
-            sizes: how many images each block has.
-            mine: how many blocks this process will keep.
-            done: images that need not be computed again.
-            check: is called before anything is written, and raises if it must not be kept.
+            sizes: number of images in each block.
+            mine: number of blocks that this process will compute.
+            done: number of images that are done.
+            check: called before blocks are written; raises if they must not be.
         """
         self._check = check
         self._passes.append((fingerprints, sizes))
@@ -129,21 +132,21 @@ class Journal(AbstractContextManager["Journal"]):
             say(f"resuming: {done:,} of {sum(sizes):,} images are done ({self.folder}); --fresh starts over")
 
     def keep(self, block: int, fingerprint: bytes, arrays: Mapping[str, Tensor]) -> list[tuple[int, bytes]]:
-        """Keep what ``block`` contributes; it is on the disk :data:`FLUSH_SECONDS` later.
+        """Keep the contribution of ``block``; it is written within :data:`FLUSH_SECONDS`.
 
         Returns:
-            Number and payload of the blocks that were packed now, whether or not this one is among them.
+            Number and payload of the blocks that this call packed, which may or may not include ``block``.
         """
         self._waiting.append((block, fingerprint, arrays))
         return self.flush() if time.monotonic() - self._flushed >= FLUSH_SECONDS else []
 
     def flush(self) -> list[tuple[int, bytes]]:
-        """Write what waits; returns as :meth:`keep`. A full disk does not end the run: there may be room later."""
+        """Write the waiting blocks; returns as :meth:`keep`. A full disk does not end the run: it tries again later."""
         self._flushed = time.monotonic()
         if not (self._waiting or self._unwritten) or self._file is None:
             return []
         waiting, self._waiting = self._waiting, []
-        self._check()  # if it raises, nothing of what waited is written
+        self._check()  # if it raises, none of the waiting blocks is written
         records = [
             Record(block, fingerprint, pack({name: array.cpu().numpy() for name, array in arrays.items()}))
             for block, fingerprint, arrays in waiting
@@ -164,14 +167,14 @@ class Journal(AbstractContextManager["Journal"]):
             note_once(f"note: cannot write to {self.folder} ({reason}); the run continues, but may not be resumable")
 
     def _images_on_disk(self) -> tuple[int, int]:
-        """Images whose records the folder holds now, and images in all, over all passes."""
+        """Number of images that have a record in the folder now, and number of all images, over all passes."""
         kept = 0
         for fingerprints, sizes in self._passes:
             kept += sum(sizes[number] for number in {number for number, _ in self.records(fingerprints)})
         return kept, sum(sum(sizes) for _, sizes in self._passes)
 
     def _mention_others(self) -> None:
-        """Name unfinished runs of the same results with other settings, and which."""
+        """Print unfinished runs of the same results with other settings, and which settings differ."""
         pattern = re.compile(re.escape(self._stem) + "_[0-9a-f]{16}")
         for other in sorted(self.folder.parent.glob(f"{self._stem}_*")):
             if other == self.folder or not pattern.fullmatch(other.name) or not (other / SETTINGS).is_file():
@@ -183,12 +186,12 @@ class Journal(AbstractContextManager["Journal"]):
             different = differences(settings if isinstance(settings, dict) else {}, self.settings)
             more = len(different) - SHOWN_DIFFERENCES
             shown = "; ".join(different[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-            note(f"note: {other} holds an unfinished run with other settings: {shown}; `rm -r {other}` removes it")
+            note(f"note: {other} is an unfinished run with other settings: {shown}; `rm -r {other}` removes it")
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # unless it holds another run
+            self.folder.parent.rmdir()  # fails if it contains another run
 
 
 class _Nowhere(Journal):

@@ -1,7 +1,7 @@
-"""The evaluation loop: an evaluator computes what each block of images contributes, and adds all contributions up.
+"""The evaluation loop: an evaluator computes the contribution of each block of images and adds all contributions up.
 
-The images are cut into blocks of ``dataloader.batch_size`` neighbours. Whichever process computes a block, and
-whenever, it computes it as one batch, so results do not depend on interruptions or on the number of processes.
+A block is ``dataloader.batch_size`` consecutive images. A block is always computed as one batch, so results do not
+depend on interruptions or on the number of processes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .memory import within_memory
 from .records import unpack
 
 Arrays = Mapping[str, Tensor]
-"""What a block contributes, by name."""
+"""The contribution of a block: arrays by name."""
 R = TypeVar("R")
 
 STATUS_IMAGES = 50
-"""On a GPU the bar shows a new status after so many images, because reading it waits for the device."""
+"""Images between two updates of the status on a GPU, because each update synchronises with the device."""
 SKIPPED, HALVED = "skipped", "halved"
-"""Arrays that the loop keeps beside the evaluator's: unreadable images; that memory did not suffice for the block."""
+"""Additional arrays of the loop: unreadable images; a mark if the block was computed in parts."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Pass:
     """One run of the loop over all images.
 
     Attributes:
-        images: how many could be read.
-        skipped: images that could not be read, in the order of the list: image and reason.
-        halved: how many blocks were computed in smaller parts for lack of memory, which rounds differently.
-        computed: how many images this command computed; an interrupted one had computed the others.
-        seconds: that this command took.
+        images: number of readable images.
+        skipped: unreadable images in list order: image and reason.
+        halved: number of blocks computed in parts because memory ran out, which rounds differently.
+        computed: number of images that this command computed; an interrupted command computed the others.
+        seconds: duration of this command.
     """
 
     images: int
@@ -57,13 +57,13 @@ class Pass:
 
 
 class Evaluator(ABC, Generic[R]):
-    """A metric: what to compute of a batch, and how to add it up.
+    """A metric: what to compute for a batch, and how to add it up.
 
-    The loop calls :meth:`add` once for each block with a readable image, in any order: with what :meth:`process` has
-    just returned, or what an interrupted command or another process had computed.
+    The loop calls :meth:`add` once for each block with a readable image, in any order. The arrays come from
+    :meth:`process`, from the journal of an interrupted command, or from another process.
 
     Args:
-        device: where batches go.
+        device: device of the batches.
         description: of the progress bar.
     """
 
@@ -73,29 +73,29 @@ class Evaluator(ABC, Generic[R]):
 
     @abstractmethod
     def process(self, batch: Batch) -> Arrays:
-        """Compute what ``batch`` contributes; the evaluator's own state stays as it is."""
+        """Compute the contribution of ``batch``; must not change the evaluator's state."""
 
     @abstractmethod
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
-        """Merge what :meth:`process` returned for two halves of a batch."""
+        """Merge the results of :meth:`process` for two halves of a batch."""
 
     @abstractmethod
     def add(self, block: int, arrays: Arrays) -> None:
-        """Add what the block of number ``block`` contributes."""
+        """Add the contribution of block number ``block``."""
 
     @abstractmethod
     def result(self, done: Pass) -> R:
-        """The metric over all blocks; called in the first process."""
+        """The metric over all blocks; called in the first process only."""
 
     def check(self) -> None:
-        """Raise a UserError if what was computed since the last call must not be kept."""
+        """Raise a UserError if a result of :meth:`process` since the last call is invalid."""
 
     def status(self) -> dict[str, Any]:
-        """What the progress bar shows."""
+        """Values for the progress bar."""
         return {}
 
     def accepts(self, indices: Sequence[int], arrays: Arrays) -> bool:
-        """Whether what an interrupted command kept of the images ``indices`` still serves."""
+        """Whether a contribution from the journal, computed from the images ``indices``, can be used."""
         return True
 
 
@@ -106,18 +106,18 @@ def run(
     journal: Journal | None = None,
     weights: str = "",
 ) -> R:
-    """Evaluate ``dataset``: compute the blocks that the journal lacks, and return the result in every process.
+    """Evaluate ``dataset``: compute the blocks that are not in the journal, and return the result in every process.
 
     Args:
-        evaluator: a fresh one.
+        evaluator: a new evaluator.
         dataset: the images.
-        loader: the batch size, and how images are read.
-        journal: an open one, which resumes an interrupted run; None: nothing is kept.
-        weights: tells this pass from others over the same images in the same journal.
+        loader: batch size and workers.
+        journal: an open journal, to resume an interrupted run; None: the run cannot be resumed.
+        weights: distinguishes this pass from others over the same images in the same journal.
 
     Raises:
-        UserError: an image or mask cannot be read (unless the journal skips them), the evaluator refuses what it
-            computed, or another process has ended.
+        UserError: an image or mask cannot be read (unless the journal skips them), :meth:`Evaluator.check` fails, or
+            another process has ended.
     """
     start = time.perf_counter()
     journal = journal or Journal.nowhere()
@@ -157,7 +157,7 @@ def run(
             arrays = _computed(evaluator, batch)
             written = journal.keep(number, prints[number], arrays)
             add(number, arrays)
-            packed.update(written if rank() else ())  # the first process has added its own
+            packed.update(written if rank() else ())  # the first process has added its own blocks
             bar.update(before + counter.add(len(blocks[number])) - bar.n)
             if evaluator.device.type == "cpu" or bar.n % STATUS_IMAGES < size or bar.n == bar.total:
                 bar.set_postfix(evaluator.status())
@@ -177,7 +177,7 @@ def run(
 
 
 def _computed(evaluator: Evaluator, batch: Batch) -> dict[str, Tensor]:
-    """What a block contributes, with the loop's own arrays."""
+    """The contribution of a block, with the loop's own arrays."""
     arrays: dict[str, Tensor] = {}
     if len(batch):
         computed, in_parts = within_memory(evaluator.process, batch, Batch.halves, evaluator.merge)
@@ -188,13 +188,13 @@ def _computed(evaluator: Evaluator, batch: Batch) -> dict[str, Tensor]:
 
 
 def _unreadable(arrays: Arrays) -> dict[int, str]:
-    """Images of a block that cannot be read, with the reason."""
+    """The unreadable images of a block, with the reason."""
     reasons = json.loads(arrays[SKIPPED].numpy().tobytes()) if SKIPPED in arrays else {}
     return {int(index): reason for index, reason in reasons.items()}
 
 
 def _missing(found: Iterable[int], blocks: int) -> tuple[list[int], frozenset[int]]:
-    """Blocks that no process has found in its journal, and blocks that the first process has found itself."""
+    """Blocks that no process found in its journal, and blocks that the first process found."""
     held = processes.gather(frozenset(found))
 
     def decide() -> tuple[list[int], frozenset[int]]:

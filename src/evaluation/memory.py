@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory are computed in parts."""
+"""Compute batches that do not fit into memory in parts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ R = TypeVar("R")
 def within_memory(
     compute: Callable[[B], R], batch: B, halves: Callable[[B], tuple[B, B]], merge: Callable[[R, R], R]
 ) -> tuple[R, bool]:
-    """Compute ``compute(batch)``; if memory does not suffice, in halves, and single images with fewer prompts at once.
+    """``compute(batch)``; when memory runs out, in halves, and a single image with fewer prompts at a time.
 
     Args:
-        compute: may run out of memory; is then called again.
-        batch: of one image or more.
+        compute: may run out of memory and is then called again.
+        batch: one image or more.
         halves: splits a batch of two images or more.
         merge: merges the results of two halves.
 
     Returns:
-        The result, and whether it was computed in smaller parts than usual, which rounds differently. That holds for
-        every batch after working memory was halved.
+        The result, and whether it was computed in smaller parts than usual, which rounds differently. After working
+        memory was halved, this is true for every batch.
 
     Raises:
-        UserError: memory does not suffice for one image.
+        UserError: one image does not fit into memory.
     """
     try:
         return compute(batch), working_memory_was_halved()
@@ -41,15 +41,15 @@ def within_memory(
             raise
         if len(batch) == 1 and not halve_working_memory():
             raise UserError(
-                "memory does not suffice for one image: lower model.image_size, ask with fewer prompts, set "
-                f"runtime.amp to bf16, or use another device ({first_line(error)})"
+                "out of memory with one image: lower model.image_size, use fewer prompts, set runtime.amp to bf16, or "
+                f"use another device ({first_line(error)})"
             ) from error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(batch) == 1:
-        note_once("note: memory does not suffice for one image with all prompts at once: using fewer prompts at a time")
+        note_once("note: out of memory with one image and all prompts: using fewer prompts at a time")
         return within_memory(compute, batch, halves, merge)
-    note_once(f"note: memory does not suffice for {len(batch)} images at once: using half batches")
+    note_once(f"note: out of memory with {len(batch)} images: using half batches")
     first, rest = (within_memory(compute, half, halves, merge)[0] for half in halves(batch))
     return merge(first, rest), True
 
@@ -66,11 +66,11 @@ def explaining_lack_of_memory(work: str, remedy: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` reports a lack of memory, of a GPU or of the CPU."""
+    """Whether ``error`` means that a GPU or the CPU is out of memory."""
     texts = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error about memory."""
+    """The first line of an out-of-memory error."""
     return str(error).splitlines()[0] if str(error) else "out of memory"

@@ -16,18 +16,17 @@ from ..screen import display_width, table
 from .boundary import boundary_classes, boundary_width
 
 MAX_NAMES = 12
-"""How many absent classes the screen names; the JSON names all."""
-
+"""Absent classes that the screen names at most; the JSON names all."""
 
 TABLES = defaultdict(lambda: 1, cuda=64)
-"""In how many tables pixels are counted, by kind of device: on a GPU additions to one and the same cell, that of the
-background, would wait for each other."""
+"""Number of tables to count pixels in, by kind of device: on a GPU, many additions to one cell (the background's)
+would wait for each other."""
 
 
 class ConfusionMatrix:
-    """Counts of pixels by true and predicted class; pixels with the ignored label are left out.
+    """Counts of pixels by true and predicted class, without pixels of the ignored label.
 
-    The scores are of C classes: all ``num_classes``, or, where there is no background, all but class 0.
+    Scores are of C classes: all ``num_classes``, or all but class 0 in a data set without background.
 
     Attributes:
         counts: int64 [num_classes, num_classes]: row = label, column = prediction.
@@ -61,7 +60,7 @@ class ConfusionMatrix:
         labels = labels.to(self.counts.device, non_blocking=True)
         pairs = labels.long() * self.num_classes + prediction.to(self.counts.device)
         cells = self.counts.numel()
-        # ignored pixels go to a cell of their own, and nothing here needs to know a value: CUDA is never waited for
+        # ignored pixels get an extra cell; nothing here reads a value, so nothing synchronises with CUDA
         pairs = pairs.masked_fill(labels == self.ignore_label, cells).flatten()
         self.counts += _count(pairs, cells + 1, TABLES[self.counts.device.type])[:cells].view_as(self.counts)
         if self.boundary:
@@ -84,34 +83,34 @@ class ConfusionMatrix:
         return cls(labelling.num_classes, labelling.ignore_label, device, labelling.background, boundary)
 
     def cpu(self) -> ConfusionMatrix:
-        """The same counts on the CPU."""
+        """A copy with the counts on the CPU."""
         matrix = copy.copy(self)
         matrix._take(self.state.cpu())
         return matrix
 
     @property
     def scored(self) -> Tensor:
-        """[C, C] the counts of the classes that are scored, on the CPU: MPS has no float64 for what follows."""
+        """[C, C] counts of the scored classes, on the CPU: MPS has no float64."""
         return self.counts[self._first :, self._first :].cpu()
 
     @property
     def intersection(self) -> Tensor:
-        """[C] pixels on which label and prediction agree."""
+        """[C] pixels where label and prediction agree."""
         return self.scored.diagonal()
 
     @property
     def union(self) -> Tensor:
-        """[C] pixels on which label or prediction is the class."""
+        """[C] pixels where label or prediction is the class."""
         return self.scored.sum(0) + self.scored.sum(1) - self.intersection
 
     @property
     def iou(self) -> Tensor:
-        """[C] float64 intersection over union; a class with an empty union has 0, as published."""
+        """[C] float64 intersection over union; 0 for a class with an empty union, as published."""
         return self.intersection.double() / self.union.clamp(min=1)
 
     @property
     def miou(self) -> float:
-        """Mean of :attr:`iou` over all C classes, the background, where there is one, included."""
+        """Mean of :attr:`iou` over all C classes, background included if the data set has one."""
         return float(self.iou.mean())
 
     @property
@@ -136,32 +135,31 @@ class ConfusionMatrix:
 
     @property
     def absent(self) -> list[int]:
-        """Classes without a pixel in the masks: whatever is predicted, their IoU is 0."""
+        """Classes without a pixel in the masks: their IoU is 0, whatever is predicted."""
         return (self.scored.sum(1) == 0).nonzero().flatten().tolist()
 
     @property
     def miou_present(self) -> float:
-        """Mean of :attr:`iou` over the classes that are not :attr:`absent`; 0 if all are."""
+        """Mean of :attr:`iou` over the classes that are not :attr:`absent`; 0 if all are absent."""
         present = self.scored.sum(1) > 0
         return float(self.iou[present].mean()) if present.any() else 0.0
 
     def require_pixels(self) -> None:
-        """See that there is something to score.
+        """Check that at least one pixel was counted.
 
         Raises:
-            UserError: not one pixel was counted.
+            UserError: all pixels are ignored.
         """
         if not self.counts.any():
             raise UserError(
-                f"no pixel could be scored: the masks hold nothing but {self.ignore_label}, which is ignored; "
-                "check the masks, and dataset.ignore_label"
+                f"no pixel can be scored: every mask value is {self.ignore_label}, which is ignored; check the masks "
+                "and dataset.ignore_label"
             )
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Plain values: mIoU; IoU, intersection and union of each of the C classes ``names``; the counts.
+        """Plain values: mIoU, with and without absent classes; IoU, intersection and union per class; the counts.
 
-        And the classes that are absent from the masks, with the mIoU of the others. With ``boundary`` the same of
-        boundary regions.
+        ``names`` are the C class names. With ``boundary`` the same of boundary regions.
         """
         columns = [names, self.iou.tolist(), self.intersection.tolist(), self.union.tolist()]
         keys = ["name", "iou", "intersection", "union"]
@@ -190,21 +188,21 @@ class ConfusionMatrix:
             lines.append(f"  mean Boundary IoU: {100 * self.boundary_miou:.2f}")
         if self.absent:
             lines.append(absence_note([names[label] for label in self.absent], f"{100 * self.miou_present:.2f}"))
-        if len(names) == 2 and self.absent == [1]:  # such masks are often drawn in 0 and 255
+        if len(names) == 2 and self.absent == [1]:  # two-class masks often use 0 and 255
             ignored = self.ignore_label
-            lines.append(f"  {ignored} in a mask is ignored, it is not class 1: to score {names[1]}, draw it with 1")
+            lines.append(f"  mask value {ignored} is ignored; it is not class 1: to score {names[1]}, draw it with 1")
         return "\n".join(lines)
 
 
 def absence_note(absent: Sequence[str], miou_present: str = "") -> str:
-    """A line for the screen on classes that are not in the masks, and on the mIoU of those present."""
+    """A line for the screen: the classes that are not in the masks, and the mIoU of the others."""
     shown = ", ".join(absent[:MAX_NAMES]) + (f" and {len(absent) - MAX_NAMES} more" if len(absent) > MAX_NAMES else "")
     note = f"  no pixel in the masks, counted as IoU 0, as published: {shown}"
     return f"{note}; mIoU of the classes present: {miou_present}" if miou_present else note
 
 
 def _count(values: Tensor, cells: int, tables: int) -> Tensor:
-    """How often each number below ``cells`` is among ``values`` [n]: [cells]; in ``tables`` that are added up."""
+    """Histogram [cells] of ``values`` [n], whole numbers below ``cells``; counted in ``tables`` tables and summed."""
     if tables > 1:
         values = values + cells * (torch.arange(len(values), device=values.device) % tables)
     counted = values.new_zeros(tables * cells).scatter_add_(0, values, torch.ones_like(values))
@@ -212,7 +210,7 @@ def _count(values: Tensor, cells: int, tables: int) -> Tensor:
 
 
 def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:
-    """Per-class IoU in percent for the screen, two classes a line, and ``miou`` as the last line."""
+    """Per-class IoU in percent for the screen, two classes per line, and ``miou`` on the last line."""
     cells = [(name, f"{100 * value:.2f}") for name, value in zip(names, iou, strict=True)]
     half = (len(cells) + 1) // 2
     halves = [[*cells[:half], ("mIoU", miou)], [*cells[half:], *[("", "")] * (2 * half - len(cells) + 1)]]

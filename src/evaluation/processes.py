@@ -1,7 +1,7 @@
-"""Several processes that share one job: they communicate at its beginning and at its end, and never in between.
+"""Communication between the processes of a job: at its beginning and at its end, never in between.
 
 ``torchrun`` starts the processes, on one machine or on several, and numbers them by rank. They use gloo, which needs no
-GPU, and wait for each other for as long as a job may take; no watchdog ends a process that computes.
+GPU, and wait for each other as long as a job may take; no watchdog ends a process that computes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 
 def share_of(items: Sequence[T]) -> Sequence[T]:
-    """The items of this process: neighbours stay together, and the shares of two processes differ by one at most."""
+    """The contiguous part of ``items`` for this process; the parts of two processes differ by at most one item."""
     first, end = (len(items) * place // world_size() for place in (rank(), rank() + 1))
     return items[first:end]
 
 
 def gather(value: T) -> list[T] | None:
-    """The values of all processes by rank, for the first process; None for the others.
+    """The values of all processes by rank, in the first process; None in the others.
 
     Raises:
         UserError: a process has ended.
@@ -44,10 +44,10 @@ def gather(value: T) -> list[T] | None:
 
 
 def share(make: Callable[[], T]) -> T:
-    """The value of ``make()`` in the first process, for all of them; the others do not call it.
+    """Call ``make()`` in the first process only and return its value in all processes.
 
     Raises:
-        UserError: ``make`` raises one, which all processes then raise; or the first process has ended.
+        UserError: raised by ``make``, in all processes; or the first process has ended.
     """
     if world_size() == 1:
         return make()
@@ -73,7 +73,7 @@ def wait_for_all() -> None:
 class Counter:
     """A number that every process can add to and read at any time, without waiting.
 
-    Every process must make the same counters in the same order.
+    Every process must create the same counters in the same order.
     """
 
     _numbers = itertools.count()
@@ -93,7 +93,7 @@ class Counter:
 
 @functools.cache
 def _join() -> Store:
-    """Meet the other processes of the job; returns the store for counters."""
+    """Wait for the other processes of the job and form a group; returns the store for counters."""
     store = job_store()
     assert store is not None
     try:
@@ -107,7 +107,7 @@ def _join() -> Store:
 
 
 def _wait_for_arrivals(store: Store, meeting: str) -> None:
-    """Arrive at ``meeting`` and wait for all others; signals are obeyed meanwhile, which they are not inside gloo.
+    """Register at ``meeting`` and wait for all processes; unlike gloo, this reacts to signals.
 
     Raises:
         UserError: another process has ended early.
@@ -124,7 +124,7 @@ def _wait_for_arrivals(store: Store, meeting: str) -> None:
 
 
 def _missing(store: Store, meeting: str) -> str:
-    """Which processes have not arrived at ``meeting``; empty if all have."""
+    """The processes that have not arrived at ``meeting``, as text; empty if all have."""
     numbers = [str(number) for number in range(world_size()) if not store.check([f"{meeting} {number}"])]
     return f"process{'es' if len(numbers) > 1 else ''} {', '.join(numbers)}" if numbers else ""
 
@@ -139,7 +139,7 @@ _pending: list[threading.Thread] = []
 
 
 def _meet(collective: Callable[[], None]) -> None:
-    """Run ``collective`` in a thread: it may wait for hours, and the main thread has to obey signals.
+    """Run ``collective`` in a thread: it may wait for hours, and the main thread must react to signals.
 
     Raises:
         UserError: another process has ended.
@@ -173,5 +173,5 @@ def _meet(collective: Callable[[], None]) -> None:
 def _lost_contact() -> UserError:
     return UserError(
         f"process {rank()} (number {local_rank()} on its machine) lost contact with the other processes: one of them "
-        "has ended, and printed why above or on its own machine"
+        "has ended; its error is above or in the output of its machine"
     )

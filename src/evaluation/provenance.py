@@ -1,4 +1,4 @@
-"""Where numbers come from: command, settings, prompts, software, hardware, commit."""
+"""The origin of results: command, settings, prompts, software, hardware, commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | None = None) -> dict[str, Any]:
-    """What a result file records of its origin, as plain values; ``layers`` if they are not the segmenter's."""
+    """The origin of a result file, as plain values; ``layers`` if they are not the segmenter's."""
     device = segmenter.device
     return {
         "command": command_line(),
@@ -45,13 +45,13 @@ def provenance(config: Config, segmenter: Segmenter, layers: Sequence[int] | Non
 
 
 def command_line() -> str:
-    """This process's command, as it can be typed into a shell."""
+    """The command of this process, quoted for a shell."""
     module = Path(sys.argv[0]).name == "__main__.py"  # python -m ...
     return shlex.join(["python", *(sys.orig_argv[1:] if module else sys.argv)])
 
 
 def git_commit() -> str | None:
-    """Commit of this checkout, with ``+`` if tracked files differ from it; None outside a checkout."""
+    """Commit of this checkout, with ``+`` if tracked files are modified; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *arguments]

@@ -1,8 +1,8 @@
-"""Records of finished work in append-only files: a record is read whole or not at all.
+"""Records of finished work in append-only files.
 
-A file is a sequence of records, each a header and a payload under one checksum. Reading ends at the first record that
-is not whole: the tail of a file whose process was killed, or reserved room. A process appends only to a file of its
-own, so only the tail can be broken, and any number of files can be read together.
+A file is a sequence of records, each a header and a payload with a checksum. Reading stops at the first incomplete
+record: the end of a file whose process was killed, or reserved space. Each process appends to its own file, so only the
+end can be incomplete, and any number of files can be combined.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HEADER = struct.Struct("<q16sII")  # block, fingerprint, length of the payload, 
 
 @dataclass(frozen=True)
 class Record:
-    """What one block of images contributes.
+    """The contribution of one block of images.
 
     Attributes:
-        block: its number in the list of blocks.
+        block: number of the block.
         fingerprint: 16 bytes that identify its input, see :func:`src.evaluation.identity.fingerprint`.
         payload: named arrays, see :func:`pack`.
     """
@@ -36,7 +36,7 @@ class Record:
     payload: bytes
 
     def encode(self) -> bytes:
-        """The bytes of the record in a file."""
+        """The record as bytes for a file."""
         checksum = self._checksum()
         return HEADER.pack(self.block, self.fingerprint, len(self.payload), checksum) + self.payload
 
@@ -46,17 +46,17 @@ class Record:
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Named arrays as a payload; counts are nearly all zeros and shrink to a hundredth."""
+    """Compress named arrays; counts are mostly zeros and shrink to a hundredth."""
     return zlib.compress(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}), 1)
 
 
 def unpack(payload: bytes) -> dict[str, np.ndarray]:
-    """The arrays that :func:`pack` was given."""
+    """The inverse of :func:`pack`."""
     return load(zlib.decompress(payload))
 
 
 def decode(data: bytes) -> Iterator[Record]:
-    """The whole records at the beginning of ``data``."""
+    """The complete records at the beginning of ``data``."""
     place = 0
     while place + HEADER.size <= len(data):
         block, fingerprint, length, checksum = HEADER.unpack_from(data, place)
@@ -69,13 +69,13 @@ def decode(data: bytes) -> Iterator[Record]:
 
 
 def read_records(files: Iterable[Path], unreadable: Callable[[Path, str], None] = lambda *_: None) -> Iterator[Record]:
-    """The whole records of ``files``, file by file; a file that vanishes meanwhile holds none.
+    """The complete records of ``files``, file by file; a file that was deleted meanwhile has none.
 
-    ``unreadable`` is called with a file that cannot be read, and the reason.
+    ``unreadable`` is called with a file that cannot be read and the reason.
     """
     for file in files:
-        if file.exists() and not file.is_file():  # reading a named pipe would wait for ever
-            unreadable(file, "it is no regular file")
+        if file.exists() and not file.is_file():  # reading a named pipe would block
+            unreadable(file, "it is not a regular file")
             continue
         try:
             data = file.read_bytes()
@@ -88,12 +88,12 @@ def read_records(files: Iterable[Path], unreadable: Callable[[Path, str], None] 
 
 
 class RecordFile:
-    """Appends records to a file of its own, created with the first record.
+    """Appends records to a new file, which is created with the first record.
 
     Args:
         path: a file that does not exist; its folder is created.
-        expected: how many records will come. Room for all is reserved, judging by the size of the first ones, so that
-            the journal does not lose hours of work to a disk that others fill.
+        expected: number of records to come. Space for all is reserved, estimated from the first ones, so that hours of
+            work are not lost if other programs fill the disk.
     """
 
     def __init__(self, path: Path, expected: int) -> None:
@@ -103,7 +103,7 @@ class RecordFile:
         self._file: int | None = None
 
     def write(self, records: Sequence[Record]) -> None:
-        """Append ``records``, and wait until the disk holds them.
+        """Append ``records`` and wait until they are on the disk.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
@@ -113,7 +113,7 @@ class RecordFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._reserve(len(records), len(data))
-        # not at the end of the file: a write that a signal or a full disk interrupted is overwritten
+        # seek to the last complete record: a write that a signal or a full disk interrupted is overwritten
         done = 0
         while done < len(data):
             os.lseek(self._file, self._bytes + done, os.SEEK_SET)
@@ -123,20 +123,20 @@ class RecordFile:
         self._bytes += len(data)
 
     def close(self) -> None:
-        """Free the reserved room that was not needed."""
+        """Release the reserved space that was not needed."""
         if self._file is not None:
             os.ftruncate(self._file, self._bytes)
             os.close(self._file)
             self._file = None
 
     def _reserve(self, records: int, size: int) -> None:
-        """Reserve room for all expected records, at 1.5 times the mean size so far."""
+        """Reserve space for all expected records, at 1.5 times the mean size so far."""
         if self._bytes + size <= self._reserved or not hasattr(os, "posix_fallocate"):
             return
         assert self._file is not None
         count = self._records + records
         wanted = int(1.5 * (self._bytes + size) / count * max(self._expected, count))
-        # where this is refused, a write that finds no room will say so
+        # if this fails, a write to a full disk will raise the error
         with contextlib.suppress(OSError):
             os.posix_fallocate(self._file, 0, wanted)
         self._reserved = wanted

@@ -1,4 +1,4 @@
-"""Which source files a module's work depends on: those it imports, and those that these import."""
+"""The source files that a module depends on: its imports, and theirs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PACKAGES = ("src", "replace_huggingface", "tools")
 
 
 def source_files(*modules: str) -> list[Path]:
-    """Files of this project that ``modules`` import, directly or not, wherever in a file; their own among them.
+    """The files of ``modules`` and of all project modules that they import, directly or indirectly.
 
-    Found in the text of the import statements, so that nothing is run and no file can be forgotten when code moves.
-    A module that is imported by a name made at run time must be given.
+    Reads the import statements, wherever they are in a file, without running anything. A module whose name is only
+    known at run time must be given.
     """
     found: dict[str, Path] = {}
     waiting = list(modules)
@@ -29,14 +29,14 @@ def source_files(*modules: str) -> list[Path]:
 
 
 def module_file(name: str) -> Path | None:
-    """The file of module ``name``; None if there is none: the name is then of something inside a module."""
+    """The file of module ``name``; None if ``name`` is not a module (but, for example, a function in one)."""
     place = REPOSITORY.joinpath(*name.split("."))
     candidates = (place / "__init__.py", place.with_suffix(".py"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def imported_modules(path: Path) -> list[str]:
-    """Names that the import statements of a file may mean; of ``from a import b`` both ``a`` and ``a.b``."""
+    """Modules that the import statements of a file may name; for ``from a import b`` both ``a`` and ``a.b``."""
     package = path.parent.relative_to(REPOSITORY).parts
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Choosing text layers by InfoScore. A ranking takes hours on a large list, so it is computed once and kept."""
+"""Choose text layers by InfoScore. A ranking takes hours on a large list, so it is cached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..screen import note, say
 from .infoscore import LayerScores
 from .ranking import rank_layers, ranking_segmenter
 
-MAX_BYTES = 1 << 20  # of a kept ranking
+MAX_BYTES = 1 << 20  # of a cached ranking
 EXPERIMENT = "InfoScore"
 DIGEST = "digest"
 PARTS = ("mean_image_entropy", "dataset_entropy", "cov")
@@ -38,9 +38,9 @@ def choose_layers(
     fresh: bool = False,
     skip_unreadable: bool = False,
 ) -> tuple[int, ...]:
-    """The layers that ``model.layers`` names; for ``auto`` the ``model.top_k`` best by InfoScore on ``entries``.
+    """The configured ``model.layers``; for ``auto`` the ``model.top_k`` best layers by InfoScore on ``entries``.
 
-    See :func:`score_layers` for the rest.
+    The other arguments are those of :func:`score_layers`.
 
     Raises:
         UserError: see :func:`.ranking.rank_layers`.
@@ -62,19 +62,19 @@ def score_layers(
     fresh: bool = False,
     skip_unreadable: bool = False,
 ) -> LayerScores:
-    """InfoScore of all layers of ``segmenter`` on ``entries``: kept from an earlier time, else computed and kept.
+    """InfoScore of all layers of ``segmenter`` on ``entries``, read from the cache or computed and cached.
 
-    A ranking is a file in the folder ``cache``, named by a digest of all that it depends on: every weight of the model
-    and its architecture, every byte of every image, the prompts' tokens, image size, normalisation, number format and
-    kind of device, this project's own code, and the versions of the libraries that decode and compute.
-    Whatever changes, the digest does, so that a stale ranking cannot be found. An interrupted ranking resumes. One that
-    lacks unreadable images is not kept.
+    A ranking is a file in the folder ``cache``, named by a digest of everything that it depends on: the model's weights
+    and architecture, the bytes of all images, the prompts' tokens, image size, normalisation, number format and
+    kind of device, this project's code, and the versions of the libraries that decode and compute. If any of these
+    changes, so does the name: a stale ranking is never used. An interrupted ranking resumes. A ranking without the
+    unreadable images is not cached.
 
     Args:
         segmenter: from :func:`.ranking.ranking_segmenter`.
         entries: the images; masks are not needed.
-        config: for the images' reading and the number format.
-        cache: where rankings are kept; the folder of the results, so that all commands find them.
+        config: how to read images, and the number format.
+        cache: folder of cached rankings: the folder of the results, where all commands look.
         fresh: start an interrupted ranking over.
         skip_unreadable: skip images that cannot be read.
 
@@ -98,25 +98,25 @@ def score_layers(
 def _find(
     segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path
 ) -> tuple[Path, LayerScores | None]:
-    """Where the scores belong, and the scores that are kept there."""
+    """The path of the cached scores, and the scores if the file exists."""
     path = kept_path(segmenter, entries, config, cache)
     return path, read_scores(path, segmenter.layers)
 
 
 def kept_path(segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path) -> Path:
-    """The file in the folder ``cache`` that keeps the InfoScore of ``segmenter``'s layers on ``entries``."""
+    """The path in the folder ``cache`` for the InfoScore of ``segmenter``'s layers on ``entries``."""
     return cache / f"infoscore_{digest(ranking_settings(segmenter, entries, config))[:32]}.json"
 
 
 def keep_scores(
     scores: LayerScores, segmenter: Segmenter, entries: list[ListEntry], config: Config, cache: Path
 ) -> None:
-    """Keep ``scores`` where :func:`score_layers` will find them."""
+    """Cache ``scores`` for :func:`score_layers`."""
     processes.share(lambda: write_scores(scores, kept_path(segmenter, entries, config, cache)))
 
 
 def write_scores(scores: LayerScores, path: Path) -> None:
-    """Write ``scores`` to ``path``, unless they lack images; floats in full, so that they are read as they were."""
+    """Write ``scores`` to ``path``, unless images were skipped; floats at full precision, to read them back exactly."""
     if scores.skipped:
         return
     values = {"layers": list(scores.layers), **{part: getattr(scores, part).tolist() for part in PARTS}}
@@ -124,13 +124,13 @@ def write_scores(scores: LayerScores, path: Path) -> None:
 
 
 def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
-    """The scores of ``layers`` kept at ``path``; None if there are none, or, with a note, if they were changed."""
+    """The scores of ``layers`` in the file ``path``; None if it is missing or, with a note, if it was changed."""
     try:
         values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
         if not isinstance(values, dict) or values.pop(DIGEST, None) != digest(values):
-            raise ValueError("it was changed, or cut short, since it was written")
+            raise ValueError("it was changed or truncated after it was written")
         if values["layers"] != list(layers):
-            raise ValueError(f"it is not about layers {list(layers)}")
+            raise ValueError(f"it is not for layers {list(layers)}")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -141,7 +141,7 @@ def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
 
 
 def ranking_settings(segmenter: Segmenter, entries: list[ListEntry], config: Config) -> dict[str, Any]:
-    """What a ranking depends on: the settings of its run but for paths, and every byte of every image."""
+    """Everything that a ranking depends on: the settings of its run without paths, and the bytes of all images."""
     settings = settings_of(EXPERIMENT, config, segmenter, entries)
     model = {key: value for key, value in settings["model"].items() if key != "name"}
     frame = dataclasses.asdict(segmenter.frame)
@@ -150,11 +150,11 @@ def ranking_settings(segmenter: Segmenter, entries: list[ListEntry], config: Con
 
 
 def _images(entries: list[ListEntry]) -> list[str]:
-    """A digest of each image file; one that cannot be read counts as empty here and is reported when it is decoded."""
+    """A digest of each image file; an unreadable one counts as empty here, and decoding it raises the error later."""
     digests = []
     for entry in entries:
         try:
-            # reading a named pipe would wait for ever
+            # reading a named pipe would block
             content = entry.image.read_bytes() if entry.image.is_file() else b""
         except OSError:
             content = b""

@@ -1,4 +1,4 @@
-"""InfoScore against mIoU: every layer alone, the best by InfoScore, all, and the last."""
+"""Compare InfoScore with mIoU: of each layer alone, of the best by InfoScore, of all layers and of the last."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BET = "bet"
 
 @dataclass(frozen=True)
 class Choice:
-    """A choice of layers and what it scores."""
+    """A choice of layers and its score."""
 
     name: str
     layers: tuple[int, ...]
@@ -56,7 +56,7 @@ class Comparison:
         return float(correlation.statistic)
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Plain values: rho; which of the classes ``names`` are absent; name, layers and mIoU of every choice."""
+        """Plain values: rho; the absent ones of the classes ``names``; name, layers and mIoU of every choice."""
         choices = [
             {"name": c.name, "layers": c.layers, "miou": c.confusion.miou, "miou_present": c.confusion.miou_present}
             for c in self.choices
@@ -65,7 +65,7 @@ class Comparison:
         return {"spearman_rho": self.rho, "absent_classes": absent, "choices": choices}
 
     def table(self, names: Sequence[str]) -> str:
-        """mIoU of every choice in percent and rho, for the screen; and which of the classes ``names`` are absent."""
+        """For the screen: mIoU of every choice in percent, rho, and the absent ones of the classes ``names``."""
         rows = [["layers", "mIoU", "of the classes present"]]
         for choice in self.choices:
             mious = (choice.confusion.miou, choice.confusion.miou_present)
@@ -83,19 +83,19 @@ def compare(
 ) -> Comparison:
     """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
 
-    Which layers are InfoScore's best is known only after the last image. The ranking settles early, so every batch is
-    also scored with the layers that are best so far; the few batches that bet wrong are segmented again at the end.
-    That costs less than keeping every layer's class maps, 40 GB on COCO.
+    InfoScore's best layers are known only after the last image, but the ranking becomes stable early. So each batch is
+    also scored with the best layers so far (a bet), and the few batches with a wrong bet are segmented again at the
+    end. Keeping the class maps of all layers instead would take 40 GB on COCO.
 
     Args:
         segmenter: with the single-prompt set and all layers, from :func:`.ranking.ranking_segmenter`.
         entries: images with masks.
-        config: for the data set, the frame of the evaluation and the batches.
-        top_k: how many of InfoScore's layers to evaluate together.
-        journal: an open one, which resumes an interrupted comparison; None: nothing is kept.
+        config: data set, evaluation resolution and batches.
+        top_k: number of InfoScore's best layers to evaluate together.
+        journal: an open journal, to resume an interrupted comparison; None: it cannot be resumed.
 
     Raises:
-        UserError: an image or its mask cannot be read, or only one image can.
+        UserError: an image or its mask cannot be read, or only one image is readable.
     """
     require_images(len(entries))
     dataset, loader = SegmentationDataset.from_config(entries, config), config.dataloader
@@ -104,7 +104,7 @@ def compare(
     indices, size = list(dataset.indices), loader.batch_size
     lost = dataset.only([index for block in scored.lost for index in indices[block * size : (block + 1) * size]])
     if len(lost):
-        # the journal has other records of the same images
+        # ``weights`` distinguishes these records from the first pass's
         again = loop.run(_BestLayers(segmenter, lost, best), lost, loader, journal, weights=f"the layers {best}")
         top.counts += again.confusion.counts
     layers = segmenter.layers
@@ -116,7 +116,10 @@ def compare(
 
 @dataclass(frozen=True)
 class _Scored:
-    """What the first pass gives: each layer alone, all of them, and the best where a block bet on them."""
+    """Result of the first pass: each layer alone, all layers, and the best layers on the blocks that bet on them.
+
+    ``lost`` are the blocks with a wrong bet.
+    """
 
     scores: LayerScores
     singles: list[ConfusionMatrix]
@@ -126,7 +129,7 @@ class _Scored:
 
 
 class _Choices(Evaluator[_Scored]):
-    """InfoScore, and the mIoU of each layer, of all, and of the layers that were best when a block was computed."""
+    """InfoScore, and mIoU of each layer, of all layers, and of the layers that are best when a block is computed."""
 
     def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, top_k: int) -> None:
         super().__init__(segmenter.device, "comparing layers")
@@ -150,7 +153,7 @@ class _Choices(Evaluator[_Scored]):
         return {SHARES: shares, COUNTS: counts, BET: torch.tensor(bet)}
 
     def merge(self, one: Arrays, other: Arrays) -> Arrays:
-        # halves of a batch make the same bet: nothing is added in between
+        # both halves have the same bet: nothing is added between them
         return {**self.ranking.merge(one, other), COUNTS: one[COUNTS] + other[COUNTS], BET: one[BET]}
 
     def add(self, block: int, arrays: Arrays) -> None:
@@ -180,7 +183,7 @@ class _Choices(Evaluator[_Scored]):
 
 
 class _BestLayers(MeanIoU):
-    """mIoU of some of a segmenter's layers, rounded as in :class:`_Choices`."""
+    """mIoU of some of a segmenter's layers, with the same rounding as in :class:`_Choices`."""
 
     def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, layers: Sequence[int]) -> None:
         super().__init__(segmenter, dataset, description=f"scoring layers {list(layers)}")

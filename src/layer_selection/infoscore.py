@@ -1,7 +1,7 @@
-"""InfoScore: which text layers attend to what is in the image, told without labels (docs/method.md, "InfoScore").
+"""InfoScore: find the text layers that attend to the image's content, without labels (docs/method.md, "InfoScore").
 
-A layer is good if its attention in one image is about few prompts (low entropy per image), over all images about many
-(high entropy of the mean), and differs between images (high coefficient of variation).
+A good layer attends to few prompts in one image (low entropy per image), to many prompts over all images (high entropy
+of the mean), and to different prompts in different images (high coefficient of variation).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..runtime import threads
 from ..screen import table
 
 CLAMP = 1e-6
-CLAMPED_BYTES = 32 * 2**20  # of full-size maps that are formed at a time
+CLAMPED_BYTES = 32 * 2**20  # of full-size maps that are computed at a time
 
 COLUMNS = ("layer", "mean_image_entropy", "dataset_entropy", "entropy_ratio", "cov", "infoscore", "rank")
-"""Header of the CSV that :meth:`LayerScores.rows` fills."""
+"""Header of the CSV with :meth:`LayerScores.rows`."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class LayerScores:
     """InfoScore and its parts of L layers, [L] float64 each.
 
     Attributes:
-        layers: their numbers in the text encoder.
-        skipped: images that could not be read, as plain values: image and reason.
-        halved: how many batches were computed in parts, because memory did not suffice.
+        layers: indices of the layers in the text encoder.
+        skipped: unreadable images, as plain values: image and reason.
+        halved: number of batches that were computed in parts because memory ran out.
     """
 
     layers: tuple[int, ...]
@@ -58,7 +58,7 @@ class LayerScores:
         return [self.layers[place] for place in self.infoscore.argsort(descending=True, stable=True).tolist()]
 
     def top(self, count: int) -> list[int]:
-        """The ``count`` best layers, in layer order: their attention is averaged, so the order carries nothing."""
+        """The ``count`` best layers, in layer order: their attention is averaged, so the order does not matter."""
         return sorted(self.ranking[:count])
 
     def rows(self) -> list[tuple[int | float, ...]]:
@@ -69,7 +69,7 @@ class LayerScores:
         return [(layer, *row, ranking.index(layer) + 1) for layer, row in zip(self.layers, values, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: the layers in order of InfoScore, the rows, and images that could not be read."""
+        """Plain values: the layers in order of InfoScore, the rows, and the unreadable images."""
         return {
             "layers_by_infoscore": self.ranking,
             "table": [dict(zip(COLUMNS, row, strict=True)) for row in self.rows()],
@@ -86,13 +86,13 @@ class LayerScores:
 
 
 def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
-    """Share of the image that each prompt holds.
+    """Each prompt's share of the image.
 
-    By definition: upsample the prompts' maps to S x S, divide each pixel by its sum over prompts (clamped at 1e-6),
-    clamp the quotient at 1e-6 too, and take the mean over all pixels, padding included. The full-size maps need not be
-    formed: with the upsampling matrix W and s = max(W sum_p map_p, 1e-6), the mean of W map_p / s over pixels is
-    <map_p, W^T (1 / s)> / S^2. Only prompts whose quotient may fall below the clamp somewhere, by a bound from their
-    smallest patch, go through the definition.
+    Definition: upsample the prompts' maps to S x S, divide each pixel by its sum over prompts (clamped at 1e-6), clamp
+    the quotient at 1e-6 too, and take the mean over all pixels, padding included. Most prompts do not need full-size
+    maps: with the upsampling matrix W and s = max(W sum_p map_p, 1e-6), the mean of W map_p / s over pixels is
+    <map_p, W^T (1 / s)> / S^2. Only prompts whose quotient may be below the clamp somewhere, by a bound from their
+    smallest patch, are computed by the definition.
 
     Args:
         maps: [B, P, N], prompt maps of one layer (softmax over prompts, times itm).
@@ -105,25 +105,25 @@ def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
 
 
 def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: int) -> Tensor:
-    """Prompt shares [L, B, P] of ``layers`` on the images that were attended to."""
+    """:func:`prompt_shares` [L, B, P] of ``layers`` for the images of ``attended``."""
     return _shares([attended.prompt_maps(layer).float() for layer in layers], image_size)
 
 
 def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
     """:func:`prompt_shares` of L layers' maps, [B, P, N] each: [L, B, P].
 
-    A GPU is waited for once, for the clamp, and gets the indices of all prompts below it in one copy.
+    Synchronises once with a GPU, for the clamp, and copies the indices of all clamped prompts to it in one transfer.
     """
-    together = max(1, CLAMPED_BYTES // (4 * image_size**2))
-    with threads(1):  # a sum that threads share is rounded by how many they are
+    at_a_time = max(1, CLAMPED_BYTES // (4 * image_size**2))
+    with threads(1):  # the rounding of a sum depends on the number of threads
         parts = [_unclamped_shares(maps, image_size) for maps in layers]
         shares = torch.stack([part.shares for part in parts])
         marked, by_layer = _marked(torch.stack([part.may_clamp for part in parts]).cpu())
         for maps, part, own, indices in zip(
             layers, parts, shares, marked.to(shares.device).split(by_layer), strict=True
         ):
-            for first in range(0, len(indices), together):
-                image, prompt = indices[first : first + together].unbind(1)
+            for first in range(0, len(indices), at_a_time):
+                image, prompt = indices[first : first + at_a_time].unbind(1)
                 full_size = upsample(maps[image, prompt][:, None], image_size)[:, 0]  # [K', S, S]
                 clamped = full_size.div_(part.total[image]).clamp_(min=CLAMP)
                 own[image, prompt] = clamped.mean((1, 2))
@@ -132,7 +132,7 @@ def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Unclamped:
-    """Shares [B, P] without the clamp, which of them it may change, and the clamped sum over prompts [B, S, S]."""
+    """Shares [B, P] without the clamp; which of them the clamp may change; the clamped sum over prompts [B, S, S]."""
 
     shares: Tensor
     may_clamp: Tensor
@@ -149,7 +149,7 @@ def _unclamped_shares(maps: Tensor, image_size: int) -> _Unclamped:
 
 
 def _marked(may_clamp: Tensor) -> tuple[Tensor, list[int]]:
-    """Image and prompt, [K, 2], of everything marked in [L, B, P], layer by layer, and how many each layer has."""
+    """Indices (image, prompt) [K, 2] of the true values in [L, B, P], layer by layer, and their number per layer."""
     places = may_clamp.nonzero()
     return places[:, 1:].contiguous(), places[:, 0].bincount(minlength=len(may_clamp)).tolist()
 
@@ -158,7 +158,7 @@ class InfoScore:
     """Collects prompt shares of layers over a data set and scores the layers.
 
     Args:
-        layers: numbers of L text layers.
+        layers: indices of L text layers.
         image_size: S.
     """
 
@@ -170,7 +170,7 @@ class InfoScore:
 
     @property
     def images(self) -> int:
-        """How many images have been added."""
+        """Number of images added so far."""
         return self._sums[self.layers[-1]].images
 
     def update(self, layer: int, maps: Tensor) -> None:
@@ -180,7 +180,7 @@ class InfoScore:
     def add(self, shares: Tensor, block: int | None = None) -> None:
         """Add prompt shares [L, B, P] of all layers on B images, from :func:`layer_shares`.
 
-        ``block`` is their place among all blocks, of which sums of floats depend; None: after those added so far.
+        ``block`` is their position among all blocks: sums of floats depend on the order. None: after the last one.
         """
         for layer, own in zip(self.layers, shares.cpu(), strict=True):
             self._add(layer, own, len(self._shares[layer]) if block is None else block)
@@ -211,9 +211,9 @@ class InfoScore:
         )
 
     def running_ranking(self) -> list[int]:
-        """The ranking by the images added so far, from sums, at a cost that does not grow with the images.
+        """The ranking by the images added so far, from running sums: its cost does not grow with the images.
 
-        Its scores differ from :meth:`scores` by rounding, so it may order almost equal layers differently.
+        Its scores differ from :meth:`scores` by rounding, so nearly equal layers may be ordered differently.
 
         Raises:
             ValueError, UserError: see :meth:`scores`.
@@ -248,10 +248,10 @@ class _Sums:
 
 
 def _finite(scores: LayerScores) -> LayerScores:
-    lost = [layer for layer, score in zip(scores.layers, scores.infoscore.tolist(), strict=True) if not isfinite(score)]
-    if lost:  # it would be sorted before every number
+    bad = [layer for layer, score in zip(scores.layers, scores.infoscore.tolist(), strict=True) if not isfinite(score)]
+    if bad:  # NaN would be sorted before every number
         raise UserError(
-            f"InfoScore of layers {lost} is not a number, because their attention is not: check the model's "
+            f"InfoScore of layers {bad} is not a number, because their attention is not: check the model's "
             "weights, or set runtime.amp to bf16 or false"
         )
     return scores

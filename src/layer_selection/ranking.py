@@ -1,4 +1,4 @@
-"""Ranking a model's text layers by InfoScore over an image list."""
+"""Rank a model's text layers by InfoScore over an image list."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SHARES = "shares"
 
 
 def ranking_segmenter(config: Config, model: Model, classes: list[ClassEntry]) -> Segmenter:
-    """The segmenter that InfoScore is computed with: single-prompt set, all layers that see the image."""
+    """The segmenter for InfoScore: single-prompt set, all layers with cross-attention."""
     return Segmenter.from_config(config, model, build_prompts(classes, multi_prompt=False), model.layers)
 
 
 class LayerRanking(Evaluator[LayerScores]):
-    """InfoScore of all layers of a segmenter; the bar shows the best so far.
+    """InfoScore of all layers of a segmenter; the progress bar shows the best layers so far.
 
     Args:
         segmenter: from :func:`ranking_segmenter`.
         dataset: the images; masks are not needed.
-        top_k: how many layers the bar shows.
+        top_k: number of layers that the bar shows.
     """
 
     def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, top_k: int) -> None:
@@ -76,11 +76,11 @@ def rank_layers(
     Args:
         segmenter: from :func:`ranking_segmenter`.
         entries: the images.
-        config: how they are read.
-        journal: an open one, which resumes an interrupted ranking; None: nothing is kept.
+        config: how to read them.
+        journal: an open journal, to resume an interrupted ranking; None: it cannot be resumed.
 
     Raises:
-        UserError: an image cannot be read, or only one can.
+        UserError: an image cannot be read, or only one image is readable.
     """
     require_images(len(entries))
     dataset = SegmentationDataset.from_config(entries, config, masks=False)
@@ -88,10 +88,10 @@ def rank_layers(
 
 
 def require_images(count: int) -> None:
-    """Refuse to rank layers by a single image: nothing varies between images then, and every InfoScore is 0.
+    """Check that there are at least two images: with one, nothing varies between images and every InfoScore is 0.
 
     Raises:
         UserError: ``count`` is less than two.
     """
     if count < 2:
-        raise UserError(f"InfoScore of {count} image says nothing about layers: use a list of 2 or more readable ones")
+        raise UserError(f"InfoScore needs at least 2 readable images, got {count}: use a longer list")

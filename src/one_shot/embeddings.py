@@ -1,7 +1,7 @@
-"""Encoded images that are asked for more than once, kept so that each is encoded once.
+"""A cache of encoded images, so that an image that is needed several times is encoded once.
 
-All runs look at a query before the next one is read. What comes again is a support: of several runs, or a query of the
-others.
+All runs segment a query before the next one is read. The images needed again are supports: one may be a support of
+several runs, or a query of the other runs.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from .supports import Episodes
 Place = Literal["none", "device", "memory", "disk"]
 
 Encoder = Callable[[Sequence[Path], Tensor], Tensor]
-"""Makes embeddings [B, 1 + N, D] of B images, given as their files and as their pixels [B, 3, S, S]."""
+"""Encodes B images, given as files and as pixels [B, 3, S, S], to embeddings [B, 1 + N, D]."""
 
 
 class EmbeddingCache(AbstractContextManager):
-    """Embeddings of images, on the device, in main memory or in a temporary file, kept as they are computed.
+    """Embeddings of images, kept on the device, in main memory or in a temporary file.
 
     Args:
-        encode: makes embeddings [B, 1 + N, D] of pixels [B, 3, S, S].
-        place: where to keep them; ``none`` encodes anew every time.
-        images: files of the images to keep; others are encoded whenever they are asked for.
+        encode: encodes pixels [B, 3, S, S] to embeddings [B, 1 + N, D].
+        place: where to keep embeddings; ``none`` encodes an image again every time.
+        images: files of the images to keep; others are encoded every time.
         shape: (1 + N, D) of one image.
-        dtype: in which they are kept and given. Under autocast the text encoder rounds them to its number format
-            anyway, so that having them in it changes nothing.
-        folder: for ``disk``; the file is removed at the end.
-        device: where pixels and embeddings are asked for; ``device`` keeps them there, and nothing is ever copied.
+        dtype: dtype of the embeddings. Under autocast it is the number format of the text encoder, which would round
+            them to it anyway.
+        folder: for ``disk``; the temporary file is removed at the end.
+        device: device of pixels and embeddings; with ``device`` nothing is copied.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -74,13 +74,13 @@ class EmbeddingCache(AbstractContextManager):
         elif place == "disk":
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                for left in folder.glob(".image_embeddings.*"):  # of a process that could not tidy up
+                for left in folder.glob(".image_embeddings.*"):  # left by a process that was killed
                     with contextlib.suppress(OSError):
                         left.unlink()
-                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (without a name: it goes with its process)
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (deleted when the process ends)
                 room = len(images) * shape[0] * shape[1] * dtype.itemsize
                 if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(self._file.fileno(), 0, room)  # a sparse file on a full disk ends in a bus error
+                    os.posix_fallocate(self._file.fileno(), 0, room)  # a sparse file on a full disk causes a bus error
                 self._file.truncate(room)
             except OSError as error:
                 raise UserError(f"cache.dir {folder} cannot be written to: {error.strerror}") from error
@@ -89,7 +89,7 @@ class EmbeddingCache(AbstractContextManager):
 
     @classmethod
     def for_runs(cls, config: Config, segmenter: Segmenter, episodes: Episodes) -> EmbeddingCache:
-        """The cache that a configuration asks for, for the runs ``episodes`` of one-shot tuning."""
+        """The cache for the runs ``episodes`` of one-shot tuning, by section ``cache`` of a configuration."""
         shape = segmenter.model.embeds_shape(segmenter.num_patches)
         dtype = segmenter.dtype or torch.float32
         times = Counter(episodes.supports)
@@ -105,9 +105,8 @@ class EmbeddingCache(AbstractContextManager):
     def get(self, files: Sequence[Path], pixels: Tensor) -> Tensor:
         """Embeddings [B, 1 + N, D] of images ``files`` with pixels [B, 3, S, S], on the pixels' device.
 
-        An :data:`Encoder`; pixels of an image that is kept already are not looked at. An image that is to be kept is
-        encoded alone, the others together: else numbers would depend on which of them came before, and that on
-        interruptions.
+        An :data:`Encoder`. Images to keep are encoded one by one, the others as one batch. Otherwise the rounding would
+        depend on which images the cache has, and that on interruptions.
         """
         others = [place for place, file in enumerate(files) if file not in self._rows]
         encoded = dict(zip(others, self.encode(pixels[others]).to(self.dtype) if others else (), strict=True))
@@ -117,7 +116,7 @@ class EmbeddingCache(AbstractContextManager):
         return torch.stack([encoded[place] for place in range(len(files))])
 
     def _of(self, file: Path, pixels: Tensor) -> Tensor:
-        """Embedding [1 + N, D] of one of the images that are to be kept."""
+        """Embedding [1 + N, D] of one of the images to keep."""
         if self._kept is None:
             return self.encode(pixels)[0].to(self.dtype)
         row = self._kept[self._rows[file]]
@@ -133,15 +132,15 @@ class EmbeddingCache(AbstractContextManager):
 
 
 def _free_on(device: torch.device) -> int | None:
-    """Free bytes of a device that has a memory of its own; None where it is the main memory."""
+    """Free bytes of a device with its own memory; None if it uses the main memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def choose_place(wanted: Literal["auto"] | Place, needed: int, folder: Path, on_device: int | None = None) -> Place:
-    """Where to keep ``needed`` bytes of embeddings; says what it decides.
+    """Choose where to keep ``needed`` bytes of embeddings, and print the choice.
 
-    ``auto``: the first of device, memory and disk of which they take less than half of what is free, or nowhere.
-    ``on_device`` are the free bytes of a device with a memory of its own.
+    ``auto`` is the first of device, memory and disk where they need less than half of the free space, or none.
+    ``on_device`` are the free bytes of a device with its own memory.
     """
     memory, disk = psutil.virtual_memory().available, free_space(folder)
     if wanted != "auto":
@@ -155,9 +154,9 @@ def choose_place(wanted: Literal["auto"] | Place, needed: int, folder: Path, on_
         rooms.insert(0, f"{on_device / 1e9:.1f} GB of the GPU")
     say(f"image embeddings: {needed / 1e9:.2f} GB ({', '.join(rooms)} are free), kept: {place}")
     if place == "device" and needed > (memory if on_device is None else on_device):
-        raise UserError(f"cache.image_embeddings: device needs {needed / 1e9:.1f} GB there; use memory, disk, or none")
+        raise UserError(f"cache.image_embeddings: device needs {needed / 1e9:.1f} GB on it; use memory, disk, or none")
     if place == "memory" and needed > memory:
-        raise UserError(f"cache.image_embeddings: memory needs {needed / 1e9:.1f} GB of memory; use disk, or none")
+        raise UserError(f"cache.image_embeddings: memory needs {needed / 1e9:.1f} GB; use disk, or none")
     if place == "disk" and needed > disk:
         raise UserError(
             f"cache.image_embeddings: disk needs {needed / 1e9:.1f} GB in {folder}; use none, or another cache.dir"

@@ -1,7 +1,7 @@
-"""mIoU of tuned runs: each image is read and encoded once, and segmented with all runs' weights before the next one.
+"""mIoU of tuned runs: each image is read and encoded once, and segmented with all runs' weights.
 
-Beside the model, memory holds each run's tuned weights (22 MB of BLIP-large and two layers) and its prompts' states,
-and, for the images of a batch, the keys and values of the layers that were not tuned, once for all runs.
+In addition to the model, memory holds the tuned weights of each run (22 MB for BLIP-large and two layers), its prompts'
+states, and, for the current batch, the keys and values of the layers that were not tuned (shared by all runs).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class TunedRun:
 
     Attributes:
         number: of the run, from 0.
-        segmenter: with its tuned weights.
-        losses: of every step of tuning.
+        segmenter: with the tuned weights.
+        losses: of every tuning step.
         digest: of the tuned weights.
-        queries: the images to score it on.
+        queries: indices of the images to score it on.
     """
 
     number: int
@@ -41,18 +41,20 @@ class TunedRun:
 
     @property
     def counts(self) -> str:
-        """The name of its counts among a block's arrays; other weights have other counts."""
+        """Name of the run's counts among a block's arrays, with the digest, because counts depend on the weights."""
         return f"{COUNTS}_{self.number}_{self.digest[:16]}"
 
 
 class MeanIoUOfRuns(Evaluator[list[Evaluation]]):
-    """mIoU of each run on its queries; the bar shows their mean. An evaluation's seconds are its share of the time.
+    """mIoU of each run on its queries; the progress bar shows their mean.
+
+    ``seconds`` of each evaluation is the total time divided by the number of runs.
 
     Args:
-        runs: of one model; one at least.
-        dataset: the queries of all runs, also of finished ones: which images form a batch must not depend on that.
-        encoder: of images.
-        boundary: compute Boundary IoU too.
+        runs: at least one, all of one model.
+        dataset: the queries of all runs, finished ones included, so that resuming does not change the batches.
+        encoder: encodes images.
+        boundary: also compute Boundary IoU.
     """
 
     def __init__(
@@ -72,14 +74,14 @@ class MeanIoUOfRuns(Evaluator[list[Evaluation]]):
     def process(self, batch: Batch) -> Arrays:
         counted = self._empty()
         files = files_of(batch, self.dataset)
-        asked = [run for run in self.runs if not run.queries.isdisjoint(batch.indices)]
-        if asked:
+        needed = [run for run in self.runs if not run.queries.isdisjoint(batch.indices)]
+        if needed:
             embeds = self.encoder(files, batch.pixels)
-            every = segment_with_each([run.segmenter for run in asked], batch.pixels, embeds)
-            for run in asked:
+            scores = segment_with_each([run.segmenter for run in needed], batch.pixels, embeds)
+            for run in needed:
                 with run.segmenter.watch(files):
-                    # no name holds the scores: they are freed before the next run's are computed
-                    self._count(counted[run.counts], run, batch, next(every))
+                    # no variable refers to the scores, so that they are freed before the next run's are computed
+                    self._count(counted[run.counts], run, batch, next(scores))
         return {name: confusion.state for name, confusion in counted.items()}
 
     def _count(self, confusion: ConfusionMatrix, run: TunedRun, batch: Batch, scores: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Resuming one-shot runs: a finished run is not computed again, and tuned weights are not tuned again."""
+"""Resume one-shot runs: finished runs are not computed again, tuned weights are not tuned again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Weights = dict[str, Tensor]
 
 
 def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, names: Sequence[str]) -> dict[str, Any]:
-    """What a run depends on beside the model: its supports and their files, its queries, how it is tuned."""
+    """Everything besides the model that a run depends on: supports and their files, queries, tuning settings."""
     queries = [str(episodes.evaluation_list[index].image) for index in episode.queries]
     supports = [episodes.support_list[support.index] for support in episode.supports]
     return {
@@ -53,9 +53,9 @@ def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, n
 def signed(
     record: Mapping[str, Any], settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset
 ) -> dict[str, Any]:
-    """The ``record`` of a run with what :func:`finished_run` recognises it by; the JSON beside its weights holds it.
+    """The ``record`` of a run with the digests that :func:`finished_run` checks, for the JSON next to its weights.
 
-    ``settings`` are all that the run depends on, :func:`run_settings` among them.
+    ``settings`` are everything that the run depends on, including :func:`run_settings`.
     """
     return {
         **record,
@@ -71,15 +71,15 @@ def _origin(settings: Mapping[str, Any], tuned: Segmenter, queries: Segmentation
 def finished_run(
     weights: Path, segmenter: Segmenter, settings: Mapping[str, Any], queries: SegmentationDataset
 ) -> dict | None:
-    """The record of a run that an earlier command finished; None if there is none, or if anything was changed since.
+    """The record of a run that an earlier command finished; None if there is none or anything has changed.
 
-    A record that was edited is not used, with a note.
+    An edited record is not used, and a note says so.
 
     Args:
-        weights: where the run's tuned weights belong; the JSON is beside them.
+        weights: path of the run's tuned weights; the JSON is next to them.
         segmenter: before tuning.
         settings: see :func:`signed`.
-        queries: of the run.
+        queries: queries of the run.
     """
     path = weights.with_suffix(".json")
 
@@ -96,7 +96,7 @@ def finished_run(
         made_for = {field.name for field in dataclasses.fields(MadeFor)}
         record = {key: value for key, value in values.items() if key not in made_for}
         if content != digest(lasting(record)):
-            note(f"note: {path} was edited since it was written; computing its run again")
+            note(f"note: {path} was edited after it was written; computing this run again")
             return None
         return record
 
@@ -106,17 +106,17 @@ def finished_run(
 def tuned_once(
     journal: Journal, runs: Sequence[int], tune: Callable[[int], tuple[Segmenter, list[float]]]
 ) -> dict[int, tuple[Weights, list[float]]]:
-    """Tune ``runs``, each in one of the processes, and send the weights to all.
+    """Tune ``runs``, each in one of the processes, and send the weights to all processes.
 
     A run that an interrupted command has tuned is not tuned again.
 
     Args:
         journal: keeps the tuned weights until the runs are finished.
-        runs: numbers of runs.
-        tune: tunes the run of a number; returns the segmenter with tuned weights, and the loss of every step.
+        runs: numbers of the runs.
+        tune: tunes the run with a number; returns the segmenter with tuned weights and the loss of every step.
 
     Returns:
-        By run the tuned weights, on the CPU, and the loss of every step.
+        For each run the tuned weights, on the CPU, and the loss of every step.
     """
 
     def file_of(run: int) -> Path:
@@ -133,10 +133,10 @@ def tuned_once(
             metadata = {LOSSES: json.dumps(losses), CONTENT: digest([digest_of(tensors), losses])}
             write_bytes(file, save(tensors, metadata=metadata))
         except UserError as error:
-            note(f"note: {error}; an interrupted run would be tuned again")
+            note(f"note: {error}; if this command is interrupted, this run must be tuned again")
         return tensors, losses
 
-    # as many threads as one process alone would have: sums of gradients round by their number
+    # as many threads as a single process would use: the rounding of gradient sums depends on it
     with threads(cores()) if world_size() > 1 else contextlib.nullcontext():
         try:
             mine = {run: make(run) for run in runs[rank() :: world_size()]}
@@ -148,15 +148,15 @@ def tuned_once(
             raise
         gathered = processes.gather(mine)
 
-    def together() -> dict[int, tuple[Weights, list[float]]]:
+    def all_runs() -> dict[int, tuple[Weights, list[float]]]:
         assert gathered is not None
         return {run: made for part in gathered for run, made in part.items()}
 
-    return processes.share(together)
+    return processes.share(all_runs)
 
 
 def _read(path: Path) -> tuple[Weights, list[float]] | None:
-    """Tuned weights and losses that an interrupted command kept; None if there are none, or if they were changed."""
+    """Tuned weights and losses of an interrupted command; None if there are none or they were changed."""
     if not path.is_file():
         return None
     try:
@@ -168,5 +168,5 @@ def _read(path: Path) -> tuple[Weights, list[float]] | None:
             return tensors, losses
     except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
         pass
-    note(f"note: {path} was changed since it was written; tuning its run again")
+    note(f"note: {path} was changed after it was written; tuning this run again")
     return None

@@ -1,4 +1,4 @@
-"""The runs of one-shot tuning: tune each, then score all of them on an image before the next one is read."""
+"""The runs of one-shot tuning: tune all of them, then score all on one image after the other."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Run:
 
     Attributes:
         number: from 0.
-        title: as it is called on the screen.
+        title: its name on the screen.
         episode: its supports and queries.
-        settings: all that it depends on, as plain values.
-        weights: where its tuned weights belong.
-        queries: what it is scored on.
+        settings: everything that it depends on, as plain values.
+        weights: path of its tuned weights.
+        queries: the images that it is scored on.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Run:
 
 
 def settings_of_runs(task: Task, oneshot: OneShotConfig, episodes: Episodes) -> dict[str, Any]:
-    """What all ``episodes`` depend on beside model and images, for the journal of :func:`complete_runs`."""
+    """Everything besides model and images that ``episodes`` depend on, for the journal of :func:`complete_runs`."""
     names = task.prompts.class_names
     return {RUNS: [run_settings(episode, episodes, oneshot, names) for episode in episodes]}
 
@@ -61,18 +61,21 @@ def settings_of_runs(task: Task, oneshot: OneShotConfig, episodes: Episodes) -> 
 def complete_runs(
     task: Task, oneshot: OneShotConfig, episodes: Episodes, segmenter: Segmenter, journal: Journal, results: Path
 ) -> list[dict[str, Any]]:
-    """The records of all runs (:func:`src.one_shot.summary.run_record`); writes what is not there yet.
+    """Compute the runs that are not finished, write their results, and return the records of all runs.
 
     Args:
-        task: what is done.
-        oneshot: how runs are tuned.
-        episodes: the runs' supports and queries.
+        task: the command.
+        oneshot: tuning settings.
+        episodes: supports and queries of the runs.
         segmenter: before tuning.
-        journal: an open one, with :func:`settings_of_runs`.
-        results: the runs' tuned weights are written beside this file, and called after it.
+        journal: an open journal with :func:`settings_of_runs`.
+        results: the tuned weights are written next to this file; its name begins theirs.
+
+    Returns:
+        A :func:`src.one_shot.summary.run_record` for each run.
 
     Raises:
-        UserError: an image or mask cannot be read, a loss is not a number, or a process has ended.
+        UserError: an image or mask cannot be read, a loss is not a number, or another process has ended.
     """
     config = task.config
     shared = {key: value for key, value in journal.settings.items() if key != RUNS}

@@ -1,4 +1,4 @@
-"""The result of one-shot tuning: several runs, their mean and their standard deviation."""
+"""The result of one-shot tuning: mean and standard deviation over several runs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..evaluation.metrics import absence_note, score_table
 def run_record(
     run: int, evaluation: Evaluation, names: Sequence[str], losses: Sequence[float], supports: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What is kept of one run, as plain values: scores, losses of all steps, and the supports as described."""
+    """The result of one run as plain values: scores, losses of all steps, supports (see ``Support.describe``)."""
     return {"run": run, **evaluation.to_dict(names), "losses": list(losses), "supports": list(supports)}
 
 
 @dataclass(frozen=True)
 class OneShotSummary:
-    """Scores over the runs of one-shot tuning, as fractions; standard deviations are those of a population.
+    """Scores over the runs of one-shot tuning, from 0 to 1, with population standard deviations.
 
     Args:
         names: C class names.
-        runs: a record per run, from :func:`run_record`.
+        runs: one record per run, from :func:`run_record`.
     """
 
     names: Sequence[str]
@@ -36,7 +36,7 @@ class OneShotSummary:
 
     @property
     def skipped(self) -> list[dict[str, str]]:
-        """Images that could not be read, in any run, each once."""
+        """Unreadable images of all runs, each once."""
         skipped = {entry["image"]: entry for record in self.runs for entry in record["skipped"]}
         return list(skipped.values())
 
@@ -80,7 +80,7 @@ class OneShotSummary:
         return ["Classname", *(f"IOU Run_{run}" for run in runs), *boundary]
 
     def classwise_rows(self) -> list[tuple[object, ...]]:
-        """A row per class: its name, its IoU in every run, and Boundary IoU where it was computed."""
+        """One row per class: its name, its IoU in every run, and Boundary IoU if computed."""
         return list(zip(self.names, *self.ious, *self.boundary_ious, strict=True))
 
     @property
@@ -88,7 +88,7 @@ class OneShotSummary:
         return ["Run", "mIoU", *(["Boundary mIoU"] if self.boundary_mious else [])]
 
     def summary_rows(self) -> list[tuple[object, ...]]:
-        """A row per run with its mIoU (and mean Boundary IoU), then mean and standard deviation."""
+        """One row per run with its mIoU (and mean Boundary IoU), then mean and standard deviation."""
         columns = [values for values in (self.mious, self.boundary_mious) if values]
         rows = [(run, *values) for run, values in enumerate(zip(*columns, strict=True))]
         means, stds = (tuple(map(of, columns)) for of in (statistics.fmean, statistics.pstdev))
@@ -101,18 +101,13 @@ class OneShotSummary:
 
     @property
     def mious_present(self) -> list[float]:
-        """Each run's mIoU over the classes that are in its masks."""
+        """mIoU of each run over the classes that are in its masks."""
         return [record["miou_present"] for record in self.runs]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: mean and standard deviation of mIoU, mean IoU per class, every run.
-
-        And the classes that are absent from a run's masks, with the mIoU of those present.
-        """
-        boundary, classes = (
-            {},
-            [{"name": name, "iou": iou} for name, iou in zip(self.names, self.class_means, strict=True)],
-        )
+        """Plain values: mean and std of mIoU, with and without absent classes; mean IoU per class; all runs."""
+        classes = [{"name": name, "iou": iou} for name, iou in zip(self.names, self.class_means, strict=True)]
+        boundary = {}
         if self.boundary_mious:
             mious = self.boundary_mious
             boundary = {"boundary_miou_mean": statistics.fmean(mious), "boundary_miou_std": statistics.pstdev(mious)}

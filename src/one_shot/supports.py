@@ -19,7 +19,7 @@ from ..data.lists import ListEntry, evaluation_entries, list_of
 from ..errors import UserError
 from ..screen import note, progress
 
-SEED = 1  # published: Python's random, seeded once before the first run, whatever runtime.seed says
+SEED = 1  # as published: Python's random, seeded once before the first run; runtime.seed has no effect
 NAMED = 5  # classes in a note
 
 
@@ -28,9 +28,9 @@ class Support:
     """A support image.
 
     Attributes:
-        index: its place in the support list.
-        label: the class it stands for.
-        isolated: whether its other classes are to be set to background, because no candidate holds this class alone.
+        index: its index in the support list.
+        label: the class that it represents.
+        isolated: whether its other classes are set to background, because too few candidates have only this class.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Support:
     isolated: bool = False
 
     def describe(self, entries: Sequence[ListEntry], class_names: Sequence[str]) -> dict[str, str | bool]:
-        """What result files say of it."""
+        """Plain values for result files."""
         return {
             "image": str(entries[self.index].image),
             "class": class_names[self.label],
@@ -47,19 +47,19 @@ class Support:
 
 
 def class_areas(entries: Sequence[ListEntry], config: Config, description: str) -> np.ndarray:
-    """Pixels of every class in every mask at native size, int64 [images, C]; reads all masks, with a progress bar.
+    """Number of pixels of every class in every mask at its original size: int64 [images, C].
 
-    Masks are read by a thread per core, and nothing of a mask is kept but its C numbers.
+    Reads all masks, in one thread per core, with a progress bar.
 
     Raises:
-        UserError: a mask is missing, unreadable or holds a wrong label.
+        UserError: a mask is missing, unreadable or has an invalid label.
     """
     labelling, num_classes = Labelling.from_config(config.dataset), config.dataset.num_classes
 
     def areas(entry: ListEntry) -> np.ndarray:
         assert entry.mask is not None
         counts = np.bincount(read_mask(entry.mask, labelling).ravel(), minlength=num_classes)
-        return counts[:num_classes].copy()  # not a view, which would keep the counts up to the ignored label
+        return counts[:num_classes].copy()  # a view would keep all counts in memory
 
     found = np.empty((len(entries), num_classes), np.int64)
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(entries), description, "mask") as bar:
@@ -70,25 +70,25 @@ def class_areas(entries: Sequence[ListEntry], config: Config, description: str) 
 
 
 def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequence[str]) -> list[list[int]]:
-    """For each foreground class the images, in list order, that it covers enough of to be a support.
+    """The images that can be supports of each foreground class: it covers at least ``min_support_area`` pixels.
 
     Args:
         areas: [images, C], from :func:`class_areas`.
-        oneshot: gives ``min_support_area`` and ``shot``; a class with fewer candidates than shots is noted.
+        oneshot: ``min_support_area`` and ``shot``; a class with fewer candidates than shots gets a note.
         class_names: for messages.
 
     Returns:
-        C - 1 lists of indices; the first is for class 1.
+        C - 1 lists of indices in list order; the first is for class 1.
 
     Raises:
-        UserError: a class is in no mask, or has no candidate.
+        UserError: a class is not in any mask, or has no candidate.
     """
     candidates = [np.flatnonzero(column >= oneshot.min_support_area).tolist() for column in areas.T[1:]]
     for label, indices in enumerate(candidates, 1):
         if not areas[:, label].any():
             raise UserError(
                 f"class {label} ({class_names[label]}) has no pixel in the masks of the support list; use a list with "
-                "all classes, or a class file without it (255 in a mask is ignored, it is no class)"
+                "all classes, or a class file without this class (mask value 255 is ignored, it is not a class)"
             )
         if not indices:
             raise UserError(
@@ -110,12 +110,12 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
 
 
 def find_queries(areas: np.ndarray, supports: Sequence[Support] = (), limit: int | None = None) -> list[int]:
-    """Images that hold at least one foreground class, of any area, in list order.
+    """Images with at least one foreground class, of any area, in list order.
 
     Args:
         areas: [images, C], from :func:`class_areas`.
-        supports: are left out.
-        limit: take only the first so many of what is left then.
+        supports: images to exclude.
+        limit: return at most this number of queries.
 
     Raises:
         UserError: no image is left.
@@ -124,8 +124,8 @@ def find_queries(areas: np.ndarray, supports: Sequence[Support] = (), limit: int
     queries = [index for index in np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist() if index not in taken][:limit]
     if not queries:
         raise UserError(
-            f"none of the {len(areas)} images of the evaluation list is left to score: each is a support or holds no "
-            "class; use a longer list, or oneshot.use_training_images_for_supports"
+            f"none of the {len(areas)} images of the evaluation list is left to score: each is a support or has no "
+            "class; use a longer list, or set oneshot.use_training_images_for_supports"
         )
     return queries
 
@@ -138,14 +138,14 @@ def choose_supports(
 ) -> list[Support]:
     """Draw the supports of one run, class by class.
 
-    The candidates of a class are shuffled and the first ``shot`` that qualify are taken. Where too few qualify, the
-    rest are drawn at random from all candidates, with their other classes set to background; images may repeat.
+    The candidates of a class are shuffled and the first ``shot`` that qualify are taken. If too few qualify, the others
+    are drawn at random from all candidates (an image may repeat), and their other classes are set to background.
 
     Args:
         candidates: from :func:`find_candidates`.
         shot: supports per class.
-        qualifies: called with (index, label); asked in the order in which the published code reads the images.
-        rng: carries on from run to run.
+        qualifies: called with (index, label), in the order in which the published code reads the images.
+        rng: the same generator for all runs.
     """
     supports = []
     for label, indices in enumerate(candidates, 1):
@@ -184,12 +184,12 @@ class Episode:
 
 @dataclass(frozen=True)
 class Episodes:
-    """All runs of one-shot tuning, drawn before the first.
+    """All runs of one-shot tuning, drawn before the first run.
 
     Attributes:
-        support_list: what supports index.
-        evaluation_list: what queries index.
-        runs: an episode per run.
+        support_list: the list that supports index.
+        evaluation_list: the list that queries index.
+        runs: one episode per run.
     """
 
     support_list: list[ListEntry]
@@ -201,27 +201,27 @@ class Episodes:
 
     @property
     def queries(self) -> list[int]:
-        """The images that are a query of any run, in list order."""
+        """The images that are queries of at least one run, in list order."""
         return sorted({index for episode in self.runs for index in episode.queries})
 
     @property
     def supports(self) -> list[Path]:
-        """The images of all runs' supports; one that is drawn twice is there twice."""
+        """The support images of all runs; an image drawn twice occurs twice."""
         return [self.support_list[support.index].image for episode in self.runs for support in episode.supports]
 
 
 def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
-    """Read the masks of the lists and draw the episodes that a configuration asks for.
+    """Read the masks of the lists and draw the episodes of a configuration.
 
-    Supports come from ``oneshot.train_list``, or from the evaluation list; a run's queries are then without them.
-    Either list counts as a whole: ``max_images`` cuts the queries that are left, as published for COCO.
+    Supports come from ``oneshot.train_list`` or from the evaluation list; in the latter case they are not queries of
+    the same run. Both lists are used in full: ``max_images`` limits the remaining queries, as published for COCO.
 
     Args:
         config: with a section ``oneshot``.
         class_names: for messages.
 
     Raises:
-        UserError: a list or mask cannot be read, a class has too few candidates, or a run is left without a query.
+        UserError: a list or mask cannot be read, a class has too few candidates, or a run has no query.
     """
     oneshot = config.oneshot
     assert oneshot is not None
@@ -229,7 +229,7 @@ def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     from_train_list = oneshot.use_training_images_for_supports
     if from_train_list:
         if oneshot.train_list is None:
-            raise config.refusal("oneshot.train_list", None, "an image list, because supports are to come from it")
+            raise config.refusal("oneshot.train_list", None, "an image list, from which supports are drawn")
         support_list = list_of(oneshot.train_list, config)
     areas = support_areas = class_areas(evaluation_list, config, "reading masks")
     if from_train_list:

@@ -1,4 +1,4 @@
-"""Tuned weights as files: a safetensors file with what changed, and a JSON that says where it comes from."""
+"""Save and load tuned weights: a safetensors file with the changed tensors, and a JSON with their origin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 34  # of a file of tuned weights
 
 
 def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None:
-    """Write the tuned weights of ``segmenter`` to ``path`` (.safetensors) and ``origin`` to the JSON beside it."""
+    """Write the tuned weights of ``segmenter`` to ``path`` (.safetensors) and ``origin`` to the JSON next to it."""
     made_for = MadeFor.of(segmenter)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in segmenter.weights.items()}
     tensors["token_ids"] = segmenter.token_ids.cpu()
@@ -33,7 +33,7 @@ def save_tuned(path: Path, segmenter: Segmenter, origin: dict[str, Any]) -> None
 
 
 def _ordered(data: bytes) -> bytes:
-    """The same safetensors file with its header in order: as it comes, equal weights make files that differ."""
+    """A safetensors file with a sorted header, so that equal weights give equal files."""
     length = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -44,7 +44,7 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     """``segmenter`` with the tuned weights of ``path``.
 
     Raises:
-        UserError: the file is missing, damaged or not such a file, or was made for another model, prompt set or layers.
+        UserError: the file is missing, damaged or of another kind, or was made for another model, prompt set or layers.
     """
     try:
         require_regular(path, MAX_BYTES)
@@ -56,32 +56,35 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     except FileNotFoundError:
         raise UserError(f"--tuned {path} does not exist; one_shot_blip.py writes such files") from None
     except KeyError as error:
-        raise _no_file_of_ours(path, f"its metadata lack {error}") from error
+        raise _not_tuned_weights(path, f"its metadata lack {error}") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise _no_file_of_ours(path, error) from error
+        raise _not_tuned_weights(path, error) from error
     if digest_of(tensors) != checksum:
-        raise UserError(f"--tuned {path} is damaged: its tensors are not those that were saved (SHA-256 differs)")
+        raise UserError(f"--tuned {path} is damaged: its tensors differ from the saved ones (SHA-256); tune again")
     _check_fit(path, made_for, MadeFor.of(segmenter))
     _check_tensors(path, tensors, {**untuned_weights(segmenter), "token_ids": segmenter.token_ids})
     if tensors.pop("token_ids").tolist() != segmenter.token_ids.tolist():
-        raise UserError(f"--tuned {path} was made with another vocabulary than {segmenter.model.name} has now")
+        raise UserError(
+            f"--tuned {path} was made with another vocabulary than that of {segmenter.model.name}; use the tokenizer "
+            "files of that time, or tune again"
+        )
     return segmenter.with_weights({name: tensor.to(segmenter.device) for name, tensor in tensors.items()})
 
 
 def describe_tuned(path: Path | None) -> dict[str, str | None] | None:
-    """What result files record of the tuned weights that were used: the file and its SHA-256; None of None."""
+    """For result files: the path and SHA-256 of the tuned weights that were used; None for None."""
     return None if path is None else {"file": str(path), "sha256": file_digest(path)}
 
 
 @dataclass(frozen=True)
 class MadeFor:
-    """What tuned weights belong to.
+    """The model, prompts and layers that tuned weights belong to.
 
     Attributes:
-        model: its name, for messages.
+        model: the model's name, for messages.
         weights: digest of its weights before tuning.
         prompts: all prompts, in order.
-        layers: of which the cross-attention was tuned.
+        layers: the layers whose cross-attention was tuned.
     """
 
     model: str
@@ -91,7 +94,7 @@ class MadeFor:
 
     @classmethod
     def of(cls, segmenter: Segmenter) -> MadeFor:
-        """What ``segmenter`` computes with, tuned weights aside."""
+        """Model, prompts and layers of ``segmenter``."""
         model = segmenter.model
         return cls(model.name, model.digest, segmenter.prompts.prompts, list(segmenter.layers))
 
@@ -108,21 +111,21 @@ class MadeFor:
             raise ValueError(f"its metadata do not say what it was made for: expected {', '.join(hints)}")
         wrong = [name for name, hint in hints.items() if type(values[name]) is not hint]
         if wrong:
-            raise ValueError(f"its metadata are odd: {wrong[0]} is {values[wrong[0]]!r}")
+            raise ValueError(f"its metadata are malformed: {wrong[0]} is {values[wrong[0]]!r}")
         return cls(**values)
 
 
-def _no_file_of_ours(path: Path, reason: object) -> UserError:
-    return UserError(f"--tuned {path} is no file of tuned weights, as one_shot_blip.py writes them ({reason})")
+def _not_tuned_weights(path: Path, reason: object) -> UserError:
+    return UserError(f"--tuned {path} is not a file of tuned weights from one_shot_blip.py ({reason})")
 
 
 def _check_fit(path: Path, made_for: MadeFor, present: MadeFor) -> None:
-    """Refuse weights that were made for something else than is present."""
+    """Refuse weights that were made for another model, prompt set or layers than the ``present`` ones."""
     remedies = {
         "weights": f"was made for other weights: {made_for.model} (SHA-256 {made_for.weights[:12]}), but "
-        f"{present.model} is SHA-256 {present.weights[:12]}",
-        "prompts": "was made for another prompt set; the class file and --multi_prompt must be as when it was tuned",
-        "layers": f"was made for layers {made_for.layers}, not {present.layers}; set model.layers to these",
+        f"{present.model} has SHA-256 {present.weights[:12]}; set model.name to the model that was tuned",
+        "prompts": "was made for another prompt set; use the class file and --multi_prompt of the tuning command",
+        "layers": f"was made for layers {made_for.layers}, not {present.layers}; set model.layers to {made_for.layers}",
     }
     for name, text in remedies.items():
         if getattr(made_for, name) != getattr(present, name):
@@ -130,19 +133,19 @@ def _check_fit(path: Path, made_for: MadeFor, present: MadeFor) -> None:
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuse tensors that are missing, too many, of another shape or kind, or no numbers."""
+    """Refuse tensors that are missing, unexpected, of another shape or dtype, or not finite."""
     for name, like in expected.items():
         if name not in tensors:
-            raise _no_file_of_ours(path, f"it lacks the tensor {name}")
+            raise _not_tuned_weights(path, f"it lacks the tensor {name}")
         got = tensors[name]
         if (got.shape, got.dtype) != (like.shape, like.dtype):
-            raise _no_file_of_ours(path, f"{name} is {_kind(got)}; expected {_kind(like)}")
+            raise _not_tuned_weights(path, f"{name} is {_kind(got)}; expected {_kind(like)}")
     extra = sorted(tensors.keys() - expected.keys())
     if extra:
-        raise _no_file_of_ours(path, f"it holds a tensor {extra[0]}, which nothing asks for")
-    lost = first_not_finite(tensors)
-    if lost:
-        raise UserError(f"--tuned {path}: {lost} is not a number (NaN or infinite) somewhere; tune again")
+        raise _not_tuned_weights(path, f"it has an unexpected tensor {extra[0]}")
+    bad = first_not_finite(tensors)
+    if bad:
+        raise UserError(f"--tuned {path}: {bad} contains NaN or infinity; tune again")
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,7 +1,7 @@
-"""Tuning on a few labelled images: what is trained, the loss, the steps (docs/method.md, "Tuning").
+"""Tune on a few labelled images: trained weights, loss and steps (docs/method.md, "Tuning").
 
-Trained are the word embeddings and the cross-attention blocks of the chosen layers. The vision encoder is frozen, so
-images come encoded and nothing is differentiated through it.
+The word embeddings and the cross-attention blocks of the chosen layers are trained. The vision encoder is frozen, so
+images are encoded once and no gradient flows through it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def read_supports(
     """Read and encode support images.
 
     Args:
-        supports: the drawn ones, in class order.
-        entries: the support list they index.
-        segmenter: whose frame, classes and device count.
+        supports: the supports of a run, in class order.
+        entries: the support list that they index.
+        segmenter: its frame and device are used.
         labelling: of the masks.
-        encoder: of images.
+        encoder: encodes images.
 
     Raises:
-        UserError: an image or mask could not be read.
+        UserError: an image or mask cannot be read.
     """
     indices = [support.index for support in supports]
     dataset = SegmentationDataset(entries, segmenter.frame, labelling, indices=indices)
@@ -77,10 +77,10 @@ def read_supports(
 
 
 def untuned_weights(segmenter: Segmenter) -> dict[str, Tensor]:
-    """Copies of the model's own values of all that tuning changes, as :meth:`Segmenter.with_weights` takes them.
+    """Copies of the weights that tuning changes, in the form of :meth:`Segmenter.with_weights`.
 
-    Of the word embeddings these are the rows of tokens that occur in the prompts: no other row can change a result. The
-    row of the padding token gets no gradient, as in HuggingFace's embedding, but takes part in weight decay.
+    Of the word embeddings, only the rows of tokens in the prompts: no other row affects a result. The row of the
+    padding token gets no gradient, as in HuggingFace's embedding, but weight decay applies to it.
     """
     weights = {"word_embeddings": segmenter.model.word_embeddings.detach()[segmenter.token_ids]}
     for layer in segmenter.layers:
@@ -92,17 +92,17 @@ def untuned_weights(segmenter: Segmenter) -> dict[str, Tensor]:
 def tune(
     segmenter: Segmenter, supports: Sequence[LabelledImage], oneshot: OneShotConfig, ignore_label: int, description: str
 ) -> tuple[Segmenter, list[float]]:
-    """Tune on ``supports``: passes in the given order, one AdamW step every few images.
+    """Tune on ``supports`` with AdamW, in several passes in the given order.
 
     Args:
-        segmenter: stays as it is, and its model too; tuning starts from the model's own weights.
+        segmenter: is not changed, nor is its model; tuning starts from the model's own weights.
         supports: in class order.
         oneshot: passes, learning rate, weight decay and images per step.
-        ignore_label: pixels with this label count for nothing.
+        ignore_label: pixels with this label are left out.
         description: of the progress bar.
 
     Returns:
-        The segmenter with tuned weights, and the loss of every step.
+        The segmenter with tuned weights and the loss of every step.
 
     Raises:
         UserError: a loss is not a number.
@@ -132,11 +132,11 @@ def tune(
 
 
 def _accumulate(segmenter: Segmenter, images: Sequence[LabelledImage], ignore_label: int) -> float:
-    """Gradient of the loss over the pixels of all ``images``, image by image so that one at a time is in memory."""
+    """Accumulate the gradient of the loss over the pixels of all ``images``, one image at a time to save memory."""
     total = sum(loss_weight(image.labels, ignore_label) for image in images)
     loss = 0.0
     for image in images:
-        # the states of the prompts are made anew for each image: backward frees what led to them
+        # the prompts are encoded again for each image, because backward frees their graph
         attended = segmenter.attend(image.embeds[None], prompts=segmenter.encode_prompts())
         part = summed_loss(segmenter.unary(attended), image.labels[None], ignore_label) / total
         part.backward()
@@ -145,7 +145,7 @@ def _accumulate(segmenter: Segmenter, images: Sequence[LabelledImage], ignore_la
 
 
 def loss_weight(labels: Tensor, ignore_label: int) -> float:
-    """What the pixels ``labels`` weigh in the loss together: background 0.5, other classes 1, ignored ones 0."""
+    """Total weight of the pixels ``labels`` in the loss: background 0.5, other classes 1, ignored pixels 0."""
     background = int((labels == 0).sum())
     return BACKGROUND_WEIGHT * background + int((labels != ignore_label).sum()) - background
 
@@ -156,11 +156,11 @@ def summed_loss(unary: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
     Args:
         unary: [B, C, S, S] probabilities.
         labels: [B, S, S] uint8.
-        ignore_label: stands for no class.
+        ignore_label: pixels with this label are left out.
     """
     ignored = labels == ignore_label
-    # One probability per pixel: the logarithm of all C maps costs a tenth of a step on the CPU, and nll_loss is not
-    # deterministic on CUDA.
+    # Gather one probability per pixel: the logarithm of all C maps takes a tenth of a step on the CPU, and nll_loss is
+    # not deterministic on CUDA.
     classes = labels.long().masked_fill(ignored, 0)[:, None]
     log_probabilities = unary.gather(1, classes)[:, 0].clamp(min=MIN_PROBABILITY).log()
     weights = torch.where(labels == 0, BACKGROUND_WEIGHT, 1.0).masked_fill(ignored, 0)

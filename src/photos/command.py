@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import resolve, size, user_path
 from ..runtime import world_size
 from ..screen import progress, say
-from ..task import settled_on
+from ..task import for_device
 from .files import find_photos, name_outputs
 from .words import prompts_of_words
 
@@ -95,7 +95,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
 
     exports = open_exports(args.export, output, prompts.class_names)
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
-    loader = settled_on(str(segmenter.device), config).dataloader
+    loader = for_device(str(segmenter.device), config).dataloader
     classes = len(prompts.class_names) - 1
     numbers = segmenter.number_format
     say(f"{segmenter.model.name} on {segmenter.device} in {numbers.name} ({numbers.why})")

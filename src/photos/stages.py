@@ -109,9 +109,7 @@ class PhotoStages:
             else:
                 self.left_out.append(photo.path)
                 named = isinstance(drawn, UserError)
-                note(
-                    f"left out: {drawn}" if named else f"left out: image {photo.path}: {type(drawn).__name__}: {drawn}"
-                )
+                note(f"skipped: {drawn}" if named else f"skipped: image {photo.path}: {type(drawn).__name__}: {drawn}")
         self.bar.update()
 
     def _see(self, photos: Sequence[ReadPhoto]) -> list[FrameAnalysis | Exception]:

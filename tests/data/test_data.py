@@ -74,7 +74,7 @@ def test_masks_may_be_left_out_where_none_are_needed(tmp_path: Path) -> None:
         ("1.jpg 1.png\n\nmy cat.jpg 2.png\n", r"line 3: .*paths without spaces"),
         ("", r"val\.txt is empty"),
         ("\n \n", r"val\.txt is empty"),
-        (b"\xff\xfe", r"val\.txt is no UTF-8 text"),
+        (b"\xff\xfe", r"val\.txt is not UTF-8 text"),
     ],
 )
 def test_malformed_lists_are_refused(tmp_path: Path, content: str | bytes, reason: str) -> None:
@@ -88,9 +88,9 @@ def test_missing_lists_and_roots_are_named(tmp_path: Path) -> None:
         read_list(tmp_path / "val.txt", tmp_path)
     with pytest.raises(UserError, match=r"data_root .*nowhere does not exist"):
         read_list(tmp_path / "val.txt", tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"image list .* is a folder that holds no images"):
+    with pytest.raises(UserError, match=r"image list .* is a folder without images"):
         read_list(tmp_path, tmp_path)
-    with pytest.raises(UserError, match=r"holds no images"):
+    with pytest.raises(UserError, match=r"is a folder without images"):
         read_list(tmp_path, tmp_path, masks=False)
 
 
@@ -230,7 +230,8 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(
-        UserError, match=r"a\.jpg cannot be read \(.*truncated.*\); it may be truncated: fetch it again"
+        UserError,
+        match=r"a\.jpg cannot be read \(.*truncated.*\); the file may be truncated: download or copy it again",
     ):
         read_image(tmp_path / "a.jpg")
 
@@ -291,12 +292,12 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: Callable[[Pa
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", r"\(the file is empty\); fetch it again$"),
+        (b"", r"\(the file is empty\); download or copy it again$"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
             r"\(it is a Git LFS pointer.*; run `git lfs pull`$",
         ),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"\(no image format known here\); expected JPEG, PNG$"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"\(unsupported format\); expected JPEG, PNG$"),
         (b"\0\0\0\x18ftypheic" + bytes(16), r"\(HEIC needs the package pillow-heif\); install it"),
     ],
     ids=["empty", "pointer", "PostScript", "HEIC"],
@@ -353,7 +354,9 @@ def test_batches_come_in_list_order_with_the_same_images(make_config: Callable[.
 def test_image_and_mask_must_agree_in_size(make_config: Callable[..., Config], data_root: Path) -> None:
     tiny.save_mask(data_root / "masks" / "1.png", np.zeros((77, 120), np.uint8), palette=False)
     dataset = dataset_of(make_config())
-    with pytest.raises(UserError, match=r"1\.png is 120 x 77 pixels, but image .*1\.jpg is 77 x 120; they must agree"):
+    with pytest.raises(
+        UserError, match=r"1\.png has 120 x 77 pixels, but image .*1\.jpg has 77 x 120; use a mask of the image's size"
+    ):
         dataset[1]
 
 
@@ -401,7 +404,7 @@ def test_workers_stack_batches_in_shared_memory(monkeypatch: pytest.MonkeyPatch)
 
 def test_all_malformed_lines_of_a_list_are_named(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.jpg a.png\nb.jpg\n\nc.jpg c.png\nd.jpg d.png e\nf.jpg\n")
-    expected = r"list\.txt, line 2: expected .* got 'b\.jpg'; likewise line 5, 6$"
+    expected = r"list\.txt, line 2: expected .* got 'b\.jpg'; also line 5, 6$"
     with pytest.raises(UserError, match=expected):
         read_list(tmp_path / "list.txt", tmp_path)
 

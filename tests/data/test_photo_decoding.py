@@ -111,10 +111,10 @@ def test_the_limit_is_on_bytes_and_is_stated(tmp_path: Path, monkeypatch: pytest
     assert read_photo(colour, limit).shape == read_photo(grey, limit // 4).shape == (20, 40, 3)
     assert read_photo(colour, None).shape == (20, 40, 3)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
-    expected = r"a\.png cannot be read \(40 x 20 pixels take 3\.2 kB, the limit is 3\.2 kB\); scale it down, or else$"
+    expected = r"a\.png cannot be read \(40 x 20 pixels take 3\.2 kB, the limit is 3\.2 kB\); make it smaller, or else$"
     with pytest.raises(UserError, match=expected):
-        read_photo(colour, limit - 1, "scale it down, or else")
-    with pytest.raises(UserError, match=r"b\.png cannot be read \(.* 0\.8 kB.*\); scale it down$"):
+        read_photo(colour, limit - 1, "make it smaller, or else")
+    with pytest.raises(UserError, match=r"b\.png cannot be read \(.* 0\.8 kB.*\); make it smaller$"):
         read_photo(grey, limit // 4 - 1)
     assert photo_pixels(colour) == 40 * 20
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -148,7 +148,7 @@ def test_postscript_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     path = tmp_path / f"holiday.{ending}"
     left_red_right_blue().save(path, "EPS")
     for read in (read_image, read_photo, lambda path: read_mask(path, Labelling(2))):
-        with pytest.raises(UserError, match=r"\(no image format known here\); expected JPEG, PNG, WebP, "):
+        with pytest.raises(UserError, match=r"\(unsupported format\); expected JPEG, PNG, WebP, "):
             read(path)
 
 
@@ -200,7 +200,7 @@ def test_a_scale_other_than_16_bits_is_noted_once(tmp_path: Path, capsys: pytest
     for name in ("a.png", "b.png"):
         read_photo(save(tmp_path / name, Image.fromarray(np.uint16([[0, 4000]]))))
     (note,) = capsys.readouterr().err.splitlines()
-    assert note == f"note: {tmp_path / 'a.png'}: its 16-bit values count from 0 to 4095 (shown once for this scale)"
+    assert note == f"note: {tmp_path / 'a.png'}: its 16-bit values range from 0 to 4095 (printed once for this scale)"
 
 
 def save_tiff(path: Path, values: np.ndarray, tags: dict[int, int]) -> None:
@@ -246,7 +246,7 @@ def test_photos_are_converted_to_srgb_and_data_set_images_are_not(tmp_path: Path
 def test_a_damaged_profile_is_ignored_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(tmp_path / "a.png", left_red_right_blue(), icc_profile=b"no profile")
     assert read_photo(path)[10, 10].tolist() == list(RED)
-    assert f"note: {path}: its colour profile is ignored" in capsys.readouterr().err
+    assert f"note: {path}: the colour profile is ignored" in capsys.readouterr().err
 
 
 def test_callers_give_paths_pictures_and_arrays(tmp_path: Path) -> None:

@@ -471,7 +471,7 @@ def test_batches_too_large_for_the_memory_are_halved_and_that_is_said_once(
     assert values(outcome) == expected
     assert sizes == [4, 2, 1, 1, 2, 1, 1, 3, 1, 2, 1, 1]
     assert outcome.done.halved == 2
-    assert capsys.readouterr().err.count("memory does not suffice for 4 images at once") == 1
+    assert capsys.readouterr().err.count("out of memory with 4 images") == 1
 
 
 @pytest.fixture
@@ -501,7 +501,7 @@ def test_one_image_too_large_for_the_memory_takes_fewer_prompts_at_once(
 
 
 def test_one_image_too_large_for_the_memory_is_one_line(dataset: SegmentationDataset, short_of_memory: None) -> None:
-    with pytest.raises(UserError, match="memory does not suffice for one image: lower"):
+    with pytest.raises(UserError, match="out of memory with one image: lower"):
         run(Journal.nowhere(), dataset, Sums(0, MemoryError()))
 
 

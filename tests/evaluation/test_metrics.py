@@ -60,7 +60,7 @@ def test_nothing_seen_is_an_error_only_of_a_finished_score() -> None:
     confusion = ConfusionMatrix(3, 255)
     assert confusion.miou == confusion.miou_present == 0
     confusion.update(torch.tensor([1, 2]), torch.tensor([255, 255]))
-    with pytest.raises(UserError, match="no pixel could be scored: the masks hold nothing but 255"):
+    with pytest.raises(UserError, match="no pixel can be scored: every mask value is 255"):
         confusion.require_pixels()
     confusion.update(torch.tensor([1, 2]), torch.tensor([255, 0]))
     confusion.require_pixels()
@@ -98,7 +98,7 @@ def test_masks_of_0_and_255_have_no_class_1() -> None:
     confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 255, 255]))
     said = confusion.table(("background", "polyp")).splitlines()
     assert "no pixel in the masks, counted as IoU 0, as published: polyp" in said[-2]
-    assert said[-1] == "  255 in a mask is ignored, it is not class 1: to score polyp, draw it with 1"
+    assert said[-1] == "  mask value 255 is ignored; it is not class 1: to score polyp, draw it with 1"
 
 
 @pytest.mark.parametrize("ignore_label", [255, 200])

@@ -82,7 +82,7 @@ def test_masks_with_nothing_to_score_are_refused(tmp_path: Path) -> None:
         Image.new("L", image.size, 255).save(tmp_path / "mask.png")
     (tmp_path / "list.txt").write_text(f"{lines[0]}\n{lines[0]}\n")
     config = load_config(CONFIG, ["model.image_size=64", "crf.iters=0", f"val_list={tmp_path / 'list.txt'}"])
-    with pytest.raises(UserError, match="no pixel could be scored: the masks hold nothing but 255"):
+    with pytest.raises(UserError, match="no pixel can be scored: every mask value is 255"):
         compared(config, 1)
 
 

@@ -431,7 +431,7 @@ def test_masks_are_not_needed(tmp_path: Path, case: Path) -> None:
         (("--compare", "--limit", "1"), (), "InfoScore of 1 image"),
         ((), ("model.layers=[]",), "model.layers"),
         ((), ("model.layers=[0, 9]",), "layers 0 to 3"),
-        ((), ("val_list=tests/oracles",), "holds no images"),
+        ((), ("val_list=tests/oracles",), "is a folder without images"),
         (("--compare",), ("val_list=tests/golden/pascal/data/JPEGImages",), "JPEGImages is a folder"),
     ],
 )

@@ -102,7 +102,7 @@ FreeSpace = Callable[[float, float], None]
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
-    """Pretends that so many GB of memory and of disk are free."""
+    """Pretend that these numbers of GB are free in memory and on the disk."""
 
     def pretend(memory: float, disk: float) -> None:
         state = namedtuple("state", "available free")(memory * GB, disk * GB)
@@ -148,7 +148,7 @@ def test_a_gpu_keeps_what_fits_into_half_of_its_memory(
     room = None if on_device is None else on_device * GB
     assert choose_place("auto", 10 * GB, tmp_path, room) == place
     assert ("of the GPU" in capsys.readouterr().out) is (on_device is not None)
-    with pytest.raises(UserError, match=r"cache\.image_embeddings: device needs 200\.0 GB there"):
+    with pytest.raises(UserError, match=r"cache\.image_embeddings: device needs 200\.0 GB on it"):
         choose_place("device", 200 * GB, tmp_path, room)
 
 

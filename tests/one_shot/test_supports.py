@@ -151,7 +151,7 @@ def test_a_class_without_candidates_is_refused() -> None:
 
 def test_a_class_that_is_in_no_mask_is_refused() -> None:
     """As with masks of 0 and 255: there is no class 1 in them, however low the area."""
-    with pytest.raises(UserError, match=r"class 1 \(bird\) has no pixel in the masks .*255 in a mask is ignored"):
+    with pytest.raises(UserError, match=r"class 1 \(bird\) has no pixel in the masks .*mask value 255 is ignored"):
         find_candidates(np.array([[7, 0], [9, 0]]), OneShotConfig(), ["background", "bird"])
 
 

@@ -198,7 +198,7 @@ def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, code: int) -> st
         (other_model, "was made for other weights"),
         (other_words, "was made for another prompt set"),
         (other_vocabulary, "was made with another vocabulary"),
-        (lambda _: "model.layers=[2, 1]", "was made for layers [2, 0], not [2, 1]; set model.layers to these"),
+        (lambda _: "model.layers=[2, 1]", "was made for layers [2, 0], not [2, 1]; set model.layers to [2, 0]"),
         (lambda _: "model.layers=[2]", "was made for layers [2, 0], not [2]"),
     ],
 )
@@ -218,7 +218,7 @@ def test_weights_made_for_the_other_prompt_mode_are_refused(
     tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = evaluate_tuned(tmp_path, tuned[0], arguments=["--multi_prompt"])
-    assert "--multi_prompt must be as when it was tuned" in refusal(capsys, tmp_path, code)
+    assert "use the class file and --multi_prompt of the tuning command" in refusal(capsys, tmp_path, code)
 
 
 def test_a_model_under_another_name_is_the_same_model(tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_files_that_are_no_tuned_weights_are_refused(
         path.touch()
     error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path))
     assert str(path) in error
-    assert ("does not exist" if kind == "missing" else "is no file of tuned weights") in error
+    assert ("does not exist" if kind == "missing" else "is not a file of tuned weights") in error
 
 
 def rewritten(path: Path, tensors: dict[str, Tensor], keep_checksum: bool = False, **changes: str | None) -> Path:
@@ -268,12 +268,12 @@ def with_one(name: str, value: float) -> Callable[[dict[str, Tensor]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_one(QUERY, float("nan")), f": {QUERY} is not a number (NaN or infinite) somewhere; tune again"),
-        (with_one("word_embeddings", float("inf")), ": word_embeddings is not a number"),
+        (with_one(QUERY, float("nan")), f": {QUERY} contains NaN or infinity; tune again"),
+        (with_one("word_embeddings", float("inf")), ": word_embeddings contains NaN"),
         (without(QUERY), f"(it lacks the tensor {QUERY})"),
         (without("word_embeddings"), "(it lacks the tensor word_embeddings)"),
         (without("token_ids"), "(it lacks the tensor token_ids)"),
-        (lambda t: t.update(more=torch.zeros(2)), "(it holds a tensor more, which nothing asks for)"),
+        (lambda t: t.update(more=torch.zeros(2)), "(it has an unexpected tensor more)"),
         (
             lambda t: t.update({QUERY: t[QUERY][:, :40].contiguous()}),
             f"({QUERY} is float32 [48, 40]; expected float32 [48, 48])",
@@ -309,7 +309,7 @@ def test_tensors_that_changed_after_they_were_saved_are_refused(
     tensors = load_file(tuned[0])
     change(tensors)
     path = rewritten(tuned[0], tensors, keep_checksum=True)
-    assert "is damaged: its tensors are not those that were saved" in refusal(
+    assert "is damaged: its tensors differ from the saved ones" in refusal(
         capsys, tmp_path, evaluate_tuned(tmp_path, path)
     )
 
@@ -325,7 +325,7 @@ def test_tensors_that_changed_after_they_were_saved_are_refused(
         ({"made_for": '{"model": "x"}'}, "expected model, weights, prompts, layers"),
         (
             {"made_for": '{"model": "x", "weights": null, "prompts": [], "layers": []}'},
-            "its metadata are odd: weights is None",
+            "its metadata are malformed: weights is None",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def test_bad_metadata_are_one_line(
 ) -> None:
     path = rewritten(tuned[0], load_file(tuned[0]), **changes)
     error = refusal(capsys, tmp_path, evaluate_tuned(tmp_path, path))
-    assert error.startswith(f"error: --tuned {path} is no file of tuned weights")
+    assert error.startswith(f"error: --tuned {path} is not a file of tuned weights")
     assert reason in error
 
 

@@ -138,7 +138,7 @@ def test_whatever_one_photo_brings_about_the_others_are_done(
     arguments = (photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out")
     assert run(*arguments, "--set", f"dataloader.batch_size={batch_size}") == 2
     assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
-    assert f"left out: image {tmp_path / 'b.png'}: RuntimeError: no green here" in capsys.readouterr().err
+    assert f"skipped: image {tmp_path / 'b.png'}: RuntimeError: no green here" in capsys.readouterr().err
 
 
 def test_a_photo_of_which_the_model_says_no_number_is_named(
@@ -155,7 +155,7 @@ def test_a_photo_of_which_the_model_says_no_number_is_named(
     assert run(*arguments, "--set", "dataloader.batch_size=3") == 2
     assert {path.name for path in (tmp_path / "out").glob("*_labels.png")} == {"a_labels.png", "c_labels.png"}
     error = capsys.readouterr().err
-    assert f"left out: image {tmp_path / 'b.png'}: " in error
+    assert f"skipped: image {tmp_path / 'b.png'}: " in error
     assert "is not a number" in error
 
 

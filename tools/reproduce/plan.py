@@ -61,7 +61,7 @@ def make_plan(jobs: Sequence[Job], state: State) -> list[Step]:
     device = choose_device(jobs[0].task.device)
     share_cores()
     for job in jobs:
-        job = dataclasses.replace(job, task=job.task.settled())
+        job = dataclasses.replace(job, task=job.task.for_device())
         config = job.task.config
         key = (config.model, config.runtime.attention)
         if key not in models:
