@@ -6,8 +6,8 @@
     python training_free_blip.py --config configs/pascal_blip.yaml --limit 20 --output-dir /tmp/try
 
 Results: output.csv (class, IoU); next to it a JSON with scores, settings, prompts and versions, and charts of the IoU
-per class and of the confusion matrix. Optional: label maps, overlays, pages that show the attention of each layer, and a
-CSV with the IoU of every image.
+per class and of the confusion matrix. Optional: label maps, overlays, pages with the attention of each layer, and a CSV
+with the IoU of every image.
 
 To segment your own photos with your own words, use `python -m src.photos`.
 """
