@@ -197,10 +197,10 @@ def test_true_is_bfloat16_on_cpus_that_clearly_gain_by_it(
     gain: float, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    found = precision.Trial(gain, "some CPU", "2.11", ())
-    monkeypatch.setattr(precision, "trial_of", lambda products: asked.append(products) or found)
+    found = precision.Trial(gain, "some CPU", "2.11", (), "bfloat16")
+    monkeypatch.setattr(precision, "trial_of", lambda *trial: asked.append(trial) or found)
     numbers = number_format(True, CPU, PRODUCTS)
-    assert (numbers.name, asked) == (name, [tuple(PRODUCTS)])
+    assert (numbers.name, asked) == (name, [(tuple(PRODUCTS), "bfloat16")])
     assert (
         numbers.why == f"runtime.amp is true: bfloat16 was {gain:.2f} times as fast as float32 when timed on this CPU"
     )

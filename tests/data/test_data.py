@@ -256,7 +256,7 @@ def test_deep_images_of_a_data_set_are_clipped_as_published_and_noted(
             published = np.asarray(image.convert("RGB"))
         assert np.array_equal(read_image(tmp_path / name), published)
     (note,) = capsys.readouterr().err.splitlines()
-    assert note.startswith(f"note: image {tmp_path / 'a.tif'} has values from {values.min():g} to {values.max():g}, ")
+    assert note.startswith(f"note: image {tmp_path / 'a.tif'} has values from {values.min():g} to {values.max():g}; ")
 
 
 def test_deep_images_with_small_values_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
