@@ -40,6 +40,7 @@ from .replacements import (
     cast_once,
     expose_cross_attention,
     fuse_vision_attention,
+    make_repeatable,
     modeling_blip_text,
     use_onednn,
 )
@@ -303,6 +304,7 @@ def prepare(model: BlipForImageTextRetrieval, fused: bool = True) -> BlipForImag
     if fused:
         fuse_vision_attention(model)
     cast_once(model)
+    make_repeatable(model.text_encoder)
     return model.eval().requires_grad_(False)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING or find_spec(f"{__name__.partition('.')[0]}.replace_huggingface
         expose_cross_attention,
     )
     from replace_huggingface.modeling_blip_vision import fuse_vision_attention
+    from replace_huggingface.repeatable_layer_norm import make_repeatable
 else:
     from ..replace_huggingface import modeling_blip_text
     from ..replace_huggingface.cast_once_linear import cast_once, use_onednn
@@ -35,6 +36,7 @@ else:
         expose_cross_attention,
     )
     from ..replace_huggingface.modeling_blip_vision import fuse_vision_attention
+    from ..replace_huggingface.repeatable_layer_norm import make_repeatable
 
 __all__ = [
     "CrossAttentionTextEncoder",
@@ -46,6 +48,7 @@ __all__ = [
     "cast_once",
     "expose_cross_attention",
     "fuse_vision_attention",
+    "make_repeatable",
     "modeling_blip_text",
     "use_onednn",
 ]
