@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.files import REPOSITORY, resolve
 from src.method.prompts import read_class_file
 
-SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot", "voc20_blip")
+SHIPPED = ("pascal_blip", "coco_blip", "pascal_blip_one_shot", "coco_blip_one_shot", "voc20_blip", "voc21_blip")
 HINTS = typing.get_type_hints(Config)
 SECTIONS = {name: hint for name, hint in HINTS.items() if dataclasses.is_dataclass(hint)}
 ONE_SHOT = typing.get_args(HINTS["oneshot"])[0]

@@ -223,6 +223,26 @@ def test_configurations_and_commands_agree(name: str, command: str) -> None:
     assert len(json.loads(resolve(config.class_name_dir).read_text())) == config.dataset.num_classes
 
 
+@pytest.mark.parametrize(("name", "of_0"), [("voc21", "background"), ("voc20", "ignored")])
+def test_voc_with_and_without_a_background(name: str, of_0: str, tmp_path: Path) -> None:
+    photo(tmp_path / "JPEGImages/2007_000033.jpg")
+    mask(tmp_path / "SegmentationClassAug/2007_000033.png", 0, 1, 20, 255)
+    (tmp_path / "lists").mkdir()
+    line = "JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png"
+    (tmp_path / "lists/val.txt").write_text(line + "\n")
+    assert class_of(name, tmp_path, line)[:4] == [of_0, "airplane", "tv", "ignored"]
+    config, pascal = (load_config(REPOSITORY / "configs" / f"{each}_blip.yaml") for each in (name, "pascal"))
+    assert (config.data_root, config.val_list, config.class_name_dir) == (
+        pascal.data_root, pascal.val_list, pascal.class_name_dir,
+    )  # fmt: skip
+    assert config.eval.resolution == "original"
+
+
+def test_every_suite_has_an_output_of_its_own() -> None:
+    configs = [load_config(path) for path in sorted((REPOSITORY / "configs").glob("*_blip.yaml"))]
+    assert len({config.output.csv for config in configs}) == len(configs) == 10
+
+
 def test_tables_cover_what_the_data_sets_document() -> None:
     stuff = suites.stuff_table()
     assert sorted(stuff[stuff != 255]) == list(range(171))
