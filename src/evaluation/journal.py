@@ -154,6 +154,13 @@ class Journal(AbstractContextManager["Journal"]):
         self._write(records)
         return [(record.block, record.payload) for record in records]
 
+    def discard(self) -> None:
+        """Remove what is kept, because it is of no use to a later command."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._passes = None, []
+        self._remove()
+
     def _write(self, records: list[Record]) -> None:
         self._unwritten += records
         try:
@@ -176,7 +183,7 @@ class Journal(AbstractContextManager["Journal"]):
     def _mention_others(self) -> None:
         """Print unfinished runs of the same results with other settings, and which settings differ."""
         pattern = re.compile(re.escape(self._stem) + "_[0-9a-f]{16}")
-        for other in sorted(self.folder.parent.glob(f"{self._stem}_*")):
+        for other in sorted(self.folder.parent.glob("*")):  # not the stem, which may hold a [ or a *
             if other == self.folder or not pattern.fullmatch(other.name) or not (other / SETTINGS).is_file():
                 continue
             try:
@@ -195,6 +202,9 @@ class Journal(AbstractContextManager["Journal"]):
 
 
 class _Nowhere(Journal):
+    def discard(self) -> None:
+        pass
+
     def records(self, fingerprints: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
         return iter(())
 

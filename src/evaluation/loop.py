@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config.schema import DataloaderConfig
 from ..data.dataset import Batch, SegmentationDataset, batches
+from ..errors import UserError
 from ..runtime import rank
 from ..screen import progress
 from . import processes
@@ -116,8 +117,8 @@ def run(
         weights: distinguishes this pass from others over the same images in the same journal.
 
     Raises:
-        UserError: an image or mask cannot be read (unless the journal skips them), :meth:`Evaluator.check` fails, or
-            another process has ended.
+        UserError: an image or mask cannot be read (if the journal skips them: none can), :meth:`Evaluator.check`
+            fails, or another process has ended.
     """
     start = time.perf_counter()
     journal = journal or Journal.nowhere()
@@ -169,6 +170,9 @@ def run(
         add(number, _tensors(payload))
 
     def result() -> R:
+        if indices and len(skipped) == len(indices):
+            journal.discard()
+            raise UserError(f"none of the {len(indices):,} images can be read: {skipped[indices[0]]}")
         named = [{"image": str(dataset.entries[index].image), "reason": skipped[index]} for index in sorted(skipped)]
         seconds = time.perf_counter() - start
         return evaluator.result(Pass(len(indices) - len(skipped), named, len(halved), len(indices) - before, seconds))

@@ -167,6 +167,23 @@ def test_other_settings_do_not_go_on_and_are_named(
     assert folder.is_dir()  # it is the user's to remove
 
 
+@pytest.mark.parametrize("name", ["iou[b].csv", "iou*.csv", "i?u.csv"])
+def test_names_with_the_characters_of_patterns_are_names(
+    dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    results = tmp_path / "a[b]*" / name
+    with pytest.raises(KeyboardInterrupt), Journal(results, SETTINGS_OF_A_RUN) as journal:
+        run(journal, dataset, Sums(5))
+    folder = journal.folder
+    with contextlib.suppress(Stop), Journal(results, {}):
+        raise Stop
+    assert f"note: {folder} holds an unfinished run with other settings" in capsys.readouterr().err
+    again = Sums()
+    with Journal(results, SETTINGS_OF_A_RUN) as journal:
+        run(journal, dataset, again)
+    assert again.seen == [4, 5, 6]
+
+
 def test_differences_are_named_by_their_keys() -> None:
     assert differences(SETTINGS_OF_A_RUN, SETTINGS_OF_A_RUN) == []
     other = {"experiment": "training-free", "crf": {"iters": 20, "new": True}, "model": {"layers": [0, 1]}}
@@ -288,6 +305,19 @@ def test_unreadable_images_are_left_out_on_demand_and_come_back_when_mended(
         outcome = run(journal, dataset, again)
     assert again.seen == [0, 1, 4, 5]
     assert outcome.skipped == []
+
+
+def test_no_readable_image_at_all_is_one_error_and_keeps_nothing(dataset: SegmentationDataset, tmp_path: Path) -> None:
+    for index in range(7):
+        damage(dataset, index)
+    with (
+        pytest.raises(UserError, match=r"none of the 7 images can be read: image .*0\.jpg cannot be read") as error,
+        opened(tmp_path, skip_unreadable=True) as journal,
+    ):
+        run(journal, dataset, Sums())
+    assert not hasattr(error.value, "__notes__")  # no claim that something is kept
+    assert list(tmp_path.rglob("*.records")) == []
+    assert not (tmp_path / "unfinished").exists()
 
 
 def test_a_full_disk_does_not_end_the_run_and_is_said_once(
