@@ -64,6 +64,7 @@ class ImageAnalysis:
         unary: [C, S, S] class probabilities in the frame, before the CRF.
         frame: in which the image was segmented.
         embeds: [1, 1 + N, D] the encoded image, to segment it again with other prompts.
+        background: whether a pixel may be labelled background.
     """
 
     class_names: tuple[str, ...]
@@ -72,6 +73,7 @@ class ImageAnalysis:
     unary: Tensor
     frame: Frame
     embeds: Tensor
+    background: bool = True
 
     @cached_property
     def shares(self) -> list[float]:
@@ -109,11 +111,13 @@ class FrameAnalysis:
     unary: Tensor
     frame: Frame
     embeds: Tensor
+    background: bool = True
 
     def at(self, shape: tuple[int, int]) -> ImageAnalysis:
         """The analysis at the image's own ``shape`` (height, width), without the memory of the batch's other images."""
         labels = self.frame.labels(self.scores, shape).cpu().numpy()
-        return ImageAnalysis(self.class_names, labels, self.itm, _alone(self.unary), self.frame, _alone(self.embeds))
+        unary, embeds = _alone(self.unary), _alone(self.embeds)
+        return ImageAnalysis(self.class_names, labels, self.itm, unary, self.frame, embeds, self.background)
 
 
 def _alone(part: Tensor) -> Tensor:
@@ -375,7 +379,9 @@ class Segmenter:
         best = [itm.amax(1) for itm in attended.itm.split(list(prompts.prompts_per_class), 1)]
         itm = torch.stack(best, 1).tolist()  # one transfer: each synchronises with the GPU
         return [
-            FrameAnalysis(prompts.class_names, scores[i], itm[i], unary[i], self.frame, embeds[i : i + 1])
+            FrameAnalysis(
+                prompts.class_names, scores[i], itm[i], unary[i], self.frame, embeds[i : i + 1], prompts.background
+            )
             for i in range(len(pixels))
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,18 +109,17 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
     return candidates
 
 
-def find_queries(areas: np.ndarray, supports: Sequence[Support] = (), limit: int | None = None) -> list[int]:
+def find_queries(areas: np.ndarray, taken: Collection[int] = (), limit: int | None = None) -> list[int]:
     """Images with at least one foreground class, of any area, in list order.
 
     Args:
         areas: [images, C], from :func:`class_areas`.
-        supports: images to exclude.
+        taken: indices of images to exclude, because they are supports.
         limit: return at most this number of queries.
 
     Raises:
         UserError: no image is left.
     """
-    taken = {support.index for support in supports}
     queries = [index for index in np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist() if index not in taken][:limit]
     if not queries:
         raise UserError(
@@ -213,8 +212,9 @@ class Episodes:
 def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     """Read the masks of the lists and draw the episodes of a configuration.
 
-    Supports come from ``oneshot.train_list`` or from the evaluation list; in the latter case they are not queries of
-    the same run. Both lists are used in full: ``max_images`` limits the remaining queries, as published for COCO.
+    Supports come from ``oneshot.train_list`` or from the evaluation list. The image of a run's support is no query of
+    the same run, in whichever list and however often it occurs. Both lists are used in full: ``max_images`` limits the
+    remaining queries, as published for COCO.
 
     Args:
         config: with a section ``oneshot``.
@@ -239,9 +239,13 @@ def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     def qualifies(index: int, label: int) -> bool:
         return not oneshot.support_only_one_novel or only_class(support_areas, index, label)
 
+    lines_of: dict[Path, list[int]] = {}
+    for index, entry in enumerate(evaluation_list):
+        lines_of.setdefault(entry.image, []).append(index)
     runs, rng = [], random.Random(SEED)
     for _ in range(oneshot.total_runs):
         supports = choose_supports(candidates, oneshot.shot, qualifies, rng)
-        queries = find_queries(areas, () if from_train_list else supports, config.max_images)
+        taken = {line for support in supports for line in lines_of.get(support_list[support.index].image, ())}
+        queries = find_queries(areas, taken, config.max_images)
         runs.append(Episode(supports, queries))
     return Episodes(support_list, evaluation_list, runs)

@@ -17,8 +17,14 @@ MAX_MISSING = 10  # so many classes without pixels are still worth a word each
 
 
 def summary(analysis: ImageAnalysis) -> str:
-    """Class, share of pixels and matching score, largest share first; classes without a pixel after them."""
-    rows = sorted(zip(analysis.shares, analysis.itm, analysis.class_names, strict=True), key=lambda row: -row[0])
+    """Class, share of pixels and matching score, largest share first; classes without a pixel after them.
+
+    A background that no pixel may be labelled is left out.
+    """
+    rows = list(zip(analysis.shares, analysis.itm, analysis.class_names, strict=True))[
+        0 if analysis.background else 1 :
+    ]
+    rows.sort(key=lambda row: -row[0])
     found = [(name, f"{100 * share:.1f}%", f"{itm:.2f}") for share, itm, name in rows if share]
     lines = [table([("class", "pixels", "itm"), *found])]
     missing = [f"{name} (itm {itm:.2f})" for share, itm, name in rows if not share]

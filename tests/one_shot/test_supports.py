@@ -249,6 +249,30 @@ def test_the_cut_leaves_a_train_list_whole(tmp_path: Path) -> None:
         assert episode.queries == [0, 1]
 
 
+def test_a_support_that_occurs_twice_in_the_list_is_no_query(tmp_path: Path) -> None:
+    lists_of(tmp_path, two_class_masks())
+    lines = (tmp_path / "list.txt").read_text().splitlines()
+    (tmp_path / "list.txt").write_text("\n".join([*lines, *lines, f"./{lines[5]}"]))
+    episodes = read_episodes(coco_config(tmp_path), ["background", "a", "b"])
+    for episode in episodes:
+        supports = {episodes.support_list[support.index].image for support in episode.supports}
+        queries = [episodes.evaluation_list[index].image for index in episode.queries]
+        assert len(supports) == 2
+        assert not supports & set(queries)
+        assert len(queries) == 2 * 4  # the others are scored as often as they occur
+
+
+def test_a_support_from_a_train_list_is_no_query(tmp_path: Path) -> None:
+    masks = two_class_masks()
+    lists_of(tmp_path, masks)
+    lines = (tmp_path / "list.txt").read_text().splitlines()
+    (tmp_path / "train.txt").write_text("\n".join(lines[3:]))
+    settings = [f"oneshot.train_list={tmp_path / 'train.txt'}", "oneshot.use_training_images_for_supports=true"]
+    for episode in read_episodes(coco_config(tmp_path, *settings), ["background", "a", "b"]):
+        taken = {3 + support.index for support in episode.supports}
+        assert set(episode.queries) == set(range(6)) - taken
+
+
 def test_areas_keep_nothing_of_the_masks(tmp_path: Path) -> None:
     """Those of a list of 40,000 masks take what their numbers take."""
     lists_of(tmp_path, two_class_masks())

@@ -47,6 +47,17 @@ def test_the_summary_names_what_was_found_and_what_was_not() -> None:
     ]
 
 
+def test_a_photo_in_which_every_pixel_has_a_class_has_no_background(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = save(tmp_path / "photo.png", left_red_right_blue())
+    for background in ("true", "false"):
+        settings = (f"dataset.background={background}", f"dataset.first_label={1 if background == 'true' else 0}")
+        assert run(photo, "--classes", "cat", "--output-dir", tmp_path / background, "--set", *settings) == 0
+        shown = capsys.readouterr().out
+        assert ("background" in shown.split("photo.png  40 x 20")[1]) == (background == "true")
+
+
 def run(*arguments: object) -> int:
     common = ["--config", CONFIG, "--device", "cpu", "--set", "crf.iters=2", "data_root=nowhere", "val_list=nowhere"]
     return cli.run(photos.main, [str(argument) for argument in (*arguments, *common)])
