@@ -19,7 +19,7 @@ import sys
 from src import cli
 from src.files import check_writable
 from src.result_files import csv_text, write_json, write_result
-from src.screen import say
+from src.screen import counted, say, say_next
 from src.task import Task
 
 
@@ -73,10 +73,13 @@ def main(arguments: list[str]) -> int:
             charts.infoscore_scatter(scatter, infoscore, miou, top, comparison.rho)
             say(f"wrote {scatter}")
         if args.save_explorer:
-            about = f"{segmenter.model.name}, {images} images, {len(segmenter.prompts)} prompts"
+            about = f"{segmenter.model.name}, {counted(images, 'image')}, {counted(len(segmenter.prompts), 'prompt')}"
             write_infoscore_page(csv.with_suffix(".html"), scores, top, comparison, csv.stem, about)
-            say(f"wrote {csv.with_suffix('.html')}: open it in a browser")
-    say(f"to use the best {len(top)}, set in the configuration's section model:\nlayers: {top}")
+            say(f"wrote {csv.with_suffix('.html')}")
+    picture = csv.with_suffix(".html") if args.save_explorer else chart
+    args.set = [setting for setting in args.set if not setting.startswith("model.layers=")]
+    best = cli.again("training_free_blip.py", args, "--set", f"model.layers={top}")
+    say_next(f"open {picture}", f"{best} segments with the best {counted(len(top), 'layer')}")
     return cli.end(scores.skipped)
 
 

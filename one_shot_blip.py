@@ -17,9 +17,10 @@ from __future__ import annotations
 import sys
 
 from src import cli
+from src.errors import UserError
 from src.files import check_writable
 from src.result_files import csv_text, write_json, write_result
-from src.screen import say
+from src.screen import say, say_next
 from src.task import Task
 
 
@@ -33,7 +34,8 @@ def main(arguments: list[str]) -> int:
     task = Task.read(args, cli.load(args))
     oneshot, output = task.config.oneshot, task.config.output
     if oneshot is None:
-        raise task.config.refusal("oneshot", None, "a section oneshot, as in configs/pascal_blip_one_shot.yaml")
+        twin = cli.one_shot_twin(args.config) or "one such as configs/pascal_blip_one_shot.yaml"
+        raise UserError(f"{args.config}: the section oneshot is missing; use {twin}")
     classwise_csv, summary_csv = task.outputs.path(output.classwise_csv), task.outputs.path(output.summary_csv)
     check_writable(*task.outputs.files_of("one-shot", task.config))
 
@@ -41,7 +43,7 @@ def main(arguments: list[str]) -> int:
     with cli.quick_imports():
         from src.evaluation.provenance import provenance
         from src.loading import load_segmenter, open_journal
-        from src.one_shot.runs import complete_runs, settings_of_runs
+        from src.one_shot.runs import complete_runs, settings_of_runs, weights_of
         from src.one_shot.summary import OneShotSummary
         from src.one_shot.supports import read_episodes
         from src.output import charts
@@ -64,6 +66,10 @@ def main(arguments: list[str]) -> int:
     absent = [names.index(name) for name in summary.absent]
     charts.iou_bars(chart, names, summary.class_means, summary.class_stds, absent=absent)
     say(f"wrote {classwise_csv}, {summary_csv}, {summary_csv.stem}.json and {chart.name}")
+    args.config = cli.training_free_twin(args.config) or args.config
+    args.set = [setting for setting in args.set if not setting.startswith("oneshot.")]
+    tuned = ("--tuned", str(weights_of(summary_csv, 0)), "--save-overlays", "8")
+    say_next(f"open {chart}", f"{cli.again('training_free_blip.py', args, *tuned)} draws what run 0 finds")
     return cli.end(summary.skipped)
 
 

@@ -20,7 +20,7 @@ from src import cli
 from src.errors import UserError
 from src.files import check_writable, user_path
 from src.result_files import csv_text, write_json, write_result
-from src.screen import say
+from src.screen import say, say_next
 from src.task import Task
 
 
@@ -74,6 +74,9 @@ def main(arguments: list[str]) -> int:
         if args.save_explorer:
             written += write_evaluation_pages(csv, segmenter, dataset, args.save_overlays, evaluation)
         say(f"wrote {csv} {' '.join(path.name for path in written)}")
+    endings = ("_explorer.html", "_overlays.png", f"_iou.{args.figures}")
+    shown = [path for ending in endings for path in written if path.name == csv.stem + ending]
+    say_next(f"open {shown[0]}" if shown else "", cli.report_of(csv.parent))
     return cli.end(evaluation.skipped)
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import shlex
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from .config.reader import load_config
 from .config.schema import Config
 from .errors import Terminated, UserError
 from .files import user_path
 from .runtime import check_device_name, check_job, end_early, world_size
-from .screen import note, say, steady_console
+from .screen import counted, note, say, steady_console
 
 SKIPPED = 3
 """Exit code of a command that finished but skipped unreadable images."""
@@ -91,7 +93,8 @@ def end(skipped: Sequence[Mapping[str, str]]) -> int:
         note(f"skipped: {entry['reason']}")
     if not skipped:
         return 0
-    note(f"the results do not include {len(skipped)} unreadable images; fix them and rerun")
+    unreadable = counted(len(skipped), "unreadable image")
+    note(f"the results do not include {unreadable}; fix {'it' if len(skipped) == 1 else 'them'} and rerun")
     return SKIPPED
 
 
@@ -132,10 +135,9 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
     model_arguments(parser, limit)
     figures_argument(parser)
     if multi_prompt:
-        parser.add_argument(
-            "--multi_prompt",
-            action="store_true",
-            help="use the related words of every class as additional prompts; names of result files then end in _multi",
+        multi_prompt_argument(
+            parser,
+            "use the related words of every class as additional prompts; names of result files then end in _multi",
         )
     parser.add_argument(
         "--output-dir",
@@ -154,6 +156,12 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
         help="skip unreadable images, list them at the end and in the JSON, and exit with code 3; without it, the "
         "first unreadable image ends the command (fix the file and rerun: it resumes)",
     )
+
+
+def multi_prompt_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--multi_prompt``, the published name, to ``parser``, and the spelling of all other options as an alias."""
+    parser.add_argument("--multi_prompt", action="store_true", help=text)
+    parser.add_argument("--multi-prompt", action="store_true", dest="multi_prompt", help=argparse.SUPPRESS)
 
 
 def model_arguments(parser: argparse.ArgumentParser, limit: str = LIMIT) -> None:
@@ -231,6 +239,35 @@ def moved_argument(parser: argparse.ArgumentParser, option: str, remedy: str) ->
             raise UserError(f"{option} is not an option of {parser.prog}: {remedy}")
 
     parser.add_argument(option, nargs="*", action=Moved, help=argparse.SUPPRESS)
+
+
+def again(script: str, args: argparse.Namespace, *more: str) -> str:
+    """The command that runs an entry script with the common arguments ``args`` and ``more``, as typed into a shell."""
+    words = ["python", script, "--config", str(args.config)]
+    words += ["--set", *args.set] if args.set else []
+    words += ["--device", args.device] if args.device != "auto" else []
+    words += ["--limit", str(args.limit)] if args.limit else []
+    words += ["--multi_prompt"] if getattr(args, "multi_prompt", False) else []
+    words += ["--output-dir", str(args.output_dir)] if args.output_dir else []
+    return shlex.join([*words, *more])
+
+
+def one_shot_twin(config: Path) -> Path | None:
+    """The one-shot configuration beside ``config``, of the same data and model; None if there is none."""
+    twin = config.with_name("one_shot.yaml" if config.stem == "training_free" else f"{config.stem}_one_shot.yaml")
+    return twin if twin.is_file() else None
+
+
+def training_free_twin(config: Path) -> Path | None:
+    """The configuration whose :func:`one_shot_twin` is ``config``."""
+    stem = "training_free" if config.stem == "one_shot" else config.stem.removesuffix("_one_shot")
+    twin = config.with_name(f"{stem}.yaml")
+    return twin if twin.is_file() and one_shot_twin(twin) == config else None
+
+
+def report_of(folder: Path) -> str:
+    """The command that compares the results in ``folder``."""
+    return f"{shlex.join(['python', '-m', 'tools.report', str(folder)])} compares results"
 
 
 def positive_int(text: str) -> int:

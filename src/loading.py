@@ -14,8 +14,8 @@ from .method.checkpoints import load_configured
 from .method.segmenter import Segmenter
 from .one_shot.tuned_weights import load_tuned
 from .runtime import choose_device, share_cores
-from .screen import say
-from .task import Task
+from .screen import counted, say
+from .task import Task, note_scope
 
 
 def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Path | None = None) -> Segmenter:
@@ -40,9 +40,11 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     segmenter = Segmenter.from_config(task.config, model, task.prompts, layers)
     if tuned:
         segmenter = load_tuned(tuned, segmenter)
-    numbers, images = segmenter.number_format, len(task.entries)
+    note_scope(task.config.model.name, [entry.image for entry in task.entries])
+    numbers = segmenter.number_format
     say(f"{model.name} on {device} in {numbers.name} ({numbers.why})")
-    say(f"{len(task.prompts)} prompts, layers {list(layers)}, {images} images")
+    images = counted(len(task.entries), "image")
+    say(f"{counted(len(task.prompts), 'prompt')}, layers {list(layers)}, {images}")
     return segmenter
 
 

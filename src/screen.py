@@ -65,10 +65,29 @@ def note(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def say_next(*steps: str) -> None:
+    """Print what to open or run next, as the last line of a command."""
+    say(f"next: {'; '.join(filter(None, steps))}")
+
+
 @functools.cache
 def note_once(text: str) -> None:
     """Like :func:`note`, but prints the same text only once."""
     note(text)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 image``, ``1,449 images``; ``plural`` if it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """For people: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``; at least ``1 s``."""
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def progress(total: int, description: str, unit: str = "image", **options: Any) -> tqdm:

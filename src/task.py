@@ -4,17 +4,46 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from .config.schema import Config
+from .config.schema import Config, ModelConfig
 from .data.lists import ListEntry, evaluation_entries
-from .files import resolve
+from .files import read_regular, resolve
 from .method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
 from .result_files import Outputs
 from .runtime import choose_device, cores, local_world_size
+from .screen import note_once
 
+PHOTO_MODEL = ModelConfig().name
+MAX_CONFIG = 1 << 20  # bytes of a model's config.json
 MAX_IMAGES, MAX_WORKERS = 16, 8
 MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its cast weights; COCO multi-prompt at 512 px
+
+
+def note_scope(model: str, images: Sequence[Path | None]) -> None:
+    """Print a note, once, if a model is used on other ``images`` than it was trained for.
+
+    A model for a small world, such as the shipped miniature, has ``scope`` (what it was trained on) and ``scope_data``
+    (the folder of such images) in its config.json.
+
+    Args:
+        model: name of the model; those of the hub have no scope.
+        images: None for one that came without a file.
+    """
+    try:
+        values = json.loads(read_regular(resolve(model) / "config.json", MAX_CONFIG))
+        scope, data = values["scope"], resolve(values["scope_data"]).resolve()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # a model without a scope; loading it names what is wrong with its config.json
+    if all(image is not None and image.resolve().is_relative_to(data) for image in images):
+        return
+    note_once(
+        f"note: {model} knows {scope} only; on other images its labels mean nothing. "
+        f"For photos use {PHOTO_MODEL}, as configs/pascal_blip.yaml does"
+    )
 
 
 def batch_that_fits(memory: int, image_size: int) -> int:

@@ -162,9 +162,9 @@ def test_a_finished_run_of_one_shot_is_not_computed_again(config: Path, tmp_path
     kept = first.stat().st_mtime_ns
     again = run(command("one_shot_blip", config, tmp_path / "grown", *options))
     assert again.returncode == 0, again.stderr
-    assert "run 1/2: finished before" in again.stdout
+    assert "run 0 (of 2): finished before" in again.stdout
     assert again.stdout.count("tuned weights: ") == 2
-    assert "run 1/2: tuning" not in again.stderr
+    assert "run 0 (of 2): tuning" not in again.stderr
     assert "run 2/2: tuning" in again.stderr
     assert first.stat().st_mtime_ns == kept
     assert run(command("one_shot_blip", config, tmp_path / "whole", *options)).returncode == 0
@@ -195,7 +195,7 @@ def test_a_run_that_was_tuned_is_not_tuned_again(config: Path, tmp_path: Path) -
     assert not any((tmp_path / "killed").glob("unfinished/*/*_1.safetensors"))
     again = run(command("one_shot_blip", config, tmp_path / "killed"))
     assert again.returncode == 0, again.stderr
-    assert "run 1/2: tuning" not in again.stderr
+    assert "run 0 (of 2): tuning" not in again.stderr
     assert "run 2/2: tuning" in again.stderr
     assert run(command("one_shot_blip", config, tmp_path / "whole")).returncode == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from src.files import REPOSITORY
-from src.screen import display_width, note, progress, say, steady_console, table
+from src.screen import counted, display_width, note, progress, say, steady_console, table
 
 
 def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], of_job: Callable[..., None]) -> None:
@@ -37,6 +37,11 @@ def test_any_process_may_ask_for_a_bar_that_is_not_shown(number: str, of_job: Ca
     of_job(RANK=number)
     with progress(1, "bar", disable=True) as bar:
         assert bar.disable
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "image") for number in (0, 1, 1449)] == ["0 images", "1 image", "1,449 images"]
+    assert [counted(number, "query", "queries") for number in (1, 2)] == ["1 query", "2 queries"]
 
 
 def test_columns_align_whatever_their_length() -> None:

@@ -1,8 +1,10 @@
-"""What ``auto`` becomes where the device is known."""
+"""What ``auto`` becomes where the device is known, and which models name the images that they were trained for."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 
 from src import task as subject
 from src.config.schema import Config
+from src.files import REPOSITORY
 from src.result_files import Outputs
-from src.task import Task, batch_that_fits
+from src.screen import note_once
+from src.task import Task, batch_that_fits, note_scope
 
 GIB = 1 << 30
 
@@ -58,3 +62,40 @@ def test_a_number_in_the_configuration_holds(
 )
 def test_the_batch_fits_the_memory(memory: int, size: int, expected: int) -> None:
     assert batch_that_fits(memory * GIB, size) == expected
+
+
+def scoped_model(folder: Path, **values: object) -> str:
+    """A folder with a model's config.json and nothing else."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(values))
+    return str(folder)
+
+
+def test_a_model_of_a_small_world_names_it_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = scoped_model(tmp_path / "model", scope="drawings of cats", scope_data=str(tmp_path / "cats"))
+    inside, outside = tmp_path / "cats" / "a" / "1.png", tmp_path / "1.png"
+    note_scope(model, [inside])
+    note_scope(model, [])
+    assert capsys.readouterr().err == ""
+    for images in ([inside, outside], [outside], [None]):
+        note_scope(model, images)
+    (line,) = capsys.readouterr().err.splitlines()  # once
+    assert line.startswith(f"note: {model} knows drawings of cats only; on other images its labels mean nothing")
+    assert "Salesforce/blip-itm-large-coco" in line
+
+
+def test_other_models_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = [{}, {"scope": "cats"}, {"scope": "cats", "scope_data": 3}]
+    models = [scoped_model(tmp_path / str(number), **values) for number, values in enumerate(odd)]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("[")
+    for model in (*models, str(tmp_path / "broken"), "Salesforce/blip-itm-large-coco", str(tmp_path / "none")):
+        note_scope(model, [tmp_path / "1.png"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("images", "noted"), [("data/miniature/JPEGImages", False), ("docs/photo.png", True)])
+def test_the_miniature_names_its_scope(images: str, noted: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    note_once.cache_clear()
+    note_scope("data/miniature/blip", [REPOSITORY / images])
+    assert ("data/miniature/blip knows drawn scenes of 20 classes only" in capsys.readouterr().err) == noted

@@ -23,8 +23,8 @@ from src.data.lists import ListEntry, read_list
 from src.errors import UserError
 from src.files import check_writable, resolve
 from src.runtime import cores
-from src.screen import note, progress, say
-from src.task import Task
+from src.screen import counted, duration, note, progress, say, say_next
+from src.task import Task, note_scope
 
 if TYPE_CHECKING:
     from src.method.segmenter import Segmenter
@@ -66,8 +66,13 @@ def main(arguments: list[str]) -> int:
 
     for fault in faults:
         note(f"fault: {fault}")
-    say(f"{len(faults)} faults" if faults else "no fault: the experiment can start")
-    return 2 if faults else 0
+    if faults:
+        say(f"{counted(len(faults), 'fault')}: fix {'it' if len(faults) == 1 else 'them'}, then run this check again")
+        return 2
+    say("no fault: the experiment can start")
+    script = "training_free_blip.py" if config.oneshot is None else "one_shot_blip.py"
+    say_next(cli.again(script, args))
+    return 0
 
 
 def unreadable(entries: list[ListEntry], config: Config, title: str) -> Iterator[str]:
@@ -100,6 +105,7 @@ def _load(task: Task) -> Segmenter:
         from src.method.segmenter import Segmenter
     from src.runtime import choose_device
 
+    note_scope(task.config.model.name, [entry.image for entry in task.entries])
     model = load_configured(task.config, choose_device(task.device))
     layers = model.layers if task.config.model.layers == "auto" else task.config.model.layers
     return Segmenter.from_config(task.config, model, task.prompts, layers)
@@ -127,7 +133,8 @@ def _one_batch(segmenter: Segmenter, task: Task) -> None:
         within_memory(segment, batch, Batch.halves, lambda one, _: one)
         segmenter.check_numbers()
     seconds = (time.perf_counter() - start) / len(dataset) * len(task.entries)
-    say(f"at the pace of the first batch, warming up included, {len(task.entries)} images take {seconds / 60:.0f} min")
+    images = counted(len(task.entries), "image")
+    say(f"at the pace of the first batch, warm-up included: about {duration(seconds)} for {images}")
 
 
 if __name__ == "__main__":

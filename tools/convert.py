@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from src import cli
 from src.errors import UserError
 from src.files import user_path
-from src.screen import say
+from src.screen import say, say_next
 
 
 def main(arguments: list[str]) -> int:
@@ -48,7 +49,9 @@ def main(arguments: list[str]) -> int:
             written.replace(folder)  # an empty folder is replaced
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-    say(f"wrote {folder}: cross-attention in text layers {model.layers[0]} to {model.layers[-1]}; model.name: {folder}")
+    say(f"wrote {folder}: cross-attention in text layers {model.layers[0]} to {model.layers[-1]}")
+    command = ["python", "training_free_blip.py", "--config", "configs/pascal_albef.yaml"]
+    say_next(shlex.join([*command, "--set", f"model.name={folder}"]))
     return 0
 
 

@@ -33,7 +33,7 @@ from src import cli
 from src.errors import UserError
 from src.files import check_writable, user_path
 from src.result_files import write_result
-from src.screen import say
+from src.screen import say, say_next
 
 RESAMPLES, SEED = 10_000, 0
 TABLES, CHARTS = (".md", ".tex", ".csv"), (".png", ".pdf", ".svg")
@@ -98,6 +98,8 @@ def _report(args: argparse.Namespace) -> None:
         written.append(difference)
     say(markdown(found))
     say(" ".join(map(str, ("wrote", *written))) if written else "no evaluation among the results: no chart")
+    if written:
+        say_next(f"open {written[-1]}")
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,17 @@ from ..files import read_regular, resolve
 from ..screen import note
 from .images import format_names, images_in, passed_over
 
+# folder in src/lists -> data set and options of tools.prepare, and the data root that it fills
+PREPARED = {
+    "pascal": ("pascal --download", "data/pascal"),
+    "coco": ("coco --download", "data/coco"),
+    "context": ("context", "data/context"),
+    "coco_object": ("coco-object", "data/coco_stuff"),
+    "coco_stuff": ("coco-stuff", "data/coco_stuff"),
+    "ade20k": ("ade20k", "data/ade20k"),
+    "cityscapes": ("cityscapes", "data/cityscapes"),
+}
+MINIATURE = "data/miniature"
 MAX_BYTES = 1 << 28  # of an image list
 MOST_NUMBERS = 20  # line numbers or names in a message
 
@@ -49,15 +61,13 @@ def read_list(
     if os.path.isdir(path):
         return _read_folder(path, mask_dir, masks)[:limit]
     if not os.path.isdir(root):
-        raise UserError(f"data_root {root} does not exist; docs/data.md describes the layout")
+        raise UserError(f"data_root {root} does not exist; {_how_to_prepare(path, root)}")
     try:
         # utf-8-sig: editors on Windows put a byte order mark first
         lines = read_regular(path, MAX_BYTES).decode("utf-8-sig").splitlines()
     except OSError as error:
-        raise UserError(
-            f"image list {path} cannot be read ({error.strerror}); "
-            "`python -m tools.prepare --help` explains how to make lists"
-        ) from None
+        remedy = _how_to_prepare(path, root)
+        raise UserError(f"image list {path} cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
         raise UserError(f"image list {path} is not UTF-8 text; save it as UTF-8") from None
     entries, malformed = [], []
@@ -79,6 +89,23 @@ def read_list(
     if not entries:
         raise UserError(f"image list {path} is empty")
     return entries
+
+
+def _how_to_prepare(path: Path, root: Path) -> str:
+    """What to do if the image list ``path`` or its data root ``root`` is missing."""
+    folder = Path(os.path.abspath(path.parent))
+    if folder.parent == resolve("src/lists") and folder.name in PREPARED:
+        dataset, usual = PREPARED[folder.name]
+        elsewhere = "" if Path(os.path.abspath(root)) == resolve(usual) else f" --root {shlex.quote(str(root))}"
+        return f"`python -m tools.prepare {dataset}{elsewhere}` prepares it (docs/data.md)"
+    if folder == resolve(MINIATURE):
+        return "`python -m tools.miniature.dataset` draws it again"
+    if (folder / "training_free.yaml").is_file():
+        return (
+            f"`python -m tools.prepare own --root {shlex.quote(str(folder))} --images ... --masks ...` "
+            "prepares it again (docs/data.md)"
+        )
+    return "docs/data.md describes the layout, and `python -m tools.prepare --help` how to make lists"
 
 
 def _read_folder(folder: Path, mask_dir: Path | None, masks: bool) -> list[ListEntry]:

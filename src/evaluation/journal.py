@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..files import write_text
 from ..runtime import local_rank, rank
-from ..screen import note, note_once, say
+from ..screen import counted, note, note_once, say
 from . import processes
 from .identity import digest
 from .records import Record, RecordFile, pack, read_records
@@ -97,7 +97,7 @@ class Journal(AbstractContextManager["Journal"]):
         if error is not None:
             kept, total = self._images_on_disk()
             if kept:
-                error.add_note(f"{kept:,} of {total:,} images are kept in {self.folder}: the same command resumes")
+                error.add_note(f"{kept:,} of {counted(total, 'image')} kept in {self.folder}: the same command resumes")
             return
         processes.share(lambda: None)  # wait until the first process has written the results
         self._remove()
@@ -129,7 +129,7 @@ class Journal(AbstractContextManager["Journal"]):
         name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.records"
         self._file = RecordFile(self.folder / name, mine)
         if done:
-            say(f"resuming: {done:,} of {sum(sizes):,} images are done ({self.folder}); --fresh starts over")
+            say(f"resuming: {done:,} of {counted(sum(sizes), 'image')} done ({self.folder}); --fresh starts over")
 
     def keep(self, block: int, fingerprint: bytes, arrays: Mapping[str, Tensor]) -> list[tuple[int, bytes]]:
         """Keep the contribution of ``block``; it is written within :data:`FLUSH_SECONDS`.

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import UserError
 from ..runtime import halve_working_memory, working_memory_was_halved
-from ..screen import note_once
+from ..screen import counted, note_once
 
 B = TypeVar("B", bound=Sized)
 R = TypeVar("R")
@@ -49,7 +49,7 @@ def within_memory(
     if len(batch) == 1:
         note_once("note: out of memory with one image and all prompts: using fewer prompts at a time")
         return within_memory(compute, batch, halves, merge)
-    note_once(f"note: out of memory with {len(batch)} images: using half batches")
+    note_once(f"note: out of memory with {counted(len(batch), 'image')}: using half batches")
     first, rest = (within_memory(compute, half, halves, merge)[0] for half in halves(batch))
     return merge(first, rest), True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -183,7 +183,7 @@ class ConfusionMatrix:
 
     def table(self, names: Sequence[str]) -> str:
         """IoU per class and mIoU in percent for the screen, with a note on absent classes."""
-        lines = [score_table(names, self.iou.tolist(), f"{100 * self.miou:.2f}")]
+        lines = [score_table(names, self.iou.tolist(), f"{100 * self.miou:.2f}", self.absent)]
         if self.boundary:
             lines.append(f"  mean Boundary IoU: {100 * self.boundary_miou:.2f}")
         if self.absent:
@@ -198,7 +198,7 @@ def absence_note(absent: Sequence[str], miou_present: str = "") -> str:
     """A line for the screen: the classes that are not in the masks, and the mIoU of the others."""
     shown = ", ".join(absent[:MAX_NAMES]) + (f" and {len(absent) - MAX_NAMES} more" if len(absent) > MAX_NAMES else "")
     note = f"  no pixel in the masks, counted as IoU 0, as published: {shown}"
-    return f"{note}; mIoU of the classes present: {miou_present}" if miou_present else note
+    return f"{note}; mIoU of the classes present: {miou_present} %" if miou_present else note
 
 
 def _count(values: Tensor, cells: int, tables: int) -> Tensor:
@@ -209,11 +209,17 @@ def _count(values: Tensor, cells: int, tables: int) -> Tensor:
     return counted.view(tables, cells).sum(0)
 
 
-def score_table(names: Sequence[str], iou: Sequence[float], miou: str) -> str:
-    """Per-class IoU in percent for the screen, two classes per line, and ``miou`` on the last line."""
-    cells = [(name, f"{100 * value:.2f}") for name, value in zip(names, iou, strict=True)]
+def score_table(names: Sequence[str], iou: Sequence[float], miou: str, absent: Collection[int] = ()) -> str:
+    """Per-class IoU in percent for the screen, two classes per line, and ``miou`` on the last line.
+
+    The numbers of :attr:`ConfusionMatrix.absent` classes are a dash.
+    """
+    shown = ["-" if number in absent else f"{100 * value:.2f}" for number, value in enumerate(iou)]
+    cells, header = [*zip(names, shown, strict=True)], ("class", "IoU, %")
     half = (len(cells) + 1) // 2
-    halves = [[*cells[:half], ("mIoU", miou)], [*cells[half:], *[("", "")] * (2 * half - len(cells) + 1)]]
+    first, second = cells[:half], cells[half:]
+    halves = [[header, *first, ("mIoU", miou)], [header if second else ("", ""), *second]]
+    halves[1] += [("", "")] * (len(halves[0]) - len(halves[1]))
     left, right = (table(rows).split("\n") for rows in halves)
     width = max(map(display_width, left))
     return "\n".join(f"{a}{' ' * (width - display_width(a))}   {b}".rstrip() for a, b in zip(left, right, strict=True))

@@ -25,6 +25,7 @@ from ..files import user_path
 from ..photos.files import find_photos
 from ..photos.words import prompts_of_words
 from ..screen import note, say
+from ..task import note_scope
 
 PORT = 8321
 SHOWN = 60  # images of a list or folder, unless --limit says otherwise
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> None:
         from .studio import Studio
 
     with listener:
+        note_scope(config.model.name, photos)
         studio = Studio.load(config, photos, args.device)
         say(f"the explorer is at {address_of(listener)}  (Ctrl-C ends it)")
         serve(listener, studio, args.host, args.classes, args.background)

@@ -22,7 +22,7 @@ from ..output import pictures
 from ..output.colours import IGNORED
 from ..output.evaluation_pictures import evenly_spaced, prediction_files
 from ..runtime import rank
-from ..screen import progress
+from ..screen import counted, progress
 from .content import Truth, jpeg, page_content
 from .page import fill, json_in_html, page
 
@@ -77,7 +77,7 @@ def write_evaluation_pages(
             bar.update()
     _link_neighbours(index, addresses, scores)
     score = 100 * evaluation.confusion.miou
-    about = f"{len(shown)} of {evaluation.images} images. mIoU of all: {score:.2f}"
+    about = f"{len(shown)} of {counted(evaluation.images, 'image')}. mIoU of all: {score:.2f} %"
     write_bytes(index, fill("index", title=csv.stem, about=about, cards="\n".join(cards)))
     return [index, folder]
 

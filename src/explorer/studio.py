@@ -21,6 +21,7 @@ from ..method.model import Model
 from ..method.segmenter import Segmenter
 from ..photos.words import prompts_of_words
 from ..runtime import choose_device
+from ..task import note_scope
 from .content import page_content
 
 MAX_PROMPTS = 300
@@ -82,6 +83,7 @@ class Studio:
             raise UserError(f"{name} is too large ({error}); scale it down") from None
         except Exception:  # Pillow raises anything at a damaged file
             raise UserError(f"{name} cannot be read as an image; expected {format_names()}") from None
+        note_scope(self.config.model.name, [None])
         self.photos[key] = Photo(name, contents)
         self._make_room()
         return key

@@ -19,7 +19,7 @@ from ..files import check_writable, read_regular, write_text
 from ..method.model import Model
 from ..method.prompts import ClassEntry
 from ..method.segmenter import Segmenter
-from ..screen import note, say
+from ..screen import counted, note, say
 from .infoscore import LayerScores
 from .ranking import rank_layers, ranking_segmenter
 
@@ -83,7 +83,7 @@ def score_layers(
     """
     path, scores = processes.share(lambda: _find(segmenter, entries, config, cache))
     if scores is not None:
-        say(f"InfoScore of {len(entries)} images: found in {path}")
+        say(f"InfoScore of {counted(len(entries), 'image')}: found in {path}")
         return scores
     check_writable(path)
     settings = settings_of(EXPERIMENT, config, segmenter, entries)
@@ -91,7 +91,7 @@ def score_layers(
         scores = rank_layers(segmenter, entries, config, journal)
         processes.share(lambda: write_scores(scores, path))
     kept = "" if scores.skipped else f", kept in {path}"
-    say(f"InfoScore of {len(entries) - len(scores.skipped)} images: computed{kept}")
+    say(f"InfoScore of {counted(len(entries) - len(scores.skipped), 'image')}: computed{kept}")
     return scores
 
 

@@ -66,7 +66,7 @@ class Comparison:
 
     def table(self, names: Sequence[str]) -> str:
         """For the screen: mIoU of every choice in percent, rho, and the absent ones of the classes ``names``."""
-        rows = [["layers", "mIoU", "of the classes present"]]
+        rows = [["layers", "mIoU, %", "of the classes present"]]
         for choice in self.choices:
             mious = (choice.confusion.miou, choice.confusion.miou_present)
             rows.append([f"{choice.name} {list(choice.layers)}", *(f"{100 * miou:.2f}" for miou in mious)])

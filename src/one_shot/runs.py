@@ -14,7 +14,7 @@ from ..evaluation.journal import Journal
 from ..evaluation.memory import explaining_lack_of_memory
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
-from ..screen import say
+from ..screen import counted, say
 from ..task import Task
 from .embeddings import EmbeddingCache
 from .evaluation import MeanIoUOfRuns, TunedRun
@@ -58,6 +58,11 @@ def settings_of_runs(task: Task, oneshot: OneShotConfig, episodes: Episodes) -> 
     return {RUNS: [run_settings(episode, episodes, oneshot, names) for episode in episodes]}
 
 
+def weights_of(results: Path, number: int) -> Path:
+    """Where the tuned weights of run ``number``, from 0, belong: beside ``results``, and called after it."""
+    return results.with_name(f"{results.stem}_run{number}.safetensors")
+
+
 def complete_runs(
     task: Task, oneshot: OneShotConfig, episodes: Episodes, segmenter: Segmenter, journal: Journal, results: Path
 ) -> list[dict[str, Any]]:
@@ -83,10 +88,10 @@ def complete_runs(
     runs = [
         Run(
             number,
-            f"run {number + 1}/{len(episodes.runs)}",
+            f"run {number} (of {len(episodes.runs)})",
             episode,
             {**shared, **settings},
-            results.with_name(f"{results.stem}_run{number}.safetensors"),
+            weights_of(results, number),
             queries.only(episode.queries),
         )
         for number, (episode, settings) in enumerate(zip(episodes, journal.settings[RUNS], strict=True))
@@ -108,7 +113,7 @@ def complete_runs(
             supports = run.settings["supports"]
             record = run_record(run.number, evaluation, task.prompts.scored_names, made.losses, supports)
             save_tuned(run.weights, made.segmenter, signed(record, run.settings, made.segmenter, run.queries))
-            say(f"{run.title}: mIoU {100 * record['miou']:.2f} on {record['images']} queries")
+            say(f"{run.title}: mIoU {100 * record['miou']:.2f} on {counted(record['images'], 'query', 'queries')}")
             say(f"  tuned weights: {run.weights}")
             records[run.number] = record
     return [records[run.number] for run in runs]

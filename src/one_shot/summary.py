@@ -126,7 +126,8 @@ class OneShotSummary:
 
     def table(self) -> str:
         """Mean IoU per class and mIoU with its standard deviation, for the screen."""
-        scores = score_table(self.names, self.class_means, f"{100 * self.mean:.2f} ± {100 * self.std:.2f}")
+        absent = [self.names.index(name) for name in self.absent]
+        scores = score_table(self.names, self.class_means, f"{100 * self.mean:.2f} ± {100 * self.std:.2f}", absent)
         if not self.absent:
             return scores
         mean, std = statistics.fmean(self.mious_present), statistics.pstdev(self.mious_present)

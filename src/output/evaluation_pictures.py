@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..evaluation.evaluate import Evaluation, Prediction
 from ..files import write_bytes
 from ..runtime import rank
-from ..screen import note
+from ..screen import counted, note
 from . import charts, pictures
 from .colours import IGNORED
 
@@ -92,7 +92,7 @@ class EvaluationPictures:
         """
         iou, matrix = (self.csv.with_name(f"{self.csv.stem}_{name}.{self.figures}") for name in ("iou", "confusion"))
         overlays = self.csv.with_name(f"{self.csv.stem}_overlays.png")
-        title, confusion = f"{self.csv.stem}: {evaluation.images} images", evaluation.confusion
+        title, confusion = f"{self.csv.stem}: {counted(evaluation.images, 'image')}", evaluation.confusion
         scored = self.names[-len(confusion.scored) :]  # without the background, where there is none
         drawings: dict[Path, Callable[[], None]] = {
             iou: lambda: charts.iou_bars(iou, scored, confusion.iou.tolist(), title=title, absent=confusion.absent),

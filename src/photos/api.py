@@ -30,6 +30,7 @@ from ..output import pictures
 from ..output.colours import safe_palette
 from ..output.exports import LabelledPhoto, open_exports, to_supervision
 from ..output.pictures import legend_of
+from ..task import note_scope
 from .segmenter import load_photo_segmenter, segmenter_of_words
 from .words import prompts_of_words
 
@@ -112,7 +113,9 @@ class PhotoSegmenter:
             UserError: the photo cannot be read or is refused.
         """
         rgb = to_rgb(photo)
-        file = Path(photo) if isinstance(photo, str | os.PathLike) else Path("photo")
+        named = Path(photo) if isinstance(photo, str | os.PathLike) else None
+        note_scope(self.segmenter.model.name, [named])
+        file = named or Path("photo")
         return PhotoResult(file, rgb, self.segmenter.analyse_image(rgb), self.segmenter)
 
 

@@ -17,8 +17,8 @@ from ..data.images import MAX_BYTES
 from ..errors import UserError
 from ..files import resolve, size, user_path
 from ..runtime import world_size
-from ..screen import progress, say
-from ..task import for_device
+from ..screen import counted, progress, say
+from ..task import for_device, note_scope
 from .files import find_photos, name_outputs
 from .words import prompts_of_words
 
@@ -85,6 +85,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     output = args.output_dir or resolve(FOLDER)
     photos = name_outputs(find_photos(args.images, output)[: args.limit])
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
+    note_scope(config.model.name, [photo.path for photo in photos])
 
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():
@@ -99,7 +100,8 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     classes = len(prompts.class_names) - 1
     numbers = segmenter.number_format
     say(f"{segmenter.model.name} on {segmenter.device} in {numbers.name} ({numbers.why})")
-    say(f"{classes} classes, {len(prompts)} prompts, {len(photos)} images")
+    photos_ = counted(len(photos), "photo")
+    say(f"{counted(classes, 'class', 'classes')}, {counted(len(prompts), 'prompt')}, {photos_}")
     shown = len(photos) >= MANY
     with progress(len(photos), "segmenting", disable=None if shown else True) as bar:  # None: shown in a terminal
         stages = PhotoStages(segmenter, output, bar, args.save_heatmaps, args.save_explorer, exports, args.any_size)
@@ -109,4 +111,4 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     left_out = stages.left_out
     if left_out:
         names = ", ".join(map(str, left_out))
-        raise UserError(f"{len(left_out)} of {len(photos)} images could not be segmented: {names}")
+        raise UserError(f"{len(left_out)} of {counted(len(photos), 'photo')} could not be segmented: {names}")

@@ -24,7 +24,7 @@ from ..explorer.page import page
 from ..method.segmenter import FrameAnalysis, Segmenter
 from ..output.exports import Export, LabelledPhoto
 from ..result_files import write_result
-from ..screen import note, say
+from ..screen import counted, note, say
 from .files import Photo
 from .photo import pictures_of, summary
 from .pipeline import Drawing, Drawn
@@ -150,7 +150,7 @@ class PhotoStages:
             with Image.open(io.BytesIO(drawn.files["labels.png"])) as picture:
                 each.add(LabelledPhoto(photo.path, photo.name, np.asarray(picture), self.segmenter.prompts.class_names))
         labels, overlay, *heat_maps = files.values()
-        say(f"  wrote {labels}, {overlay.name}" + (f" and {len(heat_maps)} heat maps" if heat_maps else ""))
+        say(f"  wrote {labels}, {overlay.name}" + (f" and {counted(len(heat_maps), 'heat map')}" if heat_maps else ""))
         if page_file:
             write_result(page_file, drawn.files[EXPLORER])
             say(f"  wrote {page_file}: open it in a browser")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from src.config.schema import Config
@@ -21,10 +23,12 @@ from src.data import images
 from src.data.dataset import Batch, Sample, SegmentationDataset, batches
 from src.data.images import read_image, read_mask, read_photo
 from src.data.labels import Labelling
-from src.data.lists import evaluation_entries, read_list
+from src.data.lists import _how_to_prepare, evaluation_entries, read_list
 from src.errors import UserError
+from src.files import REPOSITORY
 from tests import tiny
 from tests.oracles.method import plain_letterbox
+from tools.prepare import __main__ as prepare
 
 CPU = torch.device("cpu")
 LABELS = np.array([[0, 1, 2], [3, 255, 20]], np.uint8)
@@ -443,3 +447,46 @@ def test_masks_leave_a_worker_without_shared_memory(data_root: Path) -> None:
     assert torch.equal(received.labels[0], labels)
     assert torch.equal(received.pixels, batch.pixels)
     assert (received.indices, received.shapes, received.unreadable) == ([0], [(3, 4)], {})
+
+
+MISSING = {
+    "pascal": "python -m tools.prepare pascal --download",
+    "coco": "python -m tools.prepare coco --download",
+    "context": "python -m tools.prepare context",
+    "coco_object": "python -m tools.prepare coco-object",
+    "coco_stuff": "python -m tools.prepare coco-stuff",
+    "ade20k": "python -m tools.prepare ade20k",
+    "cityscapes": "python -m tools.prepare cityscapes",
+}
+
+
+@pytest.mark.parametrize("folder", MISSING)
+def test_a_missing_data_set_names_the_command_that_prepares_it(folder: str, tmp_path: Path) -> None:
+    path = REPOSITORY / "src" / "lists" / folder / "no_such_list.txt"
+    command = MISSING[folder]
+    with pytest.raises(UserError, match=f"data_root .* does not exist; `{command} --root {tmp_path}/none` prepares it"):
+        read_list(path, tmp_path / "none")
+    usual = REPOSITORY / "data" / ("coco_stuff" if folder == "coco_object" else folder)
+    with pytest.raises(UserError, match=f"`{command}` prepares it"):
+        read_list(path, usual)
+    module, *arguments = command.split()[2:]
+    prepare.parser().parse_args(arguments)
+    assert module == "tools.prepare"
+
+
+def test_every_configuration_names_a_data_set_that_a_command_prepares() -> None:
+    for path in (REPOSITORY / "configs").glob("*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        images = values.get("val_list") or values["oneshot"]["test_list"]
+        remedy = _how_to_prepare(REPOSITORY / images, REPOSITORY / values["data_root"])
+        assert re.search(r"`python -m tools[\w. -]+`", remedy), path
+        assert "--root" not in remedy, path
+
+
+def test_missing_lists_of_your_own_and_of_the_miniature_name_their_commands(tmp_path: Path) -> None:
+    assert "`python -m tools.miniature.dataset`" in _how_to_prepare(REPOSITORY / "data/miniature/x.txt", tmp_path)
+    (tmp_path / "training_free.yaml").touch()
+    with pytest.raises(UserError, match=f"`python -m tools.prepare own --root {tmp_path} "):
+        read_list(tmp_path / "list.txt", tmp_path)
+    with pytest.raises(UserError, match=r"docs/data\.md describes the layout"):
+        read_list(tmp_path / "other" / "list.txt", tmp_path)

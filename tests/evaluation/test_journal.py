@@ -124,14 +124,14 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     expected = values(run(Journal.nowhere(), dataset, Sums()))
     error = interrupted(tmp_path, dataset, at=5)
     folder = next((tmp_path / "unfinished").iterdir())
-    assert error.__notes__ == [f"4 of 7 images are kept in {folder}: the same command resumes"]
+    assert error.__notes__ == [f"4 of 7 images kept in {folder}: the same command resumes"]
     again = Sums()
     with opened(tmp_path) as journal:
         outcome = run(journal, dataset, again)
     assert values(outcome) == expected
     assert again.seen == [4, 5, 6]
     assert outcome.done.computed == 3
-    assert f"resuming: 4 of 7 images are done ({folder}); --fresh starts over" in capsys.readouterr().out
+    assert f"resuming: 4 of 7 images done ({folder}); --fresh starts over" in capsys.readouterr().out
     assert not (tmp_path / "unfinished").exists()  # a finished run leaves no journal
 
 
@@ -279,7 +279,7 @@ def test_a_bad_image_ends_the_run_with_its_line_and_mended_it_goes_on(
     with pytest.raises(UserError, match=r"5\.jpg cannot be read .* \(line 6 of the image list\)") as caught:  # noqa: SIM117
         with opened(tmp_path) as journal:
             run(journal, dataset, Sums())
-    assert caught.value.__notes__[0].startswith("4 of 7 images are kept in ")
+    assert caught.value.__notes__[0].startswith("4 of 7 images kept in ")
     mend()
     again = Sums()
     with opened(tmp_path) as journal:
@@ -350,7 +350,7 @@ def test_only_what_is_on_the_disk_is_called_kept(
     monkeypatch.setattr(subject.RecordFile, "write", full)
     assert not getattr(interrupted(tmp_path, dataset, at=5), "__notes__", [])
     monkeypatch.setattr(subject.RecordFile, "write", write)
-    assert interrupted(tmp_path, dataset, at=3).__notes__[0].startswith("2 of 7 images are kept in ")
+    assert interrupted(tmp_path, dataset, at=3).__notes__[0].startswith("2 of 7 images kept in ")
 
 
 def test_a_journal_that_was_removed_is_not_called_kept(dataset: SegmentationDataset, tmp_path: Path) -> None:

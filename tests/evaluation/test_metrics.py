@@ -78,7 +78,7 @@ def test_absent_classes_count_as_zero_and_are_named() -> None:
     assert values["absent_classes"] == ["dog", "cow"]
     assert values["miou_present"] == confusion.miou_present
     assert confusion.table(names).splitlines()[-1] == (
-        "  no pixel in the masks, counted as IoU 0, as published: dog, cow; mIoU of the classes present: 75.00"
+        "  no pixel in the masks, counted as IoU 0, as published: dog, cow; mIoU of the classes present: 75.00 %"
     )
 
 
@@ -148,11 +148,23 @@ LEFT_COLUMN = ("50.00", "25.00", "29.17")
 def test_the_table_on_the_screen_has_every_class_and_the_mean() -> None:
     table = score_table(["background", "a class of a long name", "dog"], [0.5, 0.25, 0.125], "29.17")
     assert [line.split() for line in table.splitlines()] == [
+        ["class", "IoU,", "%", "class", "IoU,", "%"],
         ["background", "50.00", "dog", "12.50"],
         ["a", "class", "of", "a", "long", "name", "25.00"],
         ["mIoU", "29.17"],
     ]
-    assert len({line.index(number) for line, number in zip(table.splitlines(), LEFT_COLUMN, strict=True)}) == 1
+    assert len({line.index(number) for line, number in zip(table.splitlines()[1:], LEFT_COLUMN, strict=True)}) == 1
+
+
+def test_absent_classes_have_a_dash_on_the_screen() -> None:
+    table = score_table(["background", "cat", "dog"], [0.5, 0.0, 0.0], "16.67", absent=[2])
+    assert [line.split()[-1] for line in table.splitlines()] == ["%", "-", "0.00", "16.67"]
+    (header, row, mean) = score_table(["background"], [0.5], "50.00").splitlines()
+    assert (header.split(), row.split(), mean.split()) == (
+        ["class", "IoU,", "%"],
+        ["background", "50.00"],
+        ["mIoU", "50.00"],
+    )
 
 
 def test_scores_are_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def test_classes_that_a_run_lacks_are_named() -> None:
     assert values["miou_present_std"] == pytest.approx(1 / 4)
     assert [run["absent_classes"] for run in values["runs"]] == [["dog"], []]
     assert result.table().splitlines()[-1] == (
-        "  no pixel in the masks, counted as IoU 0, as published: dog; mIoU of the classes present: 75.00 ± 25.00"
+        "  no pixel in the masks, counted as IoU 0, as published: dog; mIoU of the classes present: 75.00 ± 25.00 %"
     )
 
 

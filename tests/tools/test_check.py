@@ -26,7 +26,7 @@ def test_nothing_wrong(config_file: Callable[..., Path], data_root: Path, capsys
     assert run(config_file(), "--multi_prompt") == 0
     said = capsys.readouterr()
     assert "no fault: the experiment can start" in said.out
-    assert "3 images take" in said.out
+    assert " for 3 images" in said.out
     assert "reading images and masks" in said.err  # the progress bar
     assert not (data_root / "results").exists()
 

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--what", choices=JOBS, default=usual.what, help="what to time (default: segment)")
     parser.add_argument("--model", choices=MODELS, default=usual.model, help="whose shape (default: blip)")
     parser.add_argument("--vocabulary", choices=tuple(CLASSES), default=usual.vocabulary)
-    parser.add_argument("--multi_prompt", action="store_true", help="with related words, too")
+    cli.multi_prompt_argument(parser, "with related words, too")
     parser.add_argument("--prompts", type=positive, metavar="N", help="use N prompts, by repeating words")
     parser.add_argument("--all-classes", action="store_true", help="every prompt is a class of its own")
     parser.add_argument("--image-size", type=positive, default=usual.image_size, metavar="S", help="default: 512")

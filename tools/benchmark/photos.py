@@ -20,7 +20,7 @@ from src.photos.pipeline import Drawn
 from src.photos.segmenter import segmenter_of_words
 from src.photos.stages import PhotoStages
 from src.photos.words import prompts_of_words
-from src.screen import progress, say
+from src.screen import counted, progress, say
 from tools.benchmark.options import Options
 from tools.miniature.dataset import draw_listed_scene
 
@@ -34,7 +34,8 @@ def photos(options: Options, amp: str, count: int = PHOTOS, sizes: Sequence[tupl
     """Print photos per second of both ways, by the size of the photos, on the shipped miniature model."""
     config = load_config(CONFIG, [f"runtime.amp={amp}"])
     segmenter = segmenter_of_words(config, prompts_of_words(config, CLASSES), options.device)
-    say(f"{count} photos, up to {options.batch_size} at once through the model, {segmenter.number_format.name}")
+    photos_ = counted(count, "photo")
+    say(f"{photos_}, up to {options.batch_size} at once through the model, {segmenter.number_format.name}")
     say("| photos | one by one, photos / s | overlapping, photos / s | ratio |\n|---|---|---|---|")
     for width, height in sizes:
         with tempfile.TemporaryDirectory() as folder, progress(0, "", disable=True) as bar:

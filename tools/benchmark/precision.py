@@ -17,7 +17,7 @@ from src.method.checkpoints import load_configured
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter, labels_of
 from src.runtime import choose_device
-from src.screen import say
+from src.screen import counted, say
 from tools.benchmark import workload
 from tools.benchmark.options import Options
 from tools.benchmark.ours import Ours
@@ -79,4 +79,4 @@ def _full_size(options: Options, device: torch.device) -> None:
             share = (labels != exact.setdefault(name, labels)).float().mean().item()
             shares[name] += [f" | {share:.3%}"] if amp else []
     for name, short in shares.items():
-        say(f"| full size, random weights, {len(pixels)} photos, {name} | | {' | '.join(short)} |")
+        say(f"| full size, random weights, {counted(len(pixels), 'photo')}, {name} | | {' | '.join(short)} |")

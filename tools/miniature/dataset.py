@@ -13,6 +13,7 @@ other seeds (see tools/miniature/captions.py); no training picture is a scene of
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from src import cli
 from src.errors import UserError
 from src.files import user_path, write_text
 from src.output.colours import VOC_PALETTE
-from src.screen import say
+from src.screen import say, say_next
 from tools.miniature.scenes import Scene, draw_scene
 from tools.miniature.words import CLASSES
 
@@ -81,6 +82,10 @@ def main(arguments: list[str]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     draw_dataset(args.output)
     say(f"drew {SCENES_PER_LIST} scenes per list in {args.output}")
+    command = ["python", "training_free_blip.py", "--config", "configs/miniature.yaml"]
+    if args.output.resolve() != FOLDER:
+        command += ["--set", f"data_root={args.output.resolve()}", f"val_list={args.output.resolve() / 'val.txt'}"]
+    say_next(shlex.join(command))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ WIDTH = 128
 LAYERS = 4
 HEADS = 2  # fewer heads are faster on a CPU, and sharper
 MASKED = -1e4
+SCOPE = {"scope": "drawn scenes of 20 classes", "scope_data": "data/miniature"}
+"""In the model's config.json: what it was trained on, and where such images are (see :func:`src.task.note_scope`)."""
 
 
 def build_model(tokenizer: PreTrainedTokenizerBase) -> BlipForImageTextRetrieval:
@@ -57,6 +59,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> BlipForImageTextRetrieval
         projection_dim=WIDTH,
         image_text_hidden_size=64,
     )
+    config.update(SCOPE)
     model = BlipForImageTextRetrieval(config)
     _initialise(model)
     return model

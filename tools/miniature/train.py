@@ -39,7 +39,7 @@ from transformers import BlipForImageTextRetrieval
 
 from src import cli
 from src.files import refuse_special, user_path, write_text
-from src.screen import say
+from src.screen import counted, say, say_next
 from tools.miniature import student, teacher
 from tools.miniature.batches import PictureSampler, PromptSampler, normalise
 from tools.miniature.captions import read_pairs, write_pairs
@@ -253,7 +253,7 @@ def work(rank: int, settings: Settings, scratch: Path) -> None:
 def train(settings: Settings) -> None:
     """Draw what is to be seen, then train in ``settings.processes`` processes."""
     if not (settings.cache / "captions.txt").exists():
-        say(f"drawing {settings.scenes} scenes to {settings.cache}")
+        say(f"drawing {counted(settings.scenes, 'scene')} to {settings.cache}")
         write_pairs(settings.cache, settings.scenes, settings.processes)
     # without these, buffers of some megabytes go back to the system and come again at every step
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000", MALLOC_TOP_PAD_="67108864")
@@ -263,6 +263,8 @@ def train(settings: Settings) -> None:
         else:
             spawn(work, args=(settings, Path(scratch)), nprocs=settings.processes)
     say(f"wrote {settings.output}")
+    command = ["python", "training_free_blip.py", "--config", "configs/miniature.yaml"]
+    say_next(shlex.join([*command, "--set", f"model.name={settings.output.resolve()}"]))
 
 
 def _first_process() -> bool:

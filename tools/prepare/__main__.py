@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import textwrap
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from src.cli import run
 from src.errors import UserError
 from src.files import REPOSITORY, user_path
+from src.screen import say_next
 
 OVERVIEW = """\
 Lay out a data set and write its image lists.
@@ -99,6 +101,17 @@ SUITE_TEXTS = {
     "coco-stuff": ("COCO-Stuff, 171 classes, on COCO 2017.", "coco_stuff", "coco_stuff", "coco_stuff"),
     "ade20k": ("ADE20K, the 150 classes of the scene parsing challenge.", "ade20k", "ade20k", "ade20k"),
     "cityscapes": ("Cityscapes, 19 classes.", "cityscapes", "cityscapes", "cityscapes"),
+}
+
+# data set -> its configuration in configs/
+CONFIGURATIONS = {
+    "pascal": "pascal_blip",
+    "coco": "coco_blip",
+    "context": "context60_blip",
+    "coco-object": "coco_object_blip",
+    "coco-stuff": "coco_stuff_blip",
+    "ade20k": "ade20k_blip",
+    "cityscapes": "cityscapes_blip",
 }
 
 OWN = """\
@@ -243,8 +256,11 @@ def main(arguments: list[str]) -> None:
     del options["debug"]
     if options["workers"] < 1:
         raise UserError(f"--workers {options['workers']}: expected 1 or more")
+    usual = parser().parse_args([dataset])
     try:
         _prepare(dataset, options)
+        if dataset != "own":  # which prints more
+            _say_next(dataset, options, usual)
     except OSError as error:
         if error.filename is None:
             raise
@@ -252,6 +268,17 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             f"{error.filename} cannot be used: {error.strerror}; fix this and run the command again, it resumes"
         ) from error
+
+
+def _say_next(dataset: str, options: dict[str, Any], usual: argparse.Namespace) -> None:
+    if "val" not in options.get("splits", ("val",)):
+        say_next(f"python -m tools.prepare {dataset} --splits val prepares the images of the evaluation")
+        return
+    command = ["python", "-m", "tools.check", "--config", f"configs/{CONFIGURATIONS[dataset]}.yaml"]
+    changed = [f"data_root={options['root']}"] if options["root"] != usual.root else []
+    changed += [f"val_list={options['lists'] / 'val.txt'}"] if options["lists"] != usual.lists else []
+    command += ["--set", *changed] if changed else []
+    say_next(f"{shlex.join(command)} checks data and model")
 
 
 def _prepare(dataset: str, options: dict[str, Any]) -> None:

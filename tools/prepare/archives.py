@@ -16,7 +16,7 @@ from typing import IO
 
 from src.errors import UserError
 from src.files import replacing, require_space
-from src.screen import progress, say
+from src.screen import counted, progress, say
 from tools.prepare.sources import DIAM, ELSEWHERE
 
 MAKE_ROOM = "make room or choose another --root"
@@ -93,7 +93,8 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
                             shutil.copyfileobj(source, sink, 1 << 20)
                         bar.update()
             if cut_short:
-                say(f"{folder}: {cut_short:,} files had another size than in {archive.name} and were unpacked again")
+                again = counted(cut_short, "file")
+                say(f"{folder}: {again} of another size than in {archive.name} unpacked again")
     except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise UserError(

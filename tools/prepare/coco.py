@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import GB, require_space, write_text
-from src.screen import say
+from src.screen import counted, say
 from tools.prepare.archives import MAKE_ROOM, extract
 from tools.prepare.coco_masks import Instances, MaskJob, draw_and_save, read_instances
 from tools.prepare.download import download_coco
@@ -123,10 +123,11 @@ def _prepare_split(root: Path, list_path: Path, split: str, crowd: str, force: b
         missing = [name for name in names if name not in there]
         require_space(root, len(missing) * MASK_BYTES, f"writing masks of {split}", MAKE_ROOM)
         for_each(draw_and_save, _jobs(instances, folder, missing), len(missing), workers, f"masks of {split}")
-        say(f"{folder}: {len(missing):,} masks written, {len(names) - len(missing):,} already there")
+        say(f"{folder}: {counted(len(missing), 'mask')} written, {len(names) - len(missing):,} already there")
     if len(listed) < len(names):
         lost = next(name for name in names if name not in with_image)
-        say(f"{len(names) - len(listed):,} masks have no image in {images}, e.g. {lost}: left out of the list")
+        without = len(names) - len(listed)
+        say(f"{counted(without, 'mask')} without an image in {images}, e.g. {lost}: left out of the list")
     check_pairs(root, lines, workers, split)
     write_list(list_path, lines, force, root)
     remedy = "are annotations and images complete?" if instances else f"put {annotations.name} in {annotations.parent}"
@@ -181,7 +182,7 @@ def _match_record(folder: Path, settings: dict[str, object], force: bool) -> Non
             )
     elif masks:
         # not even with force: they may be the only copy of somebody's work
-        say(f"{folder}: {len(masks):,} masks of unknown origin kept; move them away to draw all of them here")
+        say(f"{folder}: {counted(len(masks), 'mask')} of unknown origin kept; move them away to draw all masks here")
         return
     # the record comes last: after an interruption, old masks still have the old record
     try:

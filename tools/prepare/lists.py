@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from src.errors import UserError
 from src.files import check_writable, write_text
-from src.screen import say
+from src.screen import counted, say
 
 Pair = tuple[str, ...]  # the fields of a line: image and mask
 
@@ -39,7 +39,7 @@ def write_list(path: Path, lines: list[str], force: bool, root: Path) -> None:
     if path.is_file():
         difference = _difference(path, lines, root)
         if difference is None:
-            say(f"{path}: {len(lines):,} lines, existing list is the same: kept")
+            say(f"{path}: {counted(len(lines), 'line')}, existing list is the same: kept")
             return
         if not force:
             say(
@@ -49,7 +49,7 @@ def write_list(path: Path, lines: list[str], force: bool, root: Path) -> None:
             return
         say(f"{path}: replaced (--force): {difference}")
     write_text(path, "".join(f"{line}\n" for line in lines))
-    say(f"{path}: {len(lines):,} lines, written")
+    say(f"{path}: {counted(len(lines), 'line')}, written")
 
 
 def say_count(what: str, count: int, expected: int, remedy: str) -> None:
@@ -90,16 +90,18 @@ def _difference(path: Path, lines: list[str], root: Path) -> str | None:
     names, new_names = [_name(pair) for pair in there], [_name(pair) for pair in new]
     differences = []
     if extra := set(names) - set(new_names):
-        differences.append(f"{len(extra):,} images only in it, e.g. {min(extra)}")
+        differences.append(f"{counted(len(extra), 'image')} only in it, e.g. {min(extra)}")
     if lacking := set(new_names) - set(names):
-        differences.append(f"{len(lacking):,} images only in the new one, e.g. {min(lacking)}")
+        differences.append(f"{counted(len(lacking), 'image')} only in the new one, e.g. {min(lacking)}")
     if not differences and len(names) != len(new_names):
-        differences.append(f"the same {len(new_names):,} images, but {len(names) - len(new_names):,} lines twice")
+        differences.append(
+            f"the same {counted(len(new_names), 'image')}, but {counted(len(names) - len(new_names), 'line')} twice"
+        )
     elif not differences and names != new_names:
         first = next(i for i, (a, b) in enumerate(zip(names, new_names, strict=True)) if a != b)
         differences.append(
-            f"the same {len(names):,} images in another order (line {first + 1}: {names[first]}, in the new one "
-            f"{new_names[first]}), which decides what max_images and one-shot draw"
+            f"the same {counted(len(names), 'image')} in another order (line {first + 1}: {names[first]}, in the new "
+            f"one {new_names[first]}), which decides what max_images and one-shot draw"
         )
     common = set(names) & set(new_names)
     for column, what in enumerate(("images", "masks")):

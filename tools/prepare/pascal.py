@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import GB, replacing, require_space
-from src.screen import progress, say
+from src.screen import counted, progress, say
 from tools.prepare.archives import MAKE_ROOM
 from tools.prepare.download import download_sbd, download_voc
 from tools.prepare.lists import check_list, say_count, say_published, write_list
@@ -92,10 +92,11 @@ def prepare_pascal(
     _link(links)
     require_space(root, len(jobs) * MASK_BYTES, "writing masks", MAKE_ROOM)
     for_each(convert, jobs, len(jobs), workers, "masks")
-    say(f"{masks}: {len(jobs):,} masks written, {len(there):,} existing ones kept")
+    say(f"{masks}: {counted(len(jobs), 'mask')} written, {len(there):,} existing kept")
     if len(with_image) < len(names):
         lost = min(names - with_image)
-        say(f"{len(names - with_image):,} masks have no image in {images}, e.g. {lost}: left out of the lists")
+        without = len(names - with_image)
+        say(f"{counted(without, 'mask')} without an image in {images}, e.g. {lost}: left out of the lists")
     say_count("masks", len(names), EXPECTED_MASKS, "is SBD complete? its benchmark.tgz has 11,355 files in dataset/cls")
     for split in lines:
         check_pairs(root, lines[split], workers, split)
@@ -142,8 +143,8 @@ def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list
     lost = {*devkit.image_set("Segmentation/train"), *devkit.image_set("Segmentation/val")} - voc - there
     if lost:
         raise UserError(
-            f"{devkit.masks} has no masks for {len(lost):,} images of VOC's own image sets, e.g. {min(lost)}.png; "
-            f"they are part of {VOC_ARCHIVE}: unpack it again"
+            f"{devkit.masks} has no masks for {counted(len(lost), 'image')} of VOC's own image sets, e.g. "
+            f"{min(lost)}.png; they are part of {VOC_ARCHIVE}: unpack it again"
         )
     sources |= {name: devkit.masks / f"{name}.png" for name in voc}
     return [MaskJob(sources[name], folder / f"{name}.png") for name in sorted(sources.keys() - there)]
@@ -195,7 +196,7 @@ def _link(links: list[tuple[Path, Path]]) -> None:
                 bar.update()
     except OSError as error:
         raise UserError(f"cannot put images into {folder}: {error}; fix this and run the command again") from error
-    say(f"{folder}: {len(links) - copied:,} images linked (hard links: no second copy), {copied:,} copied")
+    say(f"{folder}: {counted(len(links) - copied, 'image')} linked (hard links: no second copy), {copied:,} copied")
 
 
 def _why_empty(names: set[str], masks: Path, images: Path, devkit: Devkit) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from src.errors import UserError
 from src.files import require_space
-from src.screen import say
+from src.screen import counted, say
 from tools.prepare.archives import MAKE_ROOM, extract
 from tools.prepare.lists import check_list, say_count, write_list
 from tools.prepare.masks import MASK_BYTES, require_folder, save_mask
@@ -264,7 +264,8 @@ def _prepare_split(suite: Suite, root: Path, list_path: Path, split: str, force:
     kept = [image for image in images if (root / base / masks[image]).is_file()]
     if len(kept) < len(images):
         lost = next(image for image in images if image not in set(kept))
-        say(f"{len(images) - len(kept):,} images have no mask, e.g. {root / base / lost}: left out of the list")
+        without = counted(len(images) - len(kept), "image")
+        say(f"{without} without a mask, e.g. {root / base / lost}: left out of the list")
     targets = {image: masks[image] for image in kept}
     jobs = []
     if layout.table is not None:
@@ -277,7 +278,8 @@ def _prepare_split(suite: Suite, root: Path, list_path: Path, split: str, force:
     require_space(root, len(jobs) * MASK_BYTES, f"writing masks of {split}", MAKE_ROOM)
     if layout.table is not None:
         for_each(partial(_convert, layout.table(), layout.read), jobs, len(jobs), workers, f"masks of {split}")
-        say(f"{root / base / layout.converted}: {len(jobs):,} masks written, {len(kept) - len(jobs):,} already there")
+        there = len(kept) - len(jobs)
+        say(f"{root / base / layout.converted}: {counted(len(jobs), 'mask')} written, {there:,} already there")
     check_pairs(root, lines, workers, split)
     write_list(list_path, lines, force, root)
     say_count(f"{split} images", len(lines), expected, "is the data set complete?")

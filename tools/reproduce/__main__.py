@@ -31,7 +31,7 @@ from src import cli
 from src.files import check_writable, resolve, user_path
 from src.result_files import write_result
 from src.runtime import rank
-from src.screen import say
+from src.screen import counted, duration, say, say_next
 from tools.reproduce.jobs import CONFIGS, SCRIPTS, read_jobs
 from tools.reproduce.report import Row, bars, markdown, read_reference
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     # torch is imported here: what was wrong with the command has been said without waiting for it
     with cli.quick_imports():
         from src.output import charts
-        from tools.reproduce.plan import check_data, duration, make_plan, tell
+        from tools.reproduce.plan import check_data, make_plan, tell
         from tools.reproduce.state import State
 
     state = State.read(args.output_dir)
@@ -78,15 +78,16 @@ def main(arguments: list[str]) -> int:
     if rank() > 0:
         return 0
     rows = [Row.read(step.job, state.seconds(step.job.name, step.settings)) for step in steps]
-    changes = [f"Not the paper's protocol: only the first {args.limit} images of every list."] * (
-        args.limit is not None
-    )
+    changes = []
+    if args.limit is not None:
+        changes.append(f"Not the paper's protocol: only the first {counted(args.limit, 'image')} of every list.")
     changes += [f"Changed from the shipped configurations: {', '.join(args.set)}."] * bool(args.set)
     text = markdown(rows, reference, changes)
     say(f"\n{text}")
     write_result(report, text)
     charts.grouped_bars(report.with_suffix(".png"), *bars(rows))
     say(f"wrote {report} and {report.with_suffix('.png').name}")
+    say_next(f"open {report}")
     return 0
 
 

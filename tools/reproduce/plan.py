@@ -21,7 +21,7 @@ from src.method.checkpoints import load_configured
 from src.method.model import Model
 from src.method.segmenter import Segmenter
 from src.runtime import choose_device, share_cores, world_size
-from src.screen import note, say
+from src.screen import counted, duration, note, say
 from tools.check import unreadable
 from tools.reproduce.jobs import Job
 from tools.reproduce.state import State
@@ -131,7 +131,8 @@ def check_data(steps: Sequence[Step]) -> None:
     for fault in faults:
         note(f"fault: {fault}")
     if faults:
-        raise UserError(f"{len(faults)} images or masks cannot be used; fix them and rerun")
+        unusable = "1 image or mask" if len(faults) == 1 else f"{len(faults):,} images or masks"
+        raise UserError(f"{unusable} cannot be used: see above; fix what is wrong and rerun")
 
 
 def _faults(steps: Sequence[Step]) -> list[str]:
@@ -149,16 +150,7 @@ def tell(steps: Sequence[Step]) -> None:
     for step in steps:
         what = step.why or f"finished: {step.job.result.name}"
         long = f", about {duration(step.seconds)}" if step.seconds is not None else ""
-        say(f"{step.job.name}: {step.job.images:,} images, {what}{long}")
+        say(f"{step.job.name}: {counted(step.job.images, 'image')}, {what}{long}")
     known = [step.seconds for step in steps if step.seconds is not None]
     to_do = sum(step.why is not None for step in steps)
     say(f"{to_do} of {len(steps)} to compute" + (f", about {duration(sum(known))}" if known else ""))
-
-
-def duration(seconds: float) -> str:
-    """For people: ``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -15,10 +15,13 @@ from src.data.frame import Frame
 from src.data.lists import evaluation_entries
 from src.evaluation.evaluate import evaluate
 from src.evaluation.metrics import ConfusionMatrix
+from src.files import REPOSITORY
 from src.method.blip import Blip, load_blip
 from src.method.prompts import TEMPLATE, PromptSet, build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from tools.miniature.dataset import FOLDER
+from tools.miniature.model import SCOPE, build_model
+from tools.miniature.vocabulary import build_tokenizer
 from tools.miniature.words import CLASS_FILE, CLASSES, WORDS
 
 CONFIG = Path(__file__).parents[3] / "configs" / "miniature.yaml"
@@ -80,6 +83,13 @@ def test_it_tells_how_it_was_trained() -> None:
     for phase, loss in (("teacher", "caption_loss"), ("student", "head_loss")):
         losses = [entry[loss] for entry in REPORT["losses"] if entry["phase"] == phase]
         assert losses[-1] < 0.5 * losses[0]
+
+
+def test_its_scope_is_that_of_a_model_made_again() -> None:
+    made, shipped = build_model(build_tokenizer()).config.to_dict(), json.loads((MODEL / "config.json").read_text())
+    assert {key: shipped[key] for key in SCOPE} == {key: made[key] for key in SCOPE} == SCOPE
+    assert (REPOSITORY / SCOPE["scope_data"]).resolve() == FOLDER
+    assert len(CLASSES) == 20
 
 
 def test_it_is_small_and_knows_every_word(blip: Blip) -> None:

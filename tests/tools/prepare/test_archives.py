@@ -73,7 +73,7 @@ def test_a_file_that_was_cut_short_is_unpacked_again_and_that_is_said(
     (out / "top/folder/2.txt").write_bytes(b"cut")
     assert extract(archive, out, lambda _: True, "text") == 1
     assert unpacked(out) == CONTENT
-    assert "1 files had another size" in capsys.readouterr().out
+    assert "1 file of another size" in capsys.readouterr().out
 
 
 def test_a_cut_archive_is_named_with_the_remedy(archive: Path, tmp_path: Path) -> None:

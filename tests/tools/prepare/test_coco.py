@@ -162,7 +162,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     prepare_coco(root, lists, ("val",))
     after = snapshot(root / "val")
     assert {path: after[path] for path in before} == before
-    assert "1 masks written, 2 already there" in capsys.readouterr().out
+    assert "1 mask written, 2 already there" in capsys.readouterr().out
 
 
 def test_masks_drawn_with_another_crowd_setting_are_not_taken_for_these(root: Path, lists: Path) -> None:

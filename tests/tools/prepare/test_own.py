@@ -133,7 +133,7 @@ def test_bad_input_is_one_line(folders: tuple[Path, Path], tmp_path: Path, capsy
         mask.rename(mask.with_name(f"truth{mask.name}"))
     assert run(folders, tmp_path / "out") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "none of the 4 images" in error
+    assert "none of 4 images" in error
     assert "for 0.jpg expected 0.png or 0_mask.png in" in error
     assert "4 other pictures, e.g. truth0.png" in error
     assert not (tmp_path / "out").exists()

@@ -96,8 +96,8 @@ def test_labelme_polygons_and_masks(tmp_path: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "labelme: 3 JSON files; 3 images" in shown
     assert "note: 1 image without labels left out: unlabelled.jpg" in shown
-    assert "note: 1 shapes without an area left out: 1 line" in shown
-    assert "1 classes occur in no mask and are left out: tail" in shown
+    assert "note: 1 shape without an area left out: 1 line" in shown
+    assert "1 class occurs in no mask and is left out: tail" in shown
     assert names(tmp_path / "out") == ["cat", "dog"]
     masks = made(tmp_path / "out")
     assert np.array_equal(masks["a"][1], TRUTH)
@@ -243,7 +243,7 @@ def test_roboflow_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run(tmp_path / "out", "--images", folder) == 0
     shown = capsys.readouterr().out
     assert "Roboflow, masks with 4 names in _classes.csv" in shown
-    assert "note: 1 classes occur in no mask and are left out: owl" in shown
+    assert "note: 1 class occurs in no mask and is left out: owl" in shown
     assert "not read" not in shown
     assert names(tmp_path / "out") == ["cat", "dog"]
     image, mask = made(tmp_path / "out")["a_jpg.rf.12ab"]
@@ -311,7 +311,7 @@ def test_coco_instances(layout: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     if layout == "annotations":
         given = ["--masks", folder]
     assert run(tmp_path / "out", *given) == 0
-    assert "COCO JSON, instances: 3 categories; 1 images" in capsys.readouterr().out
+    assert "COCO JSON, instances: 3 categories; 1 image\n" in capsys.readouterr().out
     assert names(tmp_path / "out") == ["cat", "dog"]
     assert np.array_equal(made(tmp_path / "out")["a"][1], TRUTH)
 

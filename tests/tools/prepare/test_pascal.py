@@ -183,7 +183,7 @@ def test_a_mask_without_image_is_left_out_of_the_lists_and_named(
     (root / "VOCdevkit/VOC2012/JPEGImages/2008_000004.jpg").unlink()
     prepare_pascal(root, lists)
     assert (lists / "train.txt").read_text().splitlines() == lines([n for n in TRAIN if n != "2008_000004"])
-    assert "1 masks have no image" in (out := capsys.readouterr().out)
+    assert "1 mask without an image" in (out := capsys.readouterr().out)
     assert "2008_000004" in out
 
 
@@ -244,7 +244,7 @@ def test_a_second_run_writes_nothing(root: Path, lists: Path, capsys: pytest.Cap
     prepare_pascal(root, lists)
     assert (snapshot(root), snapshot(lists)) == before
     out = capsys.readouterr().out
-    assert "0 masks written, 6 existing ones kept" in out
+    assert "0 masks written, 6 existing kept" in out
     assert out.count("existing list is the same: kept") == 2
 
 
@@ -269,7 +269,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     prepare_pascal(root, lists)
     after = snapshot(root / "SegmentationClassAug")
     assert {name: after[name] for name in before} == before
-    assert "3 masks written, 3 existing ones kept" in capsys.readouterr().out
+    assert "3 masks written, 3 existing kept" in capsys.readouterr().out
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
@@ -278,7 +278,7 @@ def test_what_a_killed_run_left_is_no_mask(root: Path, lists: Path, capsys: pyte
     masks.mkdir()
     (masks / ".2011_000007.abc.png").write_bytes(b"half")
     prepare_pascal(root, lists)
-    assert "6 masks written, 0 existing ones kept" in capsys.readouterr().out
+    assert "6 masks written, 0 existing kept" in capsys.readouterr().out
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
@@ -292,7 +292,7 @@ PUBLISHED = lines(["2009_000005", "2008_000004", "2007_000001"])
             PUBLISHED[::-1],
             r"the same 3 images in another order \(line 1: 2007_000001, in the new one 2009_000005\), which decides",
         ),
-        ([PUBLISHED[0], *PUBLISHED], "the same 3 images, but 1 lines twice"),
+        ([PUBLISHED[0], *PUBLISHED], "the same 3 images, but 1 line twice"),
         (
             [line.replace("SegmentationClassAug", "masks") for line in PUBLISHED],
             r"masks in masks/, which .*pascal has not, not in SegmentationClassAug/",
@@ -300,7 +300,7 @@ PUBLISHED = lines(["2009_000005", "2008_000004", "2007_000001"])
         ([line.replace("JPEGImages", "VOCdevkit") for line in PUBLISHED], "images in VOCdevkit/, not in JPEGImages/"),
         (
             ["a/mine.jpg b/mine.png", *PUBLISHED[:2]],
-            "1 images only in it, e.g. mine; 1 images only in the new one, e.g. 2007_000001",
+            "1 image only in it, e.g. mine; 1 image only in the new one, e.g. 2007_000001",
         ),
         ([line.replace(".png", ".tif") for line in PUBLISHED], "other names of files, e.g. JPEGImages/2007"),
         (["JPEGImages/2009_000005.jpg"], r"the line 'JPEGImages/2009_000005\.jpg', which is no image path"),
@@ -448,7 +448,7 @@ def test_a_devkit_without_masks_is_refused(root: Path, lists: Path) -> None:
 
 def test_sbds_mask_does_not_take_the_place_of_a_lost_one_of_voc(root: Path, lists: Path) -> None:
     (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000003.png").unlink()  # which SBD has too
-    with pytest.raises(UserError, match=r"SegmentationClass has no masks for 1 images .*2008_000003\.png"):
+    with pytest.raises(UserError, match=r"SegmentationClass has no masks for 1 image .*2008_000003\.png"):
         prepare_pascal(root, lists)
 
 
@@ -495,7 +495,7 @@ def test_what_is_no_file_is_no_image_and_no_mask(root: Path, lists: Path, capsys
     (root / "SegmentationClassAug/2007_000001.png").symlink_to(root / "nowhere.png")
     os.mkfifo(root / "benchmark_RELEASE/dataset/cls/2010_000009.mat")
     prepare_pascal(root, lists)
-    assert "6 masks written, 0 existing ones kept" in capsys.readouterr().out
+    assert "6 masks written, 0 existing kept" in capsys.readouterr().out
     assert pixels(root / "SegmentationClassAug/2007_000001.png").any()
     for name, make, kind in (("2007_000001", os.mkdir, "a folder"), ("2008_000003", os.mkfifo, "a named pipe")):
         mask = root / f"SegmentationClassAug/{name}.png"

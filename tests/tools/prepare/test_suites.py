@@ -178,7 +178,7 @@ def test_cityscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo(tmp_path / "leftImg8bit/val/munster/munster_000000_000019_leftImg8bit.png")  # its labels are lost
     mask(tmp_path / f"gtFine/val/frankfurt/{name}_gtFine_labelIds.png", 0, 7, 33, 18, 26, 29, 12)
     assert run("cityscapes", tmp_path) == 0
-    assert "1 images have no mask, e.g." in capsys.readouterr().out
+    assert "1 image without a mask, e.g." in capsys.readouterr().out
     line = f"leftImg8bit/val/frankfurt/{name}_leftImg8bit.png trainIds/val/{name}_leftImg8bit.png"
     assert listed(tmp_path) == [line]
     columns = ["ignored", "road", "bicycle", "ignored", "car", "ignored", "wall"]

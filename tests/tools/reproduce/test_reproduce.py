@@ -15,6 +15,7 @@ from PIL import Image
 from src import cli
 from src.errors import UserError
 from src.files import REPOSITORY
+from src.screen import duration
 from tests import tiny
 from tools.reproduce import jobs, plan
 from tools.reproduce import report as reports
@@ -153,9 +154,11 @@ def test_long_work_is_timed_before_it_begins(
     assert "Not the paper's protocol: only the first 3 images of every list." in (drawn / "reproduction.md").read_text()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12_600, "3.5 h"), (181_440, "2.1 days")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1 s"), (40, "40 s"), (720, "12 min"), (12_600, "3.5 h"), (181_440, "2.1 days")]
+)
 def test_durations(seconds: float, text: str) -> None:
-    assert plan.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_the_papers_layers_are_of_blip_large(drawn: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from src.errors import UserError
+from src.screen import counted
 from tools.prepare.coco_masks import UndecodableError, paint
 from tools.prepare.own.source import IGNORED, Labelled, Names, Source, read_json
 from tools.prepare.pictures import read_colours
@@ -54,8 +55,8 @@ def read(file: Path, images: Path | None) -> Source:
         raise UserError(f"{file}: images: two are called {twice[0]}; give them names of their own")
     notes = []
     if panoptic and (lost := len(records) - len(items)):
-        notes.append(f"{lost:,} images without an annotation left out")
-    return Source(f"{kind}: {len(labels):,} categories", items, names, True, notes)
+        notes.append(f"{counted(lost, 'image')} without an annotation left out")
+    return Source(f"{kind}: {counted(len(labels), 'category', 'categories')}", items, names, True, notes)
 
 
 def _categories(file: Path, categories: Sequence[Any]) -> tuple[dict[int, int], dict[int, str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.data.images import images_in
 from src.errors import UserError
+from src.screen import counted
 from tools.prepare.own.pairing import stem
 from tools.prepare.own.source import (
     BACKGROUND,
@@ -44,10 +45,12 @@ def read(folder: Path, images: Path | None) -> Source:
         if key in photos
     ]
     if not items:
-        raise UserError(f"none of the {len(found):,} masks in {masks} has an image of its name in {place}")
+        raise UserError(f"none of {counted(len(found), 'mask')} in {masks} has an image of its name in {place}")
     alone = [path for key, path in photos.items() if key not in found]
     notes = left_out(place, masks, alone, [path for key, path in found.items() if key not in photos])
-    return Source(f"CVAT, Segmentation mask 1.1: {len(names):,} names in labelmap.txt", items, names, True, notes)
+    return Source(
+        f"CVAT, Segmentation mask 1.1: {counted(len(names), 'name')} in labelmap.txt", items, names, True, notes
+    )
 
 
 def _below(folder: Path) -> list[tuple[str, Path]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from src.data.images import format_names
 from src.errors import UserError
+from src.screen import counted
 from tools.prepare.own import coco, cvat, labelme, roboflow
 from tools.prepare.own.pairing import pair
 from tools.prepare.own.source import (
@@ -93,9 +94,10 @@ def _nothing_paired(images: Path, masks: Path, without_mask: Sequence[Path], wit
         return f"{images} holds no images ({format_names()})"
     example = f", e.g. {without_image[0].name}" if without_image else ""
     name = without_mask[0]
+    others = counted(len(without_image), "other picture")
     return (
-        f"none of the {len(without_mask):,} images in {images} has a mask: for {name.name} expected {name.stem}.png or "
-        f"{name.stem}_mask.png in {masks}, which holds {len(without_image):,} other pictures{example}; rename the masks"
+        f"none of {counted(len(without_mask), 'image')} in {images} has a mask: for {name.name} expected "
+        f"{name.stem}.png or {name.stem}_mask.png in {masks}, which holds {others}{example}; rename the masks"
     )
 
 

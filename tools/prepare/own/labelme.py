@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from src.data.images import image_endings, images_in
 from src.errors import UserError
+from src.screen import counted
 from tools.prepare.own.source import Labelled, Names, Source, left_out, read_json
 
 POLYGONS = ("polygon", "oriented_rectangle")
@@ -68,8 +69,8 @@ def read(folder: Path, files: Sequence[Path], images: Path | None) -> Source:
     notes = left_out(place, folder, alone, [], ".json")
     if skipped:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(skipped.items()))
-        notes.append(f"{sum(skipped.values()):,} shapes without an area left out: {kinds}")
-    return Source(f"labelme: {len(files):,} JSON files", items, names.names(), True, notes)
+        notes.append(f"{counted(sum(skipped.values()), 'shape')} without an area left out: {kinds}")
+    return Source(f"labelme: {counted(len(files), 'JSON file')}", items, names.names(), True, notes)
 
 
 def _shapes(content: object) -> list[dict[str, Any]]:

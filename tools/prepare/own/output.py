@@ -8,7 +8,9 @@ from pathlib import Path
 
 from src.files import write_text
 from src.screen import say
+from src.task import PHOTO_MODEL
 
+MODEL_SIZE = "1.8 GB"  # of PHOTO_MODEL; README and docs/install.md say so too
 BACKGROUND_WORDS = ("wall", "floor", "ceiling", "sky", "ground", "grass", "tree", "building", "road", "water")
 
 
@@ -42,6 +44,8 @@ def write_configurations(
             image_list=_quoted(image_list),
             background=str(background).lower(),
             first_label=first_label,
+            model=PHOTO_MODEL,
+            size=MODEL_SIZE,
         )
         _write(root / file, text, force)
 
@@ -79,6 +83,7 @@ TRAINING_FREE = """
 val_list: {image_list}
 
 model:
+  name: {model}  # the paper's model, for photos: {size}, downloaded on first use
   layers: [0, 3]      # the paper's choice for BLIP-large; auto: the best by InfoScore, which needs no masks
 
 output:
@@ -86,6 +91,10 @@ output:
 """
 
 ONE_SHOT = """
+model:
+  name: {model}  # the paper's model, for photos: {size}, downloaded on first use
+  layers: [0, 3]      # the paper's choice for BLIP-large; auto: the best by InfoScore
+
 oneshot:
   test_list: {image_list}
   total_runs: 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +15,12 @@ import numpy as np
 from src.errors import UserError
 from src.files import check_writable
 from src.method.prompts import fault_of_word
-from src.screen import say, table
+from src.screen import counted, say, say_next, table
+from src.task import PHOTO_MODEL
 from tools.prepare.lists import check_list, write_list
 from tools.prepare.masks import save_mask
 from tools.prepare.own.formats import read_source
-from tools.prepare.own.output import write_class_file, write_configurations
+from tools.prepare.own.output import MODEL_SIZE, write_class_file, write_configurations
 from tools.prepare.own.source import BACKGROUND, IGNORED, MAX_CLASSES, Labelled, Source
 from tools.prepare.parallel import for_each
 from tools.prepare.pictures import picture_size, read_labels
@@ -82,7 +84,7 @@ def prepare_own(
     if threshold is not None and not 1 <= threshold <= 255:
         raise UserError(f"--threshold {threshold}: expected a grey value from 1 to 255")
     source = read_source(images, masks, from_colours, threshold)
-    say(f"{source.kind}; {len(source.items):,} images")
+    say(f"{source.kind}; {counted(len(source.items), 'image')}")
     for text in source.notes:
         say(f"note: {text}")
 
@@ -117,12 +119,10 @@ def prepare_own(
     write_class_file(root / "classes.json", names, force)
     write_configurations(root, name, data_root, image_list, root / "classes.json", background, first_label, force)
     unnamed = [text for text in names.values() if text not in source.names.values()]
-    todo = f"name the classes in {root / 'classes.json'} (words as you would say them)" if unnamed else "all set"
-    say(
-        f"\n{todo}, then:\n"
-        f"python training_free_blip.py --config {root / 'training_free.yaml'}\n"
-        f"python compute_infoscore_blip.py --config {root / 'training_free.yaml'}\n"
-        f"python one_shot_blip.py --config {root / 'one_shot.yaml'}"
+    say(f"model: {PHOTO_MODEL} ({MODEL_SIZE}, downloaded on first use); model.name in both configurations")
+    say_next(
+        f"name the classes in {root / 'classes.json'} (words as you would say them)" if unnamed else "",
+        shlex.join(["python", "training_free_blip.py", "--config", str(root / "training_free.yaml")]),
     )
 
 
@@ -166,7 +166,7 @@ def _refuse_smoothed(found: Sequence[FoundLabel]) -> None:
     edges = [label for label in between if label.edge]
     if len(edges) >= EDGE_VALUES and 2 * len(edges) > len(between):
         raise UserError(
-            f"the masks have {len(found)} values, {len(edges)} of which occur along edges alone (e.g. "
+            f"the masks have {counted(len(found), 'value')}, {len(edges)} of which occur along edges alone (e.g. "
             f"{edges[len(edges) // 2].label}): they were smoothed or saved as JPEG, and these values are no labels; "
             "export the masks anew, or name the true values with --from-colours FILE, or with one kind of object on "
             "black pass --threshold 128"
@@ -228,7 +228,8 @@ def _say_unused(source: Source, values: Sequence[int]) -> None:
     unused = [name for label, name in source.names.items() if label not in values and label not in (0, IGNORED)]
     if unused:
         shown = ", ".join(unused[:10]) + (" ..." if len(unused) > 10 else "")
-        say(f"note: {len(unused):,} classes occur in no mask and are left out: {shown}")
+        occur = "class occurs in no mask and is" if len(unused) == 1 else "classes occur in no mask and are"
+        say(f"note: {len(unused):,} {occur} left out: {shown}")
 
 
 def _pairs(items: Sequence[Labelled], folder: Path, closed: bool) -> list[tuple[Path, Path]]:
@@ -280,7 +281,7 @@ def _write_masks(
     if not jobs:
         return
     written = sum(for_each(partial(_write_one, lookup, force), jobs, len(jobs), workers, "masks"))
-    say(f"{jobs[0][1].parent}: {written:,} masks written, {len(jobs) - written:,} already there")
+    say(f"{jobs[0][1].parent}: {counted(written, 'mask')} written, {len(jobs) - written:,} already there")
 
 
 def _write_one(lookup: np.ndarray, force: bool, job: tuple[Labelled, Path]) -> bool:

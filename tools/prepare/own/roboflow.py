@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+from src.screen import counted
 from tools.prepare.own.pairing import pair
 from tools.prepare.own.source import IGNORED, Labelled, Source, left_out, read_text
 from tools.prepare.pictures import read_labels
@@ -43,7 +44,7 @@ def read(folder: Path, images: Path | None) -> Source:
     ]
     notes = left_out(place, folder, pairs.images, pairs.masks, ".csv")
     moved = {label + shift: name for label, name in classes.items()}
-    return Source(f"Roboflow, masks with {len(names):,} names in _classes.csv", items, moved, True, notes)
+    return Source(f"Roboflow, masks with {counted(len(names), 'name')} in _classes.csv", items, moved, True, notes)
 
 
 def labels(mask: Path, known: frozenset[int], shift: int, file: Path) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from src.data.images import passed_over
 from src.errors import UserError
 from src.files import size
+from src.screen import counted
 from tools.prepare.pictures import read_colours
 
 BACKGROUND, IGNORED = 0, 255
@@ -75,17 +76,13 @@ def left_out(
     """
     notes = []
     if without_mask:
-        notes.append(f"{_count(without_mask, 'image')} without labels left out: {_first(without_mask)}")
+        notes.append(f"{counted(len(without_mask), 'image')} without labels left out: {_first(without_mask)}")
     if without_image:
-        notes.append(f"{_count(without_image, 'mask')} without an image left out: {_first(without_image)}")
+        notes.append(f"{counted(len(without_image), 'mask')} without an image left out: {_first(without_image)}")
     for folder in dict.fromkeys((images, masks)):
         if others := passed_over(folder, annotations):
             notes.append(f"files in {folder} not read: {others}")
     return notes
-
-
-def _count(items: Sequence[object], what: str) -> str:
-    return f"{len(items):,} {what}{'' if len(items) == 1 else 's'}"
 
 
 def _first(paths: Sequence[Path]) -> str:

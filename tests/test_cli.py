@@ -1,0 +1,79 @@
+"""What commands share: a published option in two spellings, and the command to run next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+import one_shot_blip
+import training_free_blip
+from src import cli
+from src.files import REPOSITORY
+from tools.benchmark.__main__ import _parser as benchmark
+
+
+@pytest.mark.parametrize("option", ["--multi_prompt", "--multi-prompt"])
+def test_both_spellings_of_multi_prompt(option: str) -> None:
+    parser = cli.experiment_parser("x.py", "Help.")
+    assert parser.parse_args(["--config", "a.yaml", option]).multi_prompt is True
+    assert parser.parse_args(["--config", "a.yaml"]).multi_prompt is False
+    assert benchmark().parse_args([option]).multi_prompt is True
+    for shown in (parser.format_help(), benchmark().format_help()):
+        assert "--multi_prompt" in shown
+        assert "--multi-prompt" not in shown
+
+
+def test_the_next_command_has_the_same_settings(tmp_path: Path) -> None:
+    line = ["--config", "my data/a.yaml", "--set", "crf.iters=0", "model.layers=[0, 3]", "--limit", "3"]
+    line += ["--multi_prompt", "--device", "cpu", "--output-dir", str(tmp_path / "my results")]
+    args = cli.experiment_parser("x.py", "Help.").parse_args(line)
+    program, script, *again = shlex.split(cli.again("training_free_blip.py", args, "--tuned", "a b.safetensors"))
+    assert (program, script, again[-2:]) == ("python", "training_free_blip.py", ["--tuned", "a b.safetensors"])
+    parsed = cli.experiment_parser("x.py", "Help.").parse_args(again[:-2])
+    assert parsed == args
+    short = cli.experiment_parser("x.py", "Help.").parse_args(["--config", "a.yaml"])
+    assert cli.again("y.py", short) == "python y.py --config a.yaml"
+
+
+TWINS = [
+    ("miniature", "miniature_one_shot"),
+    *((f"{d}_{m}", f"{d}_{m}_one_shot") for d in ("pascal", "coco") for m in ("blip", "albef")),
+]
+
+
+@pytest.mark.parametrize(("plain", "tuning"), TWINS)
+def test_configurations_know_their_twins(plain: str, tuning: str) -> None:
+    one, other = (REPOSITORY / "configs" / f"{name}.yaml" for name in (plain, tuning))
+    assert cli.one_shot_twin(one) == other
+    assert cli.training_free_twin(other) == one
+    assert cli.one_shot_twin(other) is None
+    assert cli.training_free_twin(one) is None
+
+
+def test_your_own_configurations_are_twins(tmp_path: Path) -> None:
+    one, other = tmp_path / "training_free.yaml", tmp_path / "one_shot.yaml"
+    assert cli.one_shot_twin(one) is None
+    one.touch()
+    other.touch()
+    assert cli.one_shot_twin(one) == other
+    assert cli.training_free_twin(other) == one
+
+
+def test_one_shot_names_the_configuration_that_has_its_section(capsys: pytest.CaptureFixture[str]) -> None:
+    config = REPOSITORY / "configs" / "miniature.yaml"
+    assert cli.run(one_shot_blip.main, ["--config", str(config)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    twin = REPOSITORY / "configs" / "miniature_one_shot.yaml"
+    assert line == f"error: {config}: the section oneshot is missing; use {twin}"
+
+
+def test_a_run_ends_with_what_to_open_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = REPOSITORY / "tests" / "golden_training_free.yaml"
+    arguments = ["--config", str(config), "--limit", "1", "--output-dir", str(tmp_path), "--set", "output.csv=out.csv"]
+    for options, picture in (([], "out_iou.png"), (["--save-overlays", "1"], "out_overlays.png")):
+        assert cli.run(training_free_blip.main, [*arguments, *options]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"next: open {tmp_path / picture}; python -m tools.report {tmp_path} compares results"
+        assert (tmp_path / picture).is_file()
