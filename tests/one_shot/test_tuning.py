@@ -584,12 +584,12 @@ def test_lack_of_memory_while_tuning_is_one_line_and_keeps_the_runs_before(
     monkeypatch.setattr(runs, "tune", short)
     assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK)) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: run 2/2: tuning: memory does not suffice; lower model.image_size, ")
+    assert last.startswith("error: run 1 (of 2): tuning: memory does not suffice; lower model.image_size, ")
     assert "oneshot.batch_gradient_accumulation does not matter" in last
     assert "; 1 of 2 tuned runs are kept in " in last
     monkeypatch.setattr(runs, "tune", lambda *arguments: tuned.append(arguments[-1]) or tune(*arguments))
     assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK)) == 0
-    assert tuned == ["run 1/2: tuning", "run 2/2: tuning"]  # the first is not tuned again
+    assert tuned == ["run 0 (of 2): tuning", "run 1 (of 2): tuning"]  # the first is not tuned again
 
 
 def test_other_errors_while_tuning_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
