@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import time
@@ -193,7 +194,9 @@ class Journal(AbstractContextManager["Journal"]):
             different = differences(settings if isinstance(settings, dict) else {}, self.settings)
             more = len(different) - SHOWN_DIFFERENCES
             shown = "; ".join(different[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-            note(f"note: {other} is an unfinished run with other settings: {shown}; `rm -r {other}` removes it")
+            note(
+                f"note: {other} is an unfinished run with other settings: {shown}; `rm -r {shlex.quote(str(other))}` removes it"
+            )
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

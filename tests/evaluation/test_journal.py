@@ -177,7 +177,9 @@ def test_names_with_the_characters_of_patterns_are_names(
     folder = journal.folder
     with contextlib.suppress(Stop), Journal(results, {}):
         raise Stop
-    assert f"note: {folder} holds an unfinished run with other settings" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"note: {folder} is an unfinished run with other settings" in said
+    assert f"`rm -r '{folder}'` removes it" in said  # a shell would expand the name
     again = Sums()
     with Journal(results, SETTINGS_OF_A_RUN) as journal:
         run(journal, dataset, again)
