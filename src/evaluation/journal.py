@@ -194,9 +194,8 @@ class Journal(AbstractContextManager["Journal"]):
             different = differences(settings if isinstance(settings, dict) else {}, self.settings)
             more = len(different) - SHOWN_DIFFERENCES
             shown = "; ".join(different[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-            note(
-                f"note: {other} is an unfinished run with other settings: {shown}; `rm -r {shlex.quote(str(other))}` removes it"
-            )
+            remedy = f"`rm -r {shlex.quote(str(other))}` removes it"
+            note(f"note: {other} is an unfinished run with other settings: {shown}; {remedy}")
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
