@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -29,13 +30,17 @@ def test_a_mask_of_a_lossy_format_is_refused(ending: str, tmp_path: Path) -> Non
         read_mask(tmp_path / f"mask.{ending}", Labelling(2))
 
 
-def test_accents_of_images_and_masks_may_be_encoded_differently(tmp_path: Path) -> None:
-    for folder, form in (("images", "NFC"), ("masks", "NFD")):
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_of_images_and_masks_may_be_encoded_differently(
+    tmp_path: Path, forms: tuple[Literal["NFC", "NFD"], ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, form in zip(("images", "masks"), forms, strict=True):
         (tmp_path / folder).mkdir()
         Image.fromarray(LABELS).save(tmp_path / folder / unicodedata.normalize(form, "café.png"))
     (entry,) = read_list(tmp_path / "images", tmp_path, mask_dir=tmp_path / "masks")
     assert entry.mask is not None
     assert entry.mask.parent == tmp_path / "masks"
+    assert capsys.readouterr().err == ""  # no mask without an image
 
 
 def test_an_image_is_not_its_own_mask(tmp_path: Path) -> None:
