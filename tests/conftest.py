@@ -7,15 +7,18 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client: no test may need a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from src.config.reader import load_config
 from src.config.schema import Config
+from src.evaluation import loop
 from src.method.blip import Blip, load_blip
 from tests import tiny
 
@@ -73,3 +76,24 @@ def config_file(data_root: Path, model_folder: Path, tmp_path: Path) -> Callable
 def make_config(config_file: Callable[..., Path]) -> Callable[..., Config]:
     """Makes a loaded configuration for the tiny data set and model."""
     return lambda **sections: load_config(config_file(**sections))
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of arrays with counts in each block that is unpacked from a journal.
+
+    A block may be in memory while the next one is unpacked, but not longer.
+    """
+    blocks: list[list[weakref.ref[np.ndarray]]] = []
+    numbers: list[int] = []
+    unpack = loop.unpack
+
+    def watched(payload: bytes) -> dict[str, np.ndarray]:
+        assert sum(any(array() is not None for array in block) for block in blocks) <= 1
+        arrays = unpack(payload)
+        blocks.append([weakref.ref(array) for name, array in arrays.items() if name.startswith("counts")])
+        numbers.append(len(blocks[-1]))
+        return arrays
+
+    monkeypatch.setattr(loop, "unpack", watched)
+    return numbers

@@ -27,7 +27,7 @@ from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter, labels_of
 from src.one_shot.embeddings import EmbeddingCache, Place
-from src.one_shot.tuning import summed_loss, untuned_weights
+from src.one_shot.tuning import summed_loss
 from tests import tiny
 from tests.fake_cuda import CUDA, LiveBytes, fake_cuda, like, to_fake_cuda
 
@@ -187,7 +187,7 @@ def test_tuning_comes_to_its_loss_without_waiting(fake: Fake) -> None:
     segmenter = fake.segmenter
     embeds = segmenter.encode_images(fake.pixels[:1])
     fake.memory.calls.clear()
-    weights = {name: value.requires_grad_() for name, value in untuned_weights(segmenter).items()}
+    weights = {name: value.requires_grad_() for name, value in segmenter.untuned_weights().items()}
     learner = segmenter.with_weights(weights)
     prompts = learner.encode_prompts()
     unary = learner.unary(learner.attend(embeds, prompts=prompts))

@@ -1,4 +1,4 @@
-"""Check everything that an experiment needs before it starts, and print all faults at once.
+"""Check everything that an experiment needs before it starts, and print all faults together.
 
     python -m tools.check --config configs/pascal_blip.yaml
     python -m tools.check --config configs/coco_blip_one_shot.yaml --multi_prompt
@@ -35,7 +35,7 @@ MOST_PROCESSES = 16
 
 
 def main(arguments: list[str]) -> int:
-    """Check what ``arguments`` describe; 0, or 2 if there are faults."""
+    """Check the experiment of ``arguments``; returns 0, or 2 if there are faults."""
     args = cli.experiment_parser("python -m tools.check", __doc__).parse_args(arguments)
     config = cli.load(args)
     faults: list[str] = []
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def unreadable(entries: list[ListEntry], config: Config, title: str) -> Iterator[str]:
-    """Why images of ``entries`` or their masks cannot be used, one text each, in list order; reads all of them."""
+    """The faults of the images of ``entries`` and their masks, one line each, in list order; reads all files."""
     if not entries:
         return
     import torch
@@ -92,7 +92,7 @@ def unreadable(entries: list[ListEntry], config: Config, title: str) -> Iterator
 
 
 def _support_list(config: Config) -> list[ListEntry]:
-    """Images that supports come from, if that is another list than the evaluation's."""
+    """The images of supports, if they are not from the evaluation list."""
     oneshot = config.oneshot
     if oneshot is None or not oneshot.use_training_images_for_supports or oneshot.train_list is None:
         return []

@@ -4,7 +4,7 @@
     python -m tools.convert albef ALBEF.pth models/albef --tokenizer Salesforce/blip-itm-large-coco
 
 The folder has HuggingFace's format: config.json, model.safetensors with the weights that are used, in float32, and the
-tokenizer's files. Give its path as model.name. It computes exactly what the checkpoint does. transformers itself has no
+tokenizer's files. Set model.name to its path. Results are exactly those of the checkpoint. transformers itself has no
 ALBEF: it cannot load the folder.
 """
 
@@ -24,7 +24,7 @@ from src.screen import say, say_next
 
 
 def main(arguments: list[str]) -> int:
-    """Convert what ``arguments`` name."""
+    """Run the conversion of ``arguments``."""
     args = _parser().parse_args(arguments)
     folder: Path = args.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

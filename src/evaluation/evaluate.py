@@ -65,7 +65,7 @@ class Pictures(Protocol):
         """Draw a prediction; returns what the journal must keep, under names with a dot: ``overlay.17``."""
         ...
 
-    def lacks(self, index: int, kept: Arrays) -> bool:
+    def must_draw(self, index: int, kept: Arrays) -> bool:
         """Whether image ``index`` must be drawn again although the journal of an interrupted command has ``kept``."""
         ...
 
@@ -217,7 +217,7 @@ class MeanIoU(Evaluator[Evaluation]):
         if self.per_image and AREAS not in arrays:
             return False
         pictures = self.pictures
-        return pictures is None or not any(pictures.lacks(index, arrays) for index in indices)
+        return pictures is None or not any(pictures.must_draw(index, arrays) for index in indices)
 
     def result(self, done: Pass) -> Evaluation:
         confusion, per_image = self.confusion.cpu(), self._counts_of_images() if self.per_image else None

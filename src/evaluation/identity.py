@@ -19,22 +19,21 @@ import transformers
 
 from ..config.schema import Config
 from ..data.lists import ListEntry
-from ..files import REPOSITORY
 from ..method.segmenter import Segmenter
 from ..runtime import device_name
 from .sources import source_files
 
-MODEL = "src.method.checkpoints"
+MODEL = ("method.checkpoints", "method.crf_triton")  # the latter is imported by name
 
 CODE = {
-    "training-free": ("src.evaluation.evaluate", MODEL),
-    "InfoScore": ("src.layer_selection.ranking", MODEL),
-    "comparison of layers": ("src.layer_selection.comparison", MODEL),
-    "one-shot": ("src.one_shot.evaluation", MODEL, "src.one_shot.tuning", "src.one_shot.embeddings"),
+    "training-free": ("evaluation.evaluate", *MODEL),
+    "InfoScore": ("layer_selection.ranking", *MODEL),
+    "comparison of layers": ("layer_selection.comparison", *MODEL),
+    "one-shot": ("one_shot.evaluation", *MODEL, "one_shot.tuning", "one_shot.embeddings"),
 }
 """The modules that compute an experiment's numbers; the modules that they import count too."""
 
-SPEAKING = ("src/errors.py", "src/screen.py")
+SPEAKING = ("errors.py", "screen.py")
 """Files that only print or describe errors: neither their code nor their arguments can change a number."""
 
 
@@ -106,7 +105,7 @@ def settings_of(
 
 def code_of(experiment: str) -> dict[str, str]:
     """Digest of each file with code that computes ``experiment``, by path."""
-    files = {path.relative_to(REPOSITORY).as_posix(): path for path in source_files(*CODE[experiment])}
+    files = source_files(*CODE[experiment])
     return {name: code_digest(path.read_text(encoding="utf-8")) for name, path in files.items() if name not in SPEAKING}
 
 

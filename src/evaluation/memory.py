@@ -56,7 +56,7 @@ def within_memory(
 
 @contextmanager
 def explaining_lack_of_memory(work: str, remedy: str) -> Iterator[None]:
-    """Raise a UserError with ``remedy`` if the memory does not suffice for ``work``, such as ``run 1/5: tuning``."""
+    """Context that turns running out of memory into a UserError: ``work``, such as ``run 0 (of 5): tuning``, ``remedy``."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

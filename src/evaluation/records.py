@@ -55,7 +55,7 @@ def unpack(payload: bytes) -> dict[str, np.ndarray]:
     return load(zlib.decompress(payload))
 
 
-def decode(data: bytes) -> Iterator[Record]:
+def decode_records(data: bytes) -> Iterator[Record]:
     """The complete records at the beginning of ``data``."""
     place = 0
     while place + HEADER.size <= len(data):
@@ -84,7 +84,7 @@ def read_records(files: Iterable[Path], unreadable: Callable[[Path, str], None] 
         except OSError as error:
             unreadable(file, error.strerror or str(error))
             continue
-        yield from decode(data)
+        yield from decode_records(data)
 
 
 class RecordFile:

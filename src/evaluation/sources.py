@@ -7,25 +7,39 @@ from pathlib import Path
 
 from ..files import REPOSITORY
 
-PACKAGES = ("src", "replace_huggingface", "tools")
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder of this package: ``src`` in a checkout, ``segmentation_from_attention`` if installed."""
+
+REPLACEMENTS = "replace_huggingface"
+"""Another package in a checkout, and a part of the installed package; see :mod:`src.method.replacements`."""
 
 
-def source_files(*modules: str) -> list[Path]:
+def source_files(*modules: str) -> dict[str, Path]:
     """The files of ``modules`` and of all project modules that they import, directly or indirectly.
 
     Reads the import statements, wherever they are in a file, without running anything. A module whose name is only
     known at run time must be given.
+
+    Args:
+        modules: names without the name of the package: ``method.crf``.
+
+    Returns:
+        Files by path without the package: ``method/crf.py``, the same in a checkout and in the installed package.
     """
+    packages = [PACKAGE.name] if (PACKAGE / REPLACEMENTS).is_dir() else [PACKAGE.name, REPLACEMENTS]
     found: dict[str, Path] = {}
-    waiting = list(modules)
+    waiting = [f"{PACKAGE.name}.{name}" for name in modules]
     while waiting:
         name = waiting.pop()
-        if name in found or name.split(".")[0] not in PACKAGES or (path := module_file(name)) is None:
+        if name in found or name.split(".")[0] not in packages or (path := module_file(name)) is None:
             continue
         found[name] = path
         waiting += imported_modules(path)
         waiting.append(name.rpartition(".")[0])  # a package's __init__ runs before its modules
-    return sorted(found.values())
+    return {
+        path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else REPOSITORY).as_posix(): path
+        for path in sorted(found.values())
+    }
 
 
 def module_file(name: str) -> Path | None:

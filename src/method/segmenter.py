@@ -188,6 +188,18 @@ class Segmenter:
         other._attended, other._watched = 0, ()
         return other
 
+    def untuned_weights(self) -> dict[str, Tensor]:
+        """Copies of the model's weights that one-shot tuning changes, in the form of :meth:`with_weights`.
+
+        Of the word embeddings, only the rows of :attr:`token_ids`: no other row affects a result. The row of the
+        padding token gets no gradient, as in HuggingFace's embedding, but weight decay applies to it.
+        """
+        weights = {"word_embeddings": self.model.word_embeddings.detach()[self.token_ids]}
+        for layer in self.layers:
+            for name, parameter in self.model.cross_attention(layer).items():
+                weights[name] = parameter.detach().clone()
+        return weights
+
     @property
     def device(self) -> torch.device:
         return self.model.device

@@ -17,7 +17,6 @@ from ..files import require_regular
 from ..method.model import digest_of, first_not_finite
 from ..method.segmenter import Segmenter
 from ..result_files import write_json, write_result
-from .tuning import untuned_weights
 
 MAX_BYTES = 1 << 34  # of a file of tuned weights
 
@@ -62,7 +61,7 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     if digest_of(tensors) != checksum:
         raise UserError(f"--tuned {path} is damaged: its tensors differ from the saved ones (SHA-256); tune again")
     _check_fit(path, made_for, MadeFor.of(segmenter))
-    _check_tensors(path, tensors, {**untuned_weights(segmenter), "token_ids": segmenter.token_ids})
+    _check_tensors(path, tensors, {**segmenter.untuned_weights(), "token_ids": segmenter.token_ids})
     if tensors.pop("token_ids").tolist() != segmenter.token_ids.tolist():
         raise UserError(
             f"--tuned {path} was made with another vocabulary than that of {segmenter.model.name}; use the tokenizer "

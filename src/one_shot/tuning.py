@@ -76,19 +76,6 @@ def read_supports(
     return images
 
 
-def untuned_weights(segmenter: Segmenter) -> dict[str, Tensor]:
-    """Copies of the weights that tuning changes, in the form of :meth:`Segmenter.with_weights`.
-
-    Of the word embeddings, only the rows of tokens in the prompts: no other row affects a result. The row of the
-    padding token gets no gradient, as in HuggingFace's embedding, but weight decay applies to it.
-    """
-    weights = {"word_embeddings": segmenter.model.word_embeddings.detach()[segmenter.token_ids]}
-    for layer in segmenter.layers:
-        for name, parameter in segmenter.model.cross_attention(layer).items():
-            weights[name] = parameter.detach().clone()
-    return weights
-
-
 def tune(
     segmenter: Segmenter, supports: Sequence[LabelledImage], oneshot: OneShotConfig, ignore_label: int, description: str
 ) -> tuple[Segmenter, list[float]]:
@@ -107,7 +94,7 @@ def tune(
     Raises:
         UserError: a loss is not a number.
     """
-    weights = {name: value.requires_grad_() for name, value in untuned_weights(segmenter).items()}
+    weights = {name: value.requires_grad_() for name, value in segmenter.untuned_weights().items()}
     learner = segmenter.with_weights(weights)
     optimizer = torch.optim.AdamW(list(weights.values()), lr=oneshot.lr, weight_decay=oneshot.weight_decay)
     size = oneshot.batch_gradient_accumulation

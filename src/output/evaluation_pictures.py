@@ -66,7 +66,7 @@ class EvaluationPictures:
         """Write the label map of a prediction; returns its checksum, and its labels if they belong to the overlays."""
         return {**self._write_prediction(prediction), **self._keep_row(prediction)}
 
-    def lacks(self, index: int, kept: Mapping[str, Tensor]) -> bool:
+    def must_draw(self, index: int, kept: Mapping[str, Tensor]) -> bool:
         """Whether a picture of image ``index`` is missing, although the image was segmented before.
 
         Args:

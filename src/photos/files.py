@@ -18,7 +18,7 @@ PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.
 MAX_STEM_BYTES = 150  # of the 255 that file systems allow
 
 
-class Photo(NamedTuple):
+class PhotoFile(NamedTuple):
     """An image file, and how the names of its results begin."""
 
     path: Path
@@ -57,7 +57,7 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     return list(once.values())
 
 
-def name_outputs(photos: Sequence[Path]) -> list[Photo]:
+def name_outputs(photos: Sequence[Path]) -> list[PhotoFile]:
     """Photos with names for their results: their stems, numbered if an earlier photo has the same stem.
 
     A long stem is cut to leave room for the longest ending.
@@ -72,7 +72,7 @@ def name_outputs(photos: Sequence[Path]) -> list[Photo]:
             number += 1
             name = f"{stem}-{number}"
         used.add(name.lower())
-        named.append(Photo(path, name))
+        named.append(PhotoFile(path, name))
     return named
 
 

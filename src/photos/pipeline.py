@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from ..data.images import photo_pixels
 from ..runtime import cores
-from .files import Photo
+from .files import PhotoFile
 
 MAX_WORKERS = 8
 MAX_PIXELS = 2**27
@@ -50,7 +50,7 @@ class Drawn:
 class Stages(Protocol[Read]):
     """What happens to photos. An error of one photo is a value, which takes the photo's place to the end."""
 
-    def read(self, photo: Photo) -> Read:
+    def read(self, photo: PhotoFile) -> Read:
         """Read a photo; in any thread."""
         ...
 
@@ -58,12 +58,12 @@ class Stages(Protocol[Read]):
         """See what is in some photos, as one batch; in the calling thread."""
         ...
 
-    def finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+    def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
         """Write and tell what came of a photo; in one thread, photo by photo. An error ends everything."""
         ...
 
 
-def run(stages: Stages[Read], photos: Iterable[Photo], batch_size: int) -> None:
+def run(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: int) -> None:
     """Take ``photos`` through ``stages``, up to ``batch_size`` at once through the model.
 
     Raises:
@@ -71,7 +71,7 @@ def run(stages: Stages[Read], photos: Iterable[Photo], batch_size: int) -> None:
     """
     pipeline = _Pipeline(stages, batch_size)
     try:
-        for batch in batches(photos, batch_size):
+        for batch in photo_batches(photos, batch_size):
             while not pipeline.has_room_for(batch):
                 pipeline.go_on()
             pipeline.read(batch)
@@ -84,26 +84,26 @@ def run(stages: Stages[Read], photos: Iterable[Photo], batch_size: int) -> None:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PhotoBatch:
     """Photos that go through the model together, and how many pixels each has."""
 
-    photos: Sequence[Photo]
+    photos: Sequence[PhotoFile]
     pixels: Sequence[int]
 
 
-def batches(photos: Iterable[Photo], size: int) -> Iterator[Batch]:
+def photo_batches(photos: Iterable[PhotoFile], size: int) -> Iterator[PhotoBatch]:
     """Cut ``photos`` into batches of ``size`` neighbours; of large ones fewer, so that several batches find room."""
-    taken: list[Photo] = []
+    taken: list[PhotoFile] = []
     pixels: list[int] = []
     for photo in photos:
         more = photo_pixels(photo.path)
         if taken and (len(taken) == size or sum(pixels) + more > MAX_PIXELS // 4):
-            yield Batch(taken, pixels)
+            yield PhotoBatch(taken, pixels)
             taken, pixels = [], []
         taken.append(photo)
         pixels.append(more)
     if taken:
-        yield Batch(taken, pixels)
+        yield PhotoBatch(taken, pixels)
 
 
 class _Pipeline:
@@ -122,7 +122,7 @@ class _Pipeline:
         self._stages = stages
         self._pool = ThreadPoolExecutor(workers, "photos")
         self._writer = ThreadPoolExecutor(1, "photos-writer")
-        self._read: deque[tuple[Batch, list[Future]]] = deque()
+        self._read: deque[tuple[PhotoBatch, list[Future]]] = deque()
         self._finished: deque[tuple[int, Future[None]]] = deque()
         self._ended = threading.Event()
 
@@ -131,7 +131,7 @@ class _Pipeline:
         """Batches that are being read, or wait for the model."""
         return len(self._read)
 
-    def has_room_for(self, batch: Batch) -> bool:
+    def has_room_for(self, batch: PhotoBatch) -> bool:
         """Whether ``batch`` may be read now."""
         while self._finished and self._finished[0][1].done():
             self._settle()
@@ -145,7 +145,7 @@ class _Pipeline:
         else:
             self._settle()
 
-    def read(self, batch: Batch) -> None:
+    def read(self, batch: PhotoBatch) -> None:
         """Begin to read a batch."""
         self.photos += len(batch.photos)
         self.pixels += sum(batch.pixels)
@@ -178,7 +178,7 @@ class _Pipeline:
         self.photos -= 1
         self.pixels -= pixels
 
-    def _finish_drawing(self, photo: Photo, said: str, parts: Mapping[str, Future[bytes]]) -> None:
+    def _finish_drawing(self, photo: PhotoFile, said: str, parts: Mapping[str, Future[bytes]]) -> None:
         try:
             drawn = Drawn(said, {ending: future.result() for ending, future in parts.items()})
         except CancelledError:
@@ -187,7 +187,7 @@ class _Pipeline:
             drawn = error
         self._finish(photo, drawn)
 
-    def _finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+    def _finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
         if self._ended.is_set():
             return
         try:

@@ -25,7 +25,7 @@ from ..method.segmenter import FrameAnalysis, Segmenter
 from ..output.exports import Export, LabelledPhoto
 from ..result_files import write_result
 from ..screen import counted, note, say
-from .files import Photo
+from .files import PhotoFile
 from .photo import pictures_of, summary
 from .pipeline import Drawing, Drawn
 
@@ -82,7 +82,7 @@ class PhotoStages:
         self.any_size = any_size
         self.left_out: list[Path] = []
 
-    def read(self, photo: Photo) -> ReadPhoto:
+    def read(self, photo: PhotoFile) -> ReadPhoto:
         """Decode a photo and put it into the frame.
 
         Raises:
@@ -97,7 +97,7 @@ class PhotoStages:
         """Run the model on some photos; what is to be drawn of each, or why it cannot be segmented."""
         return [self._drawing(photo, seen) for photo, seen in zip(photos, self._see(photos), strict=True)]
 
-    def finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+    def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
         """Write the files of a photo and say what was found, or name it as left out.
 
         Raises:
@@ -140,7 +140,7 @@ class PhotoStages:
         except Exception as error:
             return error
 
-    def _write(self, photo: Photo, drawn: Drawn) -> None:
+    def _write(self, photo: PhotoFile, drawn: Drawn) -> None:
         say(drawn.said)
         files = {ending: self.output / f"{photo.name}_{ending}" for ending in drawn.files}
         page_file = files.pop(EXPLORER, None)

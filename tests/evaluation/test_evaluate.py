@@ -56,7 +56,7 @@ class Shown:
         self.predictions.append(prediction)
         return {}
 
-    def lacks(self, index: int, kept: Arrays) -> bool:
+    def must_draw(self, index: int, kept: Arrays) -> bool:
         return False
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,16 +56,31 @@ def test_what_is_computed_counts(old: str, new: str) -> None:
 @pytest.mark.parametrize("experiment", CODE)
 def test_the_code_of_an_experiment_is_where_its_numbers_come_from(experiment: str) -> None:
     files = set(code_of(experiment))
-    computing = {"method/attention", "method/crf", "method/segmenter", "data/images", "data/frame"}
-    assert {f"src/{name}.py" for name in computing} <= files
-    assert not any(name.startswith(("src/output", "src/photos", "src/explorer", "src/cli")) for name in files)
+    computing = {"method/attention", "method/crf", "method/crf_triton", "method/segmenter", "data/images", "data/frame"}
+    computing |= {"replace_huggingface/modeling_blip_text"}
+    assert {f"{name}.py" for name in computing} <= files
+    assert not any(name.startswith(("output", "photos", "explorer", "cli")) for name in files)
     assert not files & set(SPEAKING)
+
+
+def test_the_installed_package_has_the_code_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "segmentation_from_attention"
+    shutil.copytree(REPOSITORY / "src", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "replace_huggingface", package / "replace_huggingface")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        installed = importlib.import_module("segmentation_from_attention.evaluation.identity")
+        assert installed.__file__.startswith(str(package))
+        assert {name: installed.code_of(name) for name in CODE} == {name: code_of(name) for name in CODE}
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == package.name]:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", SPEAKING)
 def test_files_that_speak_do_not_compute(name: str) -> None:
     """They know neither arrays nor files nor settings, and what they return is text or a progress bar."""
-    path = REPOSITORY / name
+    path = REPOSITORY / "src" / name
     own = [module for module in imported_modules(path) if module.startswith("src.")]
     assert set(own) <= {"src.runtime", "src.runtime.rank"}
     imported = {module.split(".")[0] for module in imported_modules(path)}

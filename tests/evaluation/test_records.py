@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.evaluation.records import HEADER, Record, RecordFile, decode, pack, read_records, unpack
+from src.evaluation.records import HEADER, Record, RecordFile, decode_records, pack, read_records, unpack
 
 RECORDS = st.builds(Record, st.integers(0, 1000), st.binary(min_size=16, max_size=16), st.binary(max_size=60))
 FEW = settings(max_examples=100, deadline=None)
@@ -24,7 +24,7 @@ def test_a_file_cut_off_anywhere_gives_the_records_that_are_whole(records: list[
     whole = b"".join(encoded)
     cut = data.draw(st.integers(0, len(whole)))
     ends = np.cumsum([len(part) for part in encoded])
-    assert list(decode(whole[:cut])) == records[: int((ends <= cut).sum())]
+    assert list(decode_records(whole[:cut])) == records[: int((ends <= cut).sum())]
 
 
 @FEW
@@ -33,7 +33,7 @@ def test_a_changed_byte_never_gives_another_record(records: list[Record], data: 
     damaged = bytearray(b"".join(record.encode() for record in records))
     place = data.draw(st.integers(0, len(damaged) - 1))
     damaged[place] ^= data.draw(st.integers(1, 255))
-    found = list(decode(bytes(damaged)))
+    found = list(decode_records(bytes(damaged)))
     assert found == records[: len(found)]
     assert len(found) < len(records)
 
@@ -42,8 +42,8 @@ def test_a_changed_byte_never_gives_another_record(records: list[Record], data: 
 @given(st.lists(RECORDS, max_size=8), st.integers(0, 200))
 def test_reserved_room_and_noise_after_the_records_are_no_records(records: list[Record], room: int) -> None:
     whole = b"".join(record.encode() for record in records)
-    assert list(decode(whole + bytes(room))) == records
-    assert list(decode(whole + b"\xff" * room)) == records
+    assert list(decode_records(whole + bytes(room))) == records
+    assert list(decode_records(whole + b"\xff" * room)) == records
 
 
 def test_payloads_are_arrays() -> None:

@@ -1,5 +1,6 @@
 """Choices of layers scored in one pass of the model: each as if it had been evaluated on its own."""
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from src.data.dataset import SegmentationDataset
 from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate
+from src.evaluation.journal import Journal
 from src.layer_selection.comparison import Comparison, compare
 from src.layer_selection.ranking import rank_layers, ranking_segmenter
 from src.method.blip import load_blip
@@ -29,13 +31,13 @@ CONFIG = ROOT / "tests" / "golden_training_free.yaml"
 CPU = torch.device("cpu")
 
 
-def compared(config: Config, top_k: int) -> tuple[Comparison, list[int]]:
+def compared(config: Config, top_k: int, journal: Journal | None = None) -> tuple[Comparison, list[int]]:
     """A comparison, and how many images each call of the vision encoder had."""
     blip = load_blip(config.model.name, CPU, config.runtime.attention == "fused")
     encodings: list[int] = []
     blip.model.vision_model.register_forward_hook(lambda *args: encodings.append(len(args[2].last_hidden_state)))
     segmenter = ranking_segmenter(config, blip, read_class_file(GOLDEN / "classes.json", 7))
-    return compare(segmenter, evaluation_entries(config), config, top_k), encodings
+    return compare(segmenter, evaluation_entries(config), config, top_k, journal), encodings
 
 
 @pytest.mark.parametrize(("resolution", "batch"), [("letterbox", 1), ("letterbox", 3), ("original", 2)])
@@ -74,6 +76,23 @@ def test_only_batches_that_bet_on_other_layers_run_twice() -> None:
     result, encodings = compared(load_config(CONFIG, ["model.image_size=64", "crf.iters=0"]), 2)
     assert result.choices[4].layers != (0, 1)
     assert 24 < sum(encodings) < 48
+
+
+def test_resumed_blocks_are_in_memory_one_at_a_time(tmp_path: Path, unpacked: list[int]) -> None:
+    """On COCO the counts of a block take 14 x 81 x 81 numbers."""
+    config = load_config(CONFIG, ["model.image_size=64", "crf.iters=0"])
+    journal = Journal(tmp_path / "results.csv", {})
+    with contextlib.suppress(KeyboardInterrupt), journal:
+        expected, encodings = compared(config, 2, journal)
+        raise KeyboardInterrupt  # before the results are written
+    assert not unpacked
+    with Journal(tmp_path / "results.csv", {}) as journal:
+        result, again = compared(config, 2, journal)
+    assert not again
+    assert unpacked == [1] * sum(encodings)  # batches of one image, some of them in both passes
+    for choice, other in zip(result.choices, expected.choices, strict=True):
+        assert torch.equal(choice.confusion.counts, other.confusion.counts)
+    assert torch.equal(result.scores.infoscore, expected.scores.infoscore)
 
 
 def test_masks_with_nothing_to_score_are_refused(tmp_path: Path) -> None:

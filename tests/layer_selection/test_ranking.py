@@ -216,12 +216,14 @@ def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
     """)
     command = [sys.executable, "-c", ranked, str(CONFIG)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    loaded = {str(Path(file).relative_to(REPOSITORY)) for file in done.stdout.splitlines()[-1].split()}
+    loaded = {
+        str(Path(file).relative_to(REPOSITORY)).removeprefix("src/") for file in done.stdout.splitlines()[-1].split()
+    }
     covered = set(identity.code_of("InfoScore"))
     # how a setting came in, which is itself in the digest; and what only speaks
-    assert loaded - {"src/config/reader.py", *identity.SPEAKING} <= covered
-    assert {"src/method/attention.py", "src/data/frame.py", "replace_huggingface/modeling_blip_text.py"} <= covered
-    assert not any(path.startswith(("src/output", "src/photos", "src/one_shot")) for path in covered)
+    assert loaded - {"config/reader.py", *identity.SPEAKING} <= covered
+    assert {"method/attention.py", "data/frame.py", "replace_huggingface/modeling_blip_text.py"} <= covered
+    assert not any(path.startswith(("output", "photos", "one_shot")) for path in covered)
 
 
 def test_an_image_that_cannot_be_read_leaves_no_ranking(tmp_path: Path, case: Path) -> None:
@@ -239,7 +241,7 @@ def test_a_pipe_in_the_list_is_not_waited_for(tmp_path: Path, case: Path) -> Non
 
 
 def test_one_image_ranks_nothing(tmp_path: Path, case: Path) -> None:
-    with pytest.raises(UserError, match="InfoScore of 1 image"):
+    with pytest.raises(UserError, match="InfoScore needs at least 2 readable images, got 1"):
         chosen(case_config(case, "max_images=1"), tmp_path)
 
 
@@ -423,12 +425,35 @@ def test_masks_are_not_needed(tmp_path: Path, case: Path) -> None:
     assert len(tables) == 1
 
 
+@pytest.mark.parametrize("more", [(), ("--compare",)])
+def test_an_unreadable_first_image_is_skipped(
+    more: tuple[str, ...], tmp_path: Path, case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With batches of one image, the first block is then empty, and the ranking so far has no image."""
+    places = [f"data_root={case / 'data'}", f"val_list={case / 'data' / 'val.txt'}", "model.image_size=64"]
+    first = case / "data" / "JPEGImages" / "000000.png"
+    first.write_bytes(b"")
+    arguments = ("--limit", "4", *more)
+    assert run(tmp_path, *places, "dataloader.batch_size=1", arguments=(*arguments, "--skip-unreadable")) == 3
+    assert f"skipped: image {first} cannot be read" in capsys.readouterr().err
+    result = json.loads((tmp_path / "out" / "golden_infoscore.json").read_text())
+    assert result["images"] == 3
+    assert [entry["image"] for entry in result["skipped"]] == [str(first)]
+    lines = (case / "data" / "val.txt").read_text().splitlines(keepends=True)
+    (case / "data" / "val.txt").write_text("".join(lines[1:4]))  # the same without the image
+    assert run(tmp_path / "without", *places, "dataloader.batch_size=1", arguments=more) == 0
+    without = json.loads((tmp_path / "without" / "out" / "golden_infoscore.json").read_text())
+    assert without["table"] == result["table"]
+    if more:
+        assert without["comparison"] == result["comparison"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "overrides", "message"),
     [
         (("--top", "5"), (), "model.top_k: 5 is not valid; expected at most 4"),
-        (("--limit", "1"), (), "InfoScore of 1 image"),
-        (("--compare", "--limit", "1"), (), "InfoScore of 1 image"),
+        (("--limit", "1"), (), "InfoScore needs at least 2 readable images, got 1"),
+        (("--compare", "--limit", "1"), (), "InfoScore needs at least 2 readable images, got 1"),
         ((), ("model.layers=[]",), "model.layers"),
         ((), ("model.layers=[0, 9]",), "layers 0 to 3"),
         ((), ("val_list=tests/oracles",), "is a folder without images"),

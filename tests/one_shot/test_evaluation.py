@@ -25,7 +25,6 @@ from src.method.blip import Blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter, segment_with_each
 from src.one_shot.evaluation import MeanIoUOfRuns, TunedRun
-from src.one_shot.tuning import untuned_weights
 from tests import tiny
 
 LOADER = DataloaderConfig(batch_size=2, num_workers=0)
@@ -57,7 +56,7 @@ def runs(segmenter: Segmenter) -> list[TunedRun]:
         generator = torch.Generator().manual_seed(number)
         weights = {
             name: value + 0.5 * torch.randn(value.shape, generator=generator)
-            for name, value in untuned_weights(segmenter).items()
+            for name, value in segmenter.untuned_weights().items()
         }
         made.append(TunedRun(number, segmenter.with_weights(weights), [], str(number), frozenset(queries)))
     return made
@@ -169,6 +168,22 @@ def test_what_a_journal_has_of_other_runs_or_other_weights_does_not_count(
     for evaluation, expected in zip(got, whole, strict=True):
         assert torch.equal(evaluation.confusion.counts, expected.confusion.counts)
         assert evaluation.skipped == expected.skipped
+
+
+def test_resumed_blocks_are_in_memory_one_at_a_time(
+    runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, tmp_path: Path, unpacked: list[int]
+) -> None:
+    journal = Journal(tmp_path / "results.csv", {})
+    with contextlib.suppress(Stopped), journal:
+        expected = scored(runs, dataset, journal, segmenter)
+        raise Stopped
+    assert not unpacked
+    with Journal(tmp_path / "results.csv", {}) as journal:
+        got = scored(runs, dataset, journal, segmenter)
+    assert unpacked == [3, 3, 3]  # five images in batches of two
+    assert [evaluation.computed for evaluation in got] == [0, 0, 0]
+    for evaluation, other in zip(got, expected, strict=True):
+        assert torch.equal(evaluation.confusion.counts, other.confusion.counts)
 
 
 def test_what_is_not_a_number_names_the_image(

@@ -26,7 +26,6 @@ from src.method.model import digest_of
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.one_shot.tuned_weights import load_tuned, save_tuned
-from src.one_shot.tuning import untuned_weights
 from src.result_files import Outputs
 from tools import report
 
@@ -51,7 +50,7 @@ def tuned(tmp_path: Path) -> tuple[Path, Segmenter, Tensor]:
     """A file of tuned weights, the segmenter it was saved from, and an image."""
     segmenter, pixels = segmenter_of()
     generator = torch.Generator().manual_seed(0)
-    weights = untuned_weights(segmenter)
+    weights = segmenter.untuned_weights()
     tuned = segmenter.with_weights(
         {name: t + 0.1 * torch.randn(t.shape, generator=generator) for name, t in weights.items()}
     )

@@ -29,7 +29,7 @@ from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import Segmenter
 from src.one_shot import runs
 from src.one_shot.supports import Support
-from src.one_shot.tuning import LabelledImage, loss_weight, read_supports, summed_loss, tune, untuned_weights
+from src.one_shot.tuning import LabelledImage, loss_weight, read_supports, summed_loss, tune
 from tests.oracles.tuning import plain_tune, plain_unary
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +216,7 @@ def test_tuning_in_bfloat16_goes_the_same_way() -> None:
         blip = load_blip(str(GOLDEN / "model"), CPU)
         segmenter = Segmenter(blip, build_prompts(CLASSES, True), (2, 0), Frame(64), amp=amp)
         _, supports = supports_of(segmenter, 2)
-        untuned = untuned_weights(segmenter)
+        untuned = segmenter.untuned_weights()
         tuned_segmenter, losses = tune(segmenter, supports, OneShotConfig(num_iterations=2), 255, "tuning")
         tuned = tuned_segmenter.weights
         assert {tensor.dtype for tensor in tuned.values()} == {torch.float32}

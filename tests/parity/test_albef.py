@@ -23,7 +23,7 @@ from src.method.blip import Blip
 from src.method.checkpoints import load_model
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
-from src.one_shot.tuning import LabelledImage, _accumulate, tune, untuned_weights
+from src.one_shot.tuning import LabelledImage, _accumulate, tune
 from tests.rounding import rounding, roundings_of_blip
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "albef"
@@ -188,7 +188,7 @@ def test_tuning_losses(albef: Blip) -> None:
 
 def test_gradients_of_the_first_step(albef: Blip) -> None:
     segmenter, facts = segmenter_of(albef, multi_prompt=False), EXPECTED["tuning"]
-    weights = {name: value.requires_grad_() for name, value in untuned_weights(segmenter).items()}
+    weights = {name: value.requires_grad_() for name, value in segmenter.untuned_weights().items()}
     _accumulate(segmenter.with_weights(weights), supports_of(segmenter), facts["ignore"])
     words = weights["word_embeddings"].grad
     gradients = {f"text_encoder.encoder.{name}": value.grad for name, value in weights.items()}

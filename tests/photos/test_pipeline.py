@@ -12,10 +12,10 @@ import pytest
 
 from src.errors import UserError
 from src.photos import pipeline
-from src.photos.files import Photo
+from src.photos.files import PhotoFile
 from src.photos.pipeline import Drawing, Drawn
 
-PHOTOS = [Photo(Path(f"{number}.png"), str(number)) for number in range(23)]
+PHOTOS = [PhotoFile(Path(f"{number}.png"), str(number)) for number in range(23)]
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ class Stages:
         self.batches: list[list[str]] = []
         self.finished: list[str] = []
 
-    def read(self, photo: Photo) -> str:
+    def read(self, photo: PhotoFile) -> str:
         with self.lock:
             self.on_their_way += 1
             self.most = max(self.most, self.on_their_way)
@@ -48,7 +48,7 @@ class Stages:
             for name in photos
         ]
 
-    def finish(self, photo: Photo, drawn: Drawn | Exception) -> None:
+    def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
         self._unless("unwritten", photo.name)
         if isinstance(drawn, Drawn):
             assert drawn == Drawn(photo.name, {"a": photo.name.encode()})
@@ -89,13 +89,13 @@ def test_no_more_photos_are_on_their_way_than_the_bound(batch_size: int) -> None
     stages, bound, full = Stages(), 2 * batch_size + 4, threading.Event()
     read, finish = stages.read, stages.finish
 
-    def counted(photo: Photo) -> str:
+    def counted(photo: PhotoFile) -> str:
         name = read(photo)
         if stages.on_their_way >= bound:
             full.set()
         return name
 
-    def late(photo: Photo, drawn: Drawn | Exception) -> None:
+    def late(photo: PhotoFile, drawn: Drawn | Exception) -> None:
         if photo.name == "0":
             assert full.wait(60)
             time.sleep(0.1)  # one more would have come by now
@@ -109,7 +109,7 @@ def test_no_more_photos_are_on_their_way_than_the_bound(batch_size: int) -> None
 
 def test_of_large_photos_fewer_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "MAX_PIXELS", 800)
-    assert [len(batch.photos) for batch in pipeline.batches(PHOTOS[:5], 4)] == [2, 2, 1]
+    assert [len(batch.photos) for batch in pipeline.photo_batches(PHOTOS[:5], 4)] == [2, 2, 1]
     monkeypatch.setattr(pipeline, "MAX_PIXELS", 199)
     stages = Stages()
     pipeline.run(stages, PHOTOS, 4)

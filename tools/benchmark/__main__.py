@@ -12,11 +12,11 @@
     python -m tools.benchmark --device cuda --batch-size 16
 
 The baseline is the computation of the published code (docs/speed.md, tests/oracles): HuggingFace's eager attention with
-an image's keys and values at batch 1, full-size maps, the unfolded CRF, one image at a time, images encoded again at
-every step and run, tuning differentiated through the vision tower. Both sides run a model of BLIP-large's shape with
+one image at a time, keys and values of the image, full-size maps, the unfolded CRF, images encoded again at every step
+and run, and tuning with gradients through the vision encoder. Both sides run a model of BLIP-large's shape with
 the same random weights on the same synthetic photos, in the same number formats, with the same warm-up and repeats.
-Each runs in a process of its own, so that peak memory is its own. The floor of a stage is the time of its matrix
-products at the rate of one large product on this machine, in the same number format. Photos go through the photo
+Each side runs in a separate process, so that its peak memory can be measured. The floor of a stage is the time of its
+matrix products at the rate of one large product on this machine, in the same number format. Photos go through the photo
 command's own code with the shipped miniature model; one by one is the same work without overlap.
 """
 
@@ -37,7 +37,7 @@ JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line and run what it asks for."""
+    """Run the benchmark of the command line."""
     args = _parser().parse_args(arguments)
     if args.side:
         from tools.benchmark.measure import measure

@@ -21,12 +21,12 @@ def compare(options: Options, formats: Sequence[str]) -> None:
 
 
 def amp_of(numbers: str) -> str:
-    """The value of ``--amp`` that stands for a number format by torch's name, on any machine."""
+    """The value of ``--amp`` for a number format (torch's name), the same on every machine."""
     return {"float32": "false", "bfloat16": "bf16", "float16": "fp16"}[numbers]
 
 
 def measure_formats(options: Options, formats: Sequence[str]) -> dict[str, Measurement]:
-    """Ours by number format, as torch calls it. Of ``formats`` that are the same on this machine, the first counts."""
+    """Measure this project in each of ``formats``; equal formats of this machine are measured once. By torch's name."""
     found: dict[str, Measurement] = {}
     for amp in formats:
         measured = measure_apart("ours", dataclasses.replace(options, amp=amp))
@@ -45,7 +45,7 @@ def markdown(
     Args:
         plain: the published computation, by number format.
         ours: this project, by number format, in the same stages.
-        least: likewise, floors of the stages that have one.
+        least: floors by number format, for the stages that have one.
         model: bytes of the model and the libraries.
     """
     header = " | ".join(f"{numbers}: published, s | ours, s | ratio | floor, s" for numbers in ours)

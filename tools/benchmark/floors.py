@@ -1,4 +1,4 @@
-"""The least that each stage must take: its matrix products at a measured rate, its memory at a measured copy rate."""
+"""Lower bound of each stage's time: its matrix products at a measured rate, its memory at a measured copy rate."""
 
 from __future__ import annotations
 

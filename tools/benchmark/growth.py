@@ -1,4 +1,4 @@
-"""How ours grows with prompts, image size and batch."""
+"""How this project's time grows with prompts, image size and batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCHES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Curve:
-    """Images per second over the values of what grows, in one number format."""
+    """Images per second as one quantity grows, in one number format."""
 
     grows: str
     numbers: str
@@ -32,7 +32,7 @@ class Curve:
 
 
 def growth(options: Options, formats: Sequence[str], plot: Path | None) -> None:
-    """Measure ours in each of ``formats`` (values of ``--amp``) as one thing grows after the other.
+    """Measure this project in each of ``formats`` (values of ``--amp``) as prompts, image size and batch grow.
 
     Prints a table and draws it to ``plot``.
     """

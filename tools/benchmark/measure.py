@@ -1,4 +1,4 @@
-"""One side of the benchmark, measured in a process of its own, so that its peak memory is its own."""
+"""Measure one side of the benchmark in a separate process, to get its peak memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tools.benchmark.workload import photo
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one side took.
+    """Time and memory of one side.
 
     Attributes:
         seconds: per stage and image; of ``tuning`` per step.
-        peak_bytes: most memory that the process held, the model's included.
+        peak_bytes: peak memory of the process, including the model.
         numbers: the format of the encoders' products, as torch calls it.
     """
 
@@ -63,10 +63,10 @@ def measure(side: Side, options: Options) -> Measurement:
 
 
 def measure_apart(side: Side, options: Options) -> Measurement:
-    """:func:`measure` in a process of its own.
+    """Run :func:`measure` in a new process.
 
     Raises:
-        UserError: the process failed; with the end of its error output.
+        UserError: the process failed; the message has the end of its error output.
     """
     as_json = json.dumps(dataclasses.asdict(options))
     command = [sys.executable, "-m", "tools.benchmark", "--side", side, "--options", as_json]

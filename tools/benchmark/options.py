@@ -1,4 +1,4 @@
-"""Options of the benchmark. Nothing here imports torch, so that ``--help`` need not wait for it."""
+"""Options of the benchmark. This module does not import torch, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ STEP_IMAGES = 2  # images of an optimiser step, as published
 
 @dataclass(frozen=True)
 class Options:
-    """A measurement. It holds plain values only, so that it reaches its process as JSON.
+    """A measurement, as plain values, so that it can be sent to a process as JSON.
 
     Attributes:
         what: the job: an image segmented, its InfoScore, a step of tuning, a query image in five runs, or nothing but
             the model.
         model: ``blip``: blip-itm-large's shape; ``albef``: ALBEF's.
         vocabulary: ``pascal`` or ``coco``.
-        multi_prompt: related words too.
-        prompts: number of prompts, reached by repeating words; None leaves the vocabulary as it is.
-        all_classes: every prompt is a class of its own.
+        multi_prompt: use related words too.
+        prompts: number of prompts, reached by repeating words; None: the vocabulary's number.
+        all_classes: make every prompt a separate class.
         image_size: S, pixels.
-        batch_size: images per batch of ours; the published computation takes one by one.
+        batch_size: images per batch of this project; the published computation always takes one.
         device: as ``--device`` of the experiments.
         amp: as ``runtime.amp``, see :data:`AMP`.
         repeats: timed repetitions, of which the fastest counts.
@@ -52,5 +52,5 @@ class Options:
 
     @property
     def images(self) -> int:
-        """How many images the job works on."""
+        """Number of images of the job."""
         return STEP_IMAGES if self.what == "tuning" else self.batch_size

@@ -16,17 +16,17 @@ from src.layer_selection.infoscore import InfoScore, layer_shares
 from src.method.blip import Blip, prepare
 from src.method.crf import ConvCRF
 from src.method.segmenter import Segmenter, labels_of, shared_keys_values
-from src.one_shot.tuning import LabelledImage, tune, untuned_weights
+from src.one_shot.tuning import LabelledImage, tune
 from tools.benchmark import workload
 from tools.benchmark.options import AMP, RUNS, Options
 from tools.benchmark.stopwatch import Stopwatch
 
 
 class Ours:
-    """The jobs of the benchmark as this project does them.
+    """The jobs of the benchmark, computed by this project.
 
     Args:
-        options: what is asked.
+        options: the measurement.
         device: where to compute.
     """
 
@@ -37,7 +37,7 @@ class Ours:
         prompts, layers = workload.vocabulary(options), workload.layers_of(options)
         self.segmenter = Segmenter(blip, prompts, layers, Frame(options.image_size), crf, AMP[options.amp])
         runs = RUNS if options.what == "runs" else 0
-        self.tuned = [self.segmenter.with_weights(untuned_weights(self.segmenter)) for _ in range(runs)]
+        self.tuned = [self.segmenter.with_weights(self.segmenter.untuned_weights()) for _ in range(runs)]
         self.device = device
         self.number_format = self.segmenter.number_format
         self.jobs = {
@@ -75,7 +75,7 @@ class Ours:
             watch("maps", scores.add, shares)
 
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
-        """One optimiser step on images that were encoded before: that is done once per run."""
+        """One optimiser step on encoded images; encoding is done once per run and not timed."""
         embeds = [self.segmenter.encode_images(self._read([jpeg]))[0] for jpeg in jpegs]
         labels = [each.to(self.device) for each in workload.random_labels(self.segmenter.frame.size, len(jpegs))]
         images = [LabelledImage(*pair) for pair in zip(embeds, labels, strict=True)]
@@ -87,7 +87,7 @@ class Ours:
         self._segment(watch, jpegs, self.tuned)
 
     def nothing(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
-        """Only what the model itself takes."""
+        """Load the model only, to measure its memory."""
 
     def _read(self, jpegs: list[bytes]) -> Tensor:
         return torch.stack([workload.read(jpeg, self.segmenter.frame.size) for jpeg in jpegs]).to(self.device)

@@ -1,4 +1,4 @@
-"""A folder of photos through the command's own stages: overlapping, and one photo after the other."""
+"""Segment a folder of photos with the command's own stages: overlapping, and one photo after the other."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def photos(options: Options, amp: str, count: int = PHOTOS, sizes: Sequence[tupl
             drawn = draw_photos(Path(folder), count, (width, height))
             stages = PhotoStages(segmenter, Path(folder) / "out", bar)
             ways = partial(one_by_one, stages, drawn), partial(pipeline.run, stages, drawn, options.batch_size)
-            # by turns, so that what else the machine does in between falls on both
+            # alternating, so that other load of the machine affects both
             seconds = [[_seconds(way) for way in ways] for _ in range(options.warm_up + options.repeats)]
         plain, ours = (count / min(taken) for taken in zip(*seconds[options.warm_up :], strict=True))
         say(f"| {width} x {height} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} x |")
 
 
 def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Photo]:
-    """Write so many of the miniature's scenes, ``size`` (width, height) pixels large, as JPEGs."""
+    """Write ``count`` scenes of the miniature as JPEGs of ``size`` (width, height) pixels."""
     drawn = []
     for number in range(count):
         drawn.append(Photo(folder / f"{number:03}.jpg", f"{number:03}"))
@@ -59,7 +59,7 @@ def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Photo]:
 
 
 def one_by_one(stages: PhotoStages, photos: Sequence[Photo]) -> None:
-    """What :func:`src.photos.pipeline.run` does, one thing after the other."""
+    """The work of :func:`src.photos.pipeline.run` without overlap."""
     for photo in photos:
         try:
             (drawing,) = stages.analyse([stages.read(photo)])

@@ -10,8 +10,7 @@ from torch import Tensor
 from src.config.schema import CrfConfig, OneShotConfig
 from src.method.precision import number_format
 
-# The plain formulas are in tests/oracles and nowhere else: the baseline of the clock is then exactly what the tests
-# hold this project's results against.
+# The plain formulas are in tests/oracles, so that the timed baseline is exactly what the tests compare results with.
 from tests.oracles import stages
 from tests.oracles.crf import plain_crf
 from tests.oracles.method import plain_encode
@@ -22,7 +21,7 @@ from tools.benchmark.stopwatch import Stopwatch
 
 
 class Plain:
-    """The jobs of the benchmark as the published code does them.
+    """The jobs of the benchmark, computed as in the published code.
 
     Args:
         options: the measurement; its ``amp`` names a number format. As published, autocast is on around the model, the
@@ -74,7 +73,7 @@ class Plain:
             watch("step", plain_tune, self.model, *self.tokens, counts, supports, self.layers, 1, len(supports), *rates)
 
     def runs(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
-        """A query image in five runs: all of it five times."""
+        """A query image in five runs: everything is computed five times."""
         for _ in range(RUNS):
             self.segment(watch, jpegs)
 

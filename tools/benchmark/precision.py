@@ -1,4 +1,4 @@
-"""What shorter number formats change against float32."""
+"""How results in shorter number formats differ from float32."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Times named stages; waits for CUDA at both ends.
+    """Times named stages; synchronises with CUDA before and after each.
 
     Attributes:
         seconds: by stage, in the order in which they first ran.
@@ -25,7 +25,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def __call__(self, stage: str, function: Callable[..., T], *arguments: Any) -> T:
-        """``function(*arguments)``, whose seconds are added to ``stage``."""
+        """``function(*arguments)``, and add its seconds to ``stage``."""
         self._wait()
         start = time.perf_counter()
         result = function(*arguments)
@@ -39,7 +39,7 @@ class Stopwatch:
 
 
 def best_of(function: Callable[[], Any], device: torch.device, tries: int = 8) -> float:
-    """Seconds of the fastest of some calls."""
+    """Seconds of the fastest of several calls."""
     times = []
     for _ in range(tries):
         watch = Stopwatch(device)
@@ -49,7 +49,7 @@ def best_of(function: Callable[[], Any], device: torch.device, tries: int = 8) -
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has held so far: of the GPU's memory on CUDA, else of main memory."""
+    """Peak memory of this process in bytes: GPU memory on CUDA, otherwise main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

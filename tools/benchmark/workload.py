@@ -1,4 +1,4 @@
-"""What both sides work on: a random model of BLIP-large's or ALBEF's shape, prompts, synthetic photos and labels."""
+"""The input of both sides: a random model of BLIP-large's or ALBEF's shape, prompts, synthetic photos and labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IGNORED = 255
 
 
 class Words:
-    """A stand-in for BERT's tokenizer, which cannot be had offline: a token per word, as most of the words are."""
+    """A substitute for BERT's tokenizer, which is not available offline: one token per word, as for most words."""
 
     unk_token_id = 100
 
@@ -54,10 +54,10 @@ def blip_large() -> BlipForImageTextRetrieval:
 
 
 class NoCrossAttention(nn.Module):
-    """In place of the cross-attention that ALBEF's first layers lack; HuggingFace's BLIP calls it in every layer."""
+    """Replaces the missing cross-attention of ALBEF's first layers; HuggingFace's BLIP calls it in every layer."""
 
     def forward(self, hidden: Tensor, **_: Any) -> tuple[Tensor, None]:
-        """``hidden`` as it is."""
+        """``hidden``, unchanged."""
         return hidden, None
 
 
@@ -99,15 +99,15 @@ def model_on(device: torch.device, options: Options) -> BlipForImageTextRetrieva
 
 
 def layers_of(options: Options) -> tuple[int, ...]:
-    """The text layers that the job looks at: InfoScore ranks all."""
+    """The text layers of the job; InfoScore ranks all layers."""
     return tuple(ALL_LAYERS[options.model]) if options.what == "infoscore" else LAYERS[options.model]
 
 
 def vocabulary(options: Options) -> PromptSet:
-    """The prompts of the benchmark; ``options.prompts`` repeats words of the vocabulary until there are so many.
+    """The prompts of the benchmark; ``options.prompts`` is reached by repeating words of the vocabulary.
 
     Raises:
-        UserError: the vocabulary alone has more.
+        UserError: the vocabulary has more words than that.
     """
     path = REPOSITORY / f"configs/classes/{options.vocabulary}.json"
     prompts = build_prompts(read_class_file(path, CLASSES[options.vocabulary]), options.multi_prompt)
@@ -117,7 +117,7 @@ def vocabulary(options: Options) -> PromptSet:
     words = prompts.words + tuple(prompts.words[n % len(prompts)] for n in range(extra))
     if options.all_classes:
         return PromptSet(words, words, (1,) * len(words))
-    # the last class takes the rest: classes decide the size of the maps, prompts that of the text encoder's work
+    # the last class gets the rest: classes determine the size of the maps, prompts the work of the text encoder
     counts = (*prompts.prompts_per_class[:-1], prompts.prompts_per_class[-1] + extra)
     return PromptSet(prompts.class_names, words, counts)
 
@@ -148,5 +148,5 @@ def random_labels(size: int, images: int) -> list[Tensor]:
 
 
 def count(labels: Tensor, num_classes: int) -> None:
-    """Count labels [B, S, S] against some truth: the work of the metric."""
+    """Count labels [B, S, S] against a ground truth: the work of the metric."""
     ConfusionMatrix(num_classes, IGNORED, labels.device).update(labels, labels)

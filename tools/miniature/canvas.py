@@ -1,4 +1,4 @@
-"""Shapes drawn at once on a picture and on the map that says what every pixel shows."""
+"""Draw shapes on a picture and, at the same time, on the map of what every pixel shows."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an object stands: the unit square [-1, 1] x [-1, 1] (y down) is moved to ``x``, ``y``.
+    """Position of an object: the unit square [-1, 1] x [-1, 1] (y down) is moved to ``x``, ``y``.
 
     Attributes:
         x, y: centre in pixels.

@@ -1,4 +1,4 @@
-"""Pictures and their captions: all that the model is ever trained on.
+"""Pictures and their captions, the model's only training data.
 
 The rule of a caption: it names every subject, class or scenery, that covers at least 2 % of the picture, in random
 order and each with one word: half of the time the subject's name, else any word of the class file that fits the drawing
@@ -37,7 +37,7 @@ Pair = tuple[np.ndarray, str]
 def draw_pairs(seed: int) -> list[Pair]:
     """The pictures of one scene, uint8 RGB [128, 128, 3], each with its caption."""
     scene = draw_scene(seed)
-    # a generator of its own, so that the scene stays what its seed says
+    # a separate generator, so that the scene depends only on its seed
     rng = np.random.default_rng([seed, 1])
     whole = (slice(None), slice(None))
     return [

@@ -6,7 +6,7 @@ Writes 200 validation and 200 train scenes in PASCAL VOC's layout, under 8 MB:
     SegmentationClassAug/*.png    palette masks in the VOC colours: 0 background, 1 to 20 classes, 255 void
     val.txt, train.txt            a line "JPEGImages/x.jpg SegmentationClassAug/x.png" per scene
 
-Everything follows from fixed seeds: drawing again gives the same files. The pictures that the model is trained on have
+All seeds are fixed: drawing again gives the same files. The pictures that the model is trained on have
 other seeds (see tools/miniature/captions.py); no training picture is a scene of these lists.
 """
 
@@ -31,7 +31,7 @@ from tools.miniature.words import CLASSES
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
 SCENES_PER_LIST = 200
-# chosen so that every class has at least three scenes to itself, large enough for one-shot supports
+# chosen so that every class has at least three scenes without other classes, large enough for one-shot supports
 FIRST_SEED = {"val": 4_000_000, "train": 2_000_000}
 JPEG_QUALITY = 85
 

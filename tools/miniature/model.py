@@ -67,7 +67,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> BlipForImageTextRetrieval
 
 @torch.no_grad()
 def _initialise(model: BlipForImageTextRetrieval) -> None:
-    """Weights that learn, which HuggingFace's default for the vision tower (standard deviation 1e-10) does not."""
+    """Initial weights that can learn, unlike HuggingFace's for the vision encoder (standard deviation 1e-10)."""
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2 and "embeddings" not in name:
             fan_in = parameter[0].numel()
@@ -78,7 +78,7 @@ def _initialise(model: BlipForImageTextRetrieval) -> None:
     positions = model.vision_model.embeddings.position_embedding
     positions.zero_()
     positions[0, 1:] = 0.5 * _sine_positions(GRID, WIDTH)
-    # prompts are padded to at most 8 tokens in training; later positions must not look like anything else
+    # prompts are padded to at most 8 tokens in training; later positions must not resemble any of these
     model.text_encoder.embeddings.position_embeddings.weight[8:] = 0
     for layer in cast("list[BlipEncoderLayer]", model.vision_model.encoder.layers):
         # equal queries and keys: patches first look at patches that are near and alike

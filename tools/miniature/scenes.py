@@ -1,4 +1,4 @@
-"""Scenes: one to three objects in front of scenery, from a seed alone."""
+"""Scenes: one to three objects in front of scenery, determined by a seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scene:
     """A drawn scene.
 
     Attributes:
-        canvas: the picture and what its pixels show.
+        canvas: the picture and the map of what its pixels show.
         looks: of the objects, in the order they were drawn: ``looks[k - 1]`` is what ``canvas.objects == k`` shows.
     """
 

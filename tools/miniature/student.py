@@ -1,4 +1,4 @@
-"""What the tiny BLIP learns from: matching pictures with prompts, and the teacher's patch labels.
+"""Losses of the tiny BLIP: matching of pictures with prompts, and the teacher's patch labels.
 
 B pictures, P prompts, T tokens, N patches, K subjects.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 from tools.miniature.batches import Prompts
 from tools.miniature.teacher import IS_CLASS
 
-WRONG_WEIGHT = 2.0  # a word wrongly found costs a class of pixels; it weighs more than a word that was missed
+WRONG_WEIGHT = 2.0  # a word that is wrongly found adds a whole class, so it weighs more than a missed word
 
 
 def patch_weights(labels: Tensor, content: Tensor) -> Tensor:
-    """Weight of every patch, [B, N], mean 1: those of objects count twice, those of padding nothing."""
+    """Weight of every patch, [B, N], mean 1: 2 for objects, 0 for padding, relative to scenery."""
     weights = content * (1 + labels[..., IS_CLASS].sum(-1))
     return weights / weights.mean()
 
@@ -31,8 +31,8 @@ def head_loss(patch_logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 def matching_loss(itm_logits: Tensor, wanted: Tensor) -> Tensor:
     """Binary cross-entropy of the matching head, [B, P, T, 2].
 
-    The method takes the best score over all token positions, padding included, so that best one is trained, and each
-    position too.
+    The method takes the best score over all token positions, padding included. So the best position is trained, and
+    each position too.
     """
     found = itm_logits[..., 1] - itm_logits[..., 0]  # [B, P, T]
     weights = torch.where(wanted > 0, 1.0, WRONG_WEIGHT)
@@ -58,6 +58,6 @@ def attention_loss(token_logits: Sequence[Tensor], prompts: Prompts, labels: Ten
 
 
 def matching_accuracy(itm_logits: Tensor, wanted: Tensor) -> Tensor:
-    """Share of prompts whose best score is at the right side of one half."""
+    """Accuracy of the matching head: the best score of a prompt counts as yes above one half."""
     found = (itm_logits[..., 1] - itm_logits[..., 0]).amax(-1) > 0
     return (found == (wanted > 0)).float().mean()

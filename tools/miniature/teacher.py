@@ -1,9 +1,9 @@
-"""The caption-only teacher: a small convolutional network that learns from captions where their words are.
+"""The teacher: a small convolutional network that learns the locations of words from captions alone.
 
 Matching pictures with prompts alone does not make attention localise at this scale. So a network that scores all
 subjects at each patch is trained first by multiple-instance learning: each patch shows something that the caption
-names, and each word of the caption is shown by some patches. What it then sees, restricted to a picture's caption, are
-the patch labels that the tiny BLIP learns from. Masks and boxes play no part.
+names, and each word of the caption is shown by some patches. Its predictions,
+restricted to the words of the picture's caption, are the patch labels for the tiny BLIP. Masks and boxes are not used.
 
 B pictures, N patches, K subjects (words.SUBJECTS without the empty one).
 """
@@ -49,7 +49,7 @@ def build_teacher() -> nn.Sequential:
 
 
 def subject_logits(teacher: nn.Module, pixels: Tensor, side: int) -> Tensor:
-    """Look at ``pixels`` resized to ``side``: [B, K, side / 8, side / 8]."""
+    """Logits of ``pixels`` resized to ``side``: [B, K, side / 8, side / 8]."""
     return teacher(F.interpolate(pixels, size=side, mode="bilinear", antialias=True))
 
 
@@ -78,7 +78,7 @@ def caption_loss(logits: Tensor, named: Tensor, content: Tensor) -> Tensor:
 
 @torch.no_grad()
 def patch_labels(teacher: nn.Module, pixels: Tensor, named: Tensor, grid: int) -> Tensor:
-    """What each patch shows, among the subjects that the caption names: [B, grid * grid, K], sums to 1."""
+    """Probabilities of the subjects that the caption names, for each patch: [B, grid * grid, K], sums to 1."""
     logits = F.interpolate(subject_logits(teacher, pixels, LABEL_SIDE), size=grid, mode="bilinear", antialias=True)
     return (logits.flatten(2).transpose(1, 2) + torch.log(named + 1e-9)[:, None]).softmax(-1)
 

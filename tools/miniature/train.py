@@ -8,7 +8,7 @@
 2. Train the teacher, a small convolutional network, from them (teacher.py), and save its patch labels.
 3. Train the tiny BLIP (student.py): its vision tower with a throw-away linear head on the patch labels; at the end
    also image-text matching, and the patch labels on the cross-attention logits of the text layers --layers. The last
-   part is short on purpose: one-shot tuning needs a model that sees well and has not fully learned its words.
+   part is short on purpose: one-shot tuning needs a model with good vision that has not fully learned its words.
 
 The output folder is in HuggingFace's format, float16, with training.json beside: command, times, losses, versions. It
 is rewritten during training. Each process runs on one core and takes 32 pictures a step.
@@ -59,7 +59,7 @@ TRAINED = ("vision_model", "text_encoder", "itm_head")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says; see ``--help``."""
+    """Options of the command line; see ``--help``."""
 
     steps: tuple[int, int]  # of the teacher and of the student
     scenes: int
@@ -103,7 +103,7 @@ class Log:
 
 
 class Training:
-    """Both phases, in one process of several.
+    """Both phases of the training, in one of several processes.
 
     Args:
         settings: of the command line.
@@ -118,7 +118,7 @@ class Training:
         self.started = time.monotonic()
         self.log: list[dict] = []
         torch.manual_seed(settings.seed)  # all processes begin with the same weights
-        self.rng = np.random.default_rng([settings.seed, rank])  # and see other pictures
+        self.rng = np.random.default_rng([settings.seed, rank])  # but get different pictures
         pictures, self.captions = read_pairs(settings.cache)
         self.pictures = PictureSampler(pictures, self.captions)
         self.tokenizer = build_tokenizer()
@@ -197,7 +197,7 @@ class Training:
             self.save(model, steps, finished=True)
 
     def save(self, model: BlipForImageTextRetrieval, steps: int, finished: bool) -> None:
-        """Write the model in float16, its tokenizer and training.json; each file at once."""
+        """Write the model in float16, its tokenizer and training.json; each file atomically."""
         output = self.settings.output
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent) as folder:
@@ -251,7 +251,7 @@ def work(rank: int, settings: Settings, scratch: Path) -> None:
 
 
 def train(settings: Settings) -> None:
-    """Draw what is to be seen, then train in ``settings.processes`` processes."""
+    """Draw the pictures, then train in ``settings.processes`` processes."""
     if not (settings.cache / "captions.txt").exists():
         say(f"drawing {counted(settings.scenes, 'scene')} to {settings.cache}")
         write_pairs(settings.cache, settings.scenes, settings.processes)

@@ -37,14 +37,14 @@ from tools.reproduce.report import Row, bars, markdown, read_reference
 
 
 def main(arguments: list[str]) -> int:
-    """Run the experiments that ``arguments`` ask for, and write the report."""
+    """Run the experiments of ``arguments`` and write the report."""
     args = _parser().parse_args(arguments)
     report = args.output_dir / "reproduction.md"
     check_writable(report, report.with_suffix(".png"))
     reference = read_reference(args.reference) if args.reference else {}
     jobs = read_jobs(args)
 
-    # torch is imported here: what was wrong with the command has been said without waiting for it
+    # torch is imported here, so that errors in the command are reported immediately
     with cli.quick_imports():
         from src.output import charts
         from tools.reproduce.plan import check_data, make_plan, tell

@@ -22,7 +22,7 @@ CONFIGS = {
     "coco": ("configs/coco_blip.yaml", "configs/coco_blip_one_shot.yaml"),
     "miniature": ("configs/miniature.yaml", "configs/miniature_one_shot.yaml"),
 }
-"""Configurations by data set: of training-free segmentation and InfoScore, and of one-shot tuning."""
+"""Configurations by data set: (training-free segmentation and InfoScore, one-shot tuning)."""
 
 SCRIPTS = {
     "infoscore": "compute_infoscore_blip",
@@ -40,8 +40,8 @@ class Job:
         data: a key of :data:`CONFIGS`.
         experiment: a key of :data:`SCRIPTS`.
         arguments: of the script.
-        task: what they ask for.
-        entries: every image that may be looked at, in one-shot tuning as a support too.
+        task: the task of these arguments.
+        entries: all images that may be read; in one-shot tuning also those of supports.
     """
 
     data: str
@@ -57,12 +57,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """As it is called on the screen and in the state file: ``pascal training_free multi``."""
+        """Name on the screen and in the state file: ``pascal training_free multi``."""
         return f"{self.data} {self.experiment} {self.prompts}"
 
     @property
     def images(self) -> int:
-        """Images to go through, over all runs."""
+        """Number of images to process, over all runs."""
         oneshot = self.task.config.oneshot
         return len(self.task.entries) * (oneshot.total_runs if self.experiment == "one_shot" and oneshot else 1)
 
@@ -81,11 +81,11 @@ class Job:
 
     @property
     def command(self) -> str:
-        """What does the same by itself."""
+        """The command that gives the same result."""
         return shlex.join(["python", self.script.name, *self.arguments])
 
     def run(self) -> int:
-        """Run it in this process; returns its exit code and raises what the script raises."""
+        """Run the script in this process; returns its exit code and raises its exceptions."""
         with _called_as([self.script.name, *self.arguments]):
             return importlib.import_module(self.script.stem).main(self.arguments) or 0
 
@@ -94,7 +94,7 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
     """The jobs of the command line, their configurations, class files and image lists read.
 
     Raises:
-        UserError: something is missing or wrong; all that is, in one line.
+        UserError: something is missing or invalid; the message lists all faults in one line.
     """
     jobs: list[Job] = []
     faults: dict[str, None] = {}
@@ -137,7 +137,7 @@ def _read_job(data: str, experiment: str, multi_prompt: bool, args: argparse.Nam
 
 
 def _short(path: Path) -> str:
-    """``path`` as one would type it here."""
+    """``path`` as a user would type it in the current folder."""
     try:
         return str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
@@ -169,7 +169,7 @@ def _require_files(job: Job) -> None:
 
 @contextmanager
 def _called_as(command: Sequence[str]) -> Iterator[None]:
-    """While it lasts, what results say of their command is ``command``: it makes the same result by itself."""
+    """Context in which results record ``command``, which gives the same result when run alone."""
     before, sys.argv = sys.argv, [*command]
     try:
         yield

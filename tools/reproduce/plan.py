@@ -1,4 +1,4 @@
-"""What has to be computed and how long it will take, told from the model, the images and what is finished."""
+"""Plan a reproduction: what must be computed, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ CODE = {"infoscore": "comparison of layers", "training_free": "training-free", "
 """Names of :data:`src.evaluation.identity.CODE` by experiment."""
 
 LEAST_TIMED = 50
-"""Jobs of fewer images are over before an estimate of them would help."""
+"""Jobs with fewer images end before an estimate would help."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A job with what is known of it before it runs.
+    """A job and its plan.
 
     Attributes:
         job: the job.
-        settings: all that its result depends on.
-        why: why it has to be computed, None if it is finished.
-        seconds: about how long it will take, from the speed of its first images; None if that was not timed.
+        settings: everything that its result depends on.
+        why: the reason to compute it; None if it is finished.
+        seconds: estimated duration from the speed of its first images; None if not timed.
     """
 
     job: Job
@@ -51,7 +51,7 @@ class Step:
 
 
 def make_plan(jobs: Sequence[Job], state: State) -> list[Step]:
-    """Load the models of ``jobs``, tell what is finished, and time the first images of the rest.
+    """Load the models of ``jobs``, find the finished ones, and time the first images of the others.
 
     Raises:
         UserError: a model cannot be loaded or does not fit its configuration, an image cannot be read.
@@ -102,30 +102,30 @@ def _settings(job: Job, segmenter: Segmenter) -> dict[str, Any]:
 
 
 def _seconds(job: Job, segmenter: Segmenter) -> float:
-    """About how long ``job`` takes, from the speed of a batch of its images.
+    """Estimated seconds of ``job``, from the speed of a batch of its images.
 
     One-shot tuning is counted as its runs over the queries: encoding images once saves about what tuning costs.
     """
     config = job.task.config
     loader = dataclasses.replace(config.dataloader, num_workers=0)
-    together = job.experiment == "infoscore"  # in which all processes take part
-    entries = job.task.entries[: max(2, loader.batch_size) * (world_size() if together else 1)]
-    for _ in range(2 if segmenter.device.type == "cuda" else 1):  # kernels are compiled at the first time
+    shared = job.experiment == "infoscore"  # in which all processes take part
+    entries = job.task.entries[: max(2, loader.batch_size) * (world_size() if shared else 1)]
+    for _ in range(2 if segmenter.device.type == "cuda" else 1):  # kernels are compiled in the first call
         begin = time.perf_counter()
-        if together:
+        if shared:
             compare(segmenter, entries, dataclasses.replace(config, dataloader=loader), config.model.top_k)
         else:
             for prediction in predict(segmenter, SegmentationDataset.from_config(entries, config), loader):
                 prediction.labels.cpu()
         elapsed = time.perf_counter() - begin
-    return elapsed / len(entries) * job.images / (1 if together else world_size())
+    return elapsed / len(entries) * job.images / (1 if shared else world_size())
 
 
 def check_data(steps: Sequence[Step]) -> None:
-    """Decode every image and mask that is to be computed with; names all that cannot be used, not the first alone.
+    """Decode every image and mask of the jobs to compute, and report all faults, not only the first.
 
     Raises:
-        UserError: there are such.
+        UserError: an image or mask cannot be used.
     """
     faults = processes.share(partial(_faults, steps))
     for fault in faults:

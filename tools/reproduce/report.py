@@ -17,17 +17,17 @@ from src.output.report import NOTHING, markdown_table
 from tools.reproduce.jobs import CONFIGS, SCRIPTS, Job
 
 PAPERS_LAYERS = {"blip-itm-large": (0, 3)}
-"""The paper's choice of layers, by what the model's name holds."""
+"""The paper's choice of layers, by a part of the model's name."""
 
 COLUMNS = ("data set", "prompts", "experiment", "mIoU")
-"""Of a reference file; the report's first columns are the same."""
+"""Columns of a reference file, and the first columns of the report."""
 
 Reference = dict[tuple[str, str, str], float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A finished job: its result, and what only the JSON itself says."""
+    """A finished job, its result and details from its JSON."""
 
     job: Job
     result: Result
@@ -39,7 +39,7 @@ class Row:
         """Read the result of ``job``, which took ``seconds``.
 
         Raises:
-            UserError: it is none.
+            UserError: the JSON is not a result.
         """
         result = read_named(job.result)
         return cls(job, result, json.loads(job.result.read_text(encoding="utf-8")), seconds)
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def miou(self) -> Score:
-        """Of InfoScore: mIoU of the layers that it ranks highest."""
+        """mIoU of the layers with the highest InfoScore."""
         return self.result.miou or Score(self.choice("InfoScore top"))
 
     def choice(self, name: str) -> float:
@@ -65,7 +65,7 @@ def markdown(rows: Sequence[Row], reference: Reference, changes: Sequence[str]) 
     Args:
         rows: all jobs, finished.
         reference: mIoU in percent to compare with; may be empty.
-        changes: what differs from the shipped configurations, a sentence each.
+        changes: differences from the shipped configurations, one sentence each.
     """
     parts = ["# Reproduction\n", *(f"**{change}**\n" for change in changes), _scores(rows, reference)]
     unmatched = [", ".join(key) for key in reference if key not in {row.key for row in rows}]
@@ -80,7 +80,7 @@ def markdown(rows: Sequence[Row], reference: Reference, changes: Sequence[str]) 
 
 
 def bars(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:
-    """What :func:`src.output.charts.grouped_bars` draws: a group per data set, a bar per experiment and prompts."""
+    """The input of :func:`src.output.charts.grouped_bars`: a group per data set, a bar per experiment and prompts."""
     groups = list(dict.fromkeys(row.job.data for row in rows))
     series = []
     for prompts, experiment in dict.fromkeys(row.key[1:] for row in rows):
@@ -95,7 +95,7 @@ def read_reference(path: Path) -> Reference:
     """Read a CSV with the columns :data:`COLUMNS`, mIoU in percent.
 
     Raises:
-        UserError: it is no such file, or a row has an unknown data set, prompts or experiment, or repeats another.
+        UserError: the file is not such a table, or a row is a duplicate or its data set, prompts or experiment unknown.
     """
     known = (tuple(CONFIGS), ("single", "multi"), tuple(SCRIPTS))
     try:

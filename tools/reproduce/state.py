@@ -1,8 +1,8 @@
-"""What of a reproduction is finished, and with which settings: a file beside the results.
+"""The state of a reproduction: finished jobs and their settings, in a file next to the results.
 
 A job is finished if its result still exists unchanged and was made with the same settings: every setting, image,
 weight, version and line of code that the numbers depend on, as in the journal of an unfinished run
-(:mod:`src.evaluation.identity`). That a result exists is not enough.
+(:mod:`src.evaluation.identity`). An existing file alone is not enough.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """The state that ``folder`` holds; an empty one if it is missing, or (with a note) unreadable."""
+        """Read the state in ``folder``; empty if it is missing or (with a note) unreadable."""
         path = folder / NAME
         try:
             values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
@@ -49,7 +49,7 @@ class State:
         return cls(path, jobs)
 
     def why_not_finished(self, name: str, settings: Mapping[str, Any], result: Path) -> str | None:
-        """Why job ``name`` has to be computed, in a few words; None if it need not be."""
+        """The reason to compute job ``name``, in a few words; None if it is finished."""
         job = self.jobs.get(name)
         if job is None:
             return "to compute"
@@ -67,13 +67,13 @@ class State:
         return None if unchanged else "to compute: its result is not the one that was written"
 
     def seconds(self, name: str, settings: Mapping[str, Any]) -> float:
-        """What job ``name`` has taken so far with these settings, in all commands that worked on it."""
+        """Seconds of job ``name`` so far with these settings, over all commands."""
         job = self.jobs.get(name, {})
         seconds = job.get("seconds")
         return seconds if job.get("digest") == digest(settings) and isinstance(seconds, int | float) else 0.0
 
     def keep(self, name: str, settings: Mapping[str, Any], seconds: float, result: Path | None) -> None:
-        """Write down that job ``name`` has taken so long, and its result if it is finished; the first process does."""
+        """Record the seconds of job ``name`` and, if finished, its result; only process 0 writes."""
         if rank() > 0:
             return
         self.jobs[name] = {
@@ -86,5 +86,5 @@ class State:
 
 
 def digest(settings: Mapping[str, Any]) -> str:
-    """Of settings as they are after they were written and read."""
+    """Digest of settings after conversion to JSON and back."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
