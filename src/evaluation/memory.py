@@ -56,7 +56,7 @@ def within_memory(
 
 @contextmanager
 def explaining_lack_of_memory(work: str, remedy: str) -> Iterator[None]:
-    """Context that turns running out of memory into a UserError: ``work``, such as ``run 0 (of 5): tuning``, ``remedy``."""
+    """Context that raises a UserError with ``remedy`` if memory runs out during ``work`` (``run 0 (of 5): tuning``)."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
