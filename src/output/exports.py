@@ -18,10 +18,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from PIL import Image
 
 from ..errors import UserError
-from ..files import write_bytes, write_text
+from ..files import check_writable, write_bytes, write_text
 from .colours import safe_palette
 from .pictures import label_png
 
@@ -168,15 +169,17 @@ def _within_a_pixel(polygon: np.ndarray, mask: np.ndarray) -> bool:
 
 
 class Export:
-    """Writes photos in one format into ``folder``, which must not hold anything yet.
+    """Writes photos in one format into ``folder``, which must be empty or missing.
 
     Raises:
-        UserError: the folder is not empty, or a class name has characters that the format forbids.
+        UserError: the folder is not empty or cannot be written to, or a class name has characters that the format
+            forbids.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"export folder {folder} exists; remove it or choose another --output-dir")
+        check_writable(folder / "export")  # before photos are segmented
         self.folder = folder
         self.class_names = class_names
 
@@ -297,6 +300,8 @@ class Cvat(Export):
         self._names: list[str] = []
 
     def add(self, photo: LabelledPhoto) -> None:
+        if len(photo.name.splitlines()) > 1:
+            raise UserError(f"image {json.dumps(photo.name)}: CVAT's default.txt does not allow a line break in a name")
         objects = np.zeros_like(photo.labels)
         for number, instance in enumerate(instances(photo.labels)):
             x, y, width, height = instance.box
@@ -316,11 +321,16 @@ class Cvat(Export):
         return self.folder
 
 
+CONTROL = "".join(map(chr, range(32)))
+"""Characters that XML forbids or changes."""
+
+
 class LabelStudio(Export):
     """Label Studio: ``tasks.json``, whose predictions are one brush mask per class, and the labelling configuration."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         super().__init__(folder, class_names)
+        self._refuse(CONTROL, "Label Studio's config.xml")
         self._tasks: list[dict[str, Any]] = []
 
     def add(self, photo: LabelledPhoto) -> None:
@@ -398,8 +408,9 @@ class Yolo(Export):
         write_text(self.folder / "labels" / f"{photo.name}.txt", "".join(lines))
 
     def finish(self) -> Path:
-        names = "".join(f"  {label}: {json.dumps(n)}\n" for label, n in enumerate(self.class_names[1:]))
-        write_text(self.folder / "data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}")
+        names = dict(enumerate(self.class_names[1:]))
+        content = {"path": ".", "train": "images", "val": "images", "names": names}
+        write_text(self.folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return self.folder
 
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -218,8 +219,6 @@ def test_label_studio_tasks(tmp_path: Path) -> None:
 
 
 def test_yolo_polygons(tmp_path: Path) -> None:
-    import yaml
-
     labels = label_map()
     folder = export(tmp_path, "yolo", labels)
     assert yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"] == dict(enumerate(NAMES[1:]))
@@ -249,6 +248,75 @@ def test_as_many_classes_as_labels_hold(name: str, tmp_path: Path) -> None:
     made.add(LabelledPhoto(Path("x.png"), "x", np.arange(255, dtype=np.uint8).reshape(15, 17), names))
     made.finish()
     assert any(path.is_file() for path in (tmp_path / f"export_{name}").rglob("*"))
+
+
+HARD = ("background", "null", "1", 'a "b" <c> & d', "no: # x", "\\n", "\N{CAT FACE}", "\u05d7\u05ea\u05d5\u05dc")
+
+
+def class_names_in(folder: Path, name: str) -> list[str]:
+    """The names of all classes but the background, as a reader of the format finds them."""
+    if name == "coco":
+        return [entry["name"] for entry in json.loads((folder / "instances.json").read_text("utf-8"))["categories"]]
+    if name == "label-studio":
+        return [str(entry.get("value")) for entry in ElementTree.parse(folder / "config.xml").iter("Label")]
+    if name == "yolo":
+        return [*yaml.safe_load((folder / "data.yaml").read_text("utf-8"))["names"].values()]
+    return [shape["label"] for shape in json.loads((folder / "x.json").read_text("utf-8"))["shapes"]]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "cvat"])
+def test_names_with_signs_of_the_format_are_read_back(name: str, tmp_path: Path) -> None:
+    (made,) = open_exports([name], tmp_path, HARD)
+    labels = np.arange(len(HARD), dtype=np.uint8)[None].repeat(3, 0)
+    made.add(LabelledPhoto(Path("x.png"), "x", labels, HARD))
+    made.finish()
+    assert class_names_in(tmp_path / f"export_{name}", name) == list(HARD[1:])
+
+
+def test_label_studio_refuses_names_that_xml_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'class "a\\u0007": Label Studio.* does not allow .*x07'):
+        open_exports(["label-studio"], tmp_path, ["background", "a\a"])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_photo_without_any_class_is_a_valid_export(name: str, tmp_path: Path) -> None:
+    (made,) = open_exports([name], tmp_path, NAMES)
+    made.add(LabelledPhoto(Path("x.png"), "x", np.zeros((5, 7), np.uint8), NAMES))
+    path = made.finish()
+    folder = tmp_path / f"export_{name}"
+    if name == "coco":
+        for file in folder.iterdir():
+            read = COCO(str(file))
+            assert read.getImgIds() == [1]
+            assert read.getAnnIds() == []
+    elif name == "cvat":
+        for kind in ("SegmentationClass", "SegmentationObject"):
+            assert not np.asarray(Image.open(path / kind / "x.png")).any()
+    elif name == "label-studio":
+        (task,) = json.loads(path.read_text())
+        assert task["predictions"][0]["result"] == []
+    elif name == "yolo":
+        assert (folder / "labels" / "x.txt").read_text() == ""
+    else:
+        content = json.loads((folder / "x.json").read_text())
+        assert (content["shapes"], content["imageHeight"], content["imageWidth"]) == ([], 5, 7)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write .*file.*; choose another folder"):
+        open_exports([name], tmp_path / "file", NAMES)
+    (made,) = open_exports([name], tmp_path / "new", NAMES)
+    assert made.folder == tmp_path / "new" / f"export_{name}"
+    assert not (tmp_path / "new").exists()  # checking leaves no trace
+
+
+def test_cvat_refuses_a_photo_that_its_list_cannot_name(tmp_path: Path) -> None:
+    (made,) = open_exports(["cvat"], tmp_path, NAMES)
+    with pytest.raises(UserError, match=r'image "a\\nb": CVAT.* does not allow a line break'):
+        made.add(LabelledPhoto(Path("a\nb.jpg"), "a\nb", label_map(), NAMES))
+    assert not list(tmp_path.rglob("*.png"))
 
 
 @pytest.mark.parametrize("name", ["a:b", "a#b", "a\nb"])

@@ -41,6 +41,7 @@ def test_classes_and_their_related_words_are_read_from_one_line() -> None:
         ("cat = a\udcff", r"has the character U\+DCFF"),
         ("-1", 'begins with "-"'),
         (";".join(f"thing {number}" for number in range(255)), "got 255"),
+        (";".join(f"thing {number}" for number in range(500)), "expected 1 to 254 classes, got 500"),
     ],
 )
 def test_classes_that_cannot_be_meant_are_refused(text: str, reason: str) -> None:
