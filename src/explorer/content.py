@@ -10,6 +10,7 @@ L text layers, P prompts, N = g * g patches, C classes (0 = background), S image
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import zlib
 from dataclasses import dataclass
@@ -76,11 +77,11 @@ def page_content(
     inner = frame.inner((height, width))
     return {
         "name": name,
-        "model": segmenter.model.name,
+        "model": segmenter.model.name + (" with tuned weights" if segmenter.weights else ""),
         "imageSize": frame.size,
         "grid": frame.size // segmenter.model.patch_size,
         "inner": inner,
-        "photo": {"height": height, "width": width, "source": jpeg(rgb)},
+        "photo": {"height": height, "width": width, "source": jpeg(rgb), "digest": _digest(rgb)},
         "classes": [
             {"name": title, "prompts": count, "scored": title in prompts.scored_names}
             for title, count in zip(prompts.class_names, prompts.prompts_per_class, strict=True)
@@ -121,6 +122,31 @@ def token_logits(attended: PatchAttention) -> np.ndarray:
     return (logits - logits.amax(1, keepdim=True)).cpu().numpy().astype("<f4")
 
 
+def word_parts(segmenter: Segmenter, embeds: Tensor, layer: int) -> dict[str, Any]:
+    """What one layer sees for a word, token by token and head by head, ready for JSON.
+
+    The maximum over heads gives a token's logits, the sum over tokens the word's.
+
+    Args:
+        segmenter: with one prompt.
+        embeds: [1, 1 + N, D], the encoded image.
+        layer: its number.
+
+    Returns:
+        ``tokens``: T texts, and ``logits``: little-endian float32 [H, T, N] in base64.
+
+    Raises:
+        UserError: a logit is not a number.
+    """
+    logits = segmenter.head_logits(embeds, layer)[0, 0].float()
+    segmenter.check_numbers()
+    (prompt,) = segmenter.prompts.prompts
+    return {
+        "tokens": segmenter.model.tokens(prompt),
+        "logits": _base64(logits.cpu().numpy().astype("<f4").tobytes()),
+    }
+
+
 def heat_colours() -> np.ndarray:
     """The colours of heat maps from 0 to the top of the scale, RGB uint8 [256, 3]."""
     return pictures.heat_colours(np.arange(256, dtype=np.uint8)[None])[0]
@@ -140,6 +166,11 @@ def jpeg(image: np.ndarray, longest_side: int = LONGEST_SIDE) -> str:
 def _packed(labels: np.ndarray) -> str:
     """Labels uint8 as base64 of a zlib stream, row by row."""
     return _base64(zlib.compress(np.ascontiguousarray(labels).tobytes(), 9))
+
+
+def _digest(rgb: np.ndarray) -> str:
+    """Equal for pages of the same photo."""
+    return hashlib.sha256(np.ascontiguousarray(rgb).tobytes()).hexdigest()[:16]
 
 
 def _base64(content: bytes) -> str:

@@ -16,6 +16,7 @@ from ..data.images import read_image, read_mask
 from ..data.labels import Labelling
 from ..evaluation.evaluate import Evaluation, Prediction, predictions_of
 from ..evaluation.metrics import ConfusionMatrix
+from ..evaluation.provenance import command_line
 from ..files import write_bytes
 from ..method.segmenter import Segmenter
 from ..output import pictures
@@ -71,14 +72,14 @@ def write_evaluation_pages(
             name = path.relative_to(folder).with_suffix("").as_posix()
             content = page_content(segmenter, rgb, embeds, labels, name, truth)
             content["links"] = NEIGHBOURS  # known when all images have their IoU
-            write_bytes(path, page(content))
+            write_bytes(path, page(content, command_line()))
             scores.append(_mean(truth.iou))
             cards.append(_card(place, name, _link(index, path), rgb, labels, truth.iou, segmenter.prompts.class_names))
             bar.update()
     _link_neighbours(index, addresses, scores)
     score = 100 * evaluation.confusion.miou
     about = f"{len(shown)} of {counted(evaluation.images, 'image')}. mIoU of all: {score:.2f} %"
-    write_bytes(index, fill("index", title=csv.stem, about=about, cards="\n".join(cards)))
+    write_bytes(index, fill("index", csv.stem, command_line(), about=about, cards="\n".join(cards)))
     return [index, folder]
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..evaluation.provenance import command_line
 from ..files import write_bytes
 from ..layer_selection.comparison import Comparison
 from ..layer_selection.infoscore import LayerScores
@@ -49,6 +50,7 @@ def write_infoscore_page(
     content = fill(
         "infoscore",
         title=title,
+        command=command_line(),
         about=html.escape(about),
         columns="".join(f"<th>{name}</th>" for name in ("layer", *columns)),
         rows="\n".join(rows),

@@ -25,6 +25,9 @@ SCRIPTS = (
     "controls",
     "picture",
     "spot",
+    "grid",
+    "tokens",
+    "compare",
     "events",
     "server",
     "start",
@@ -35,18 +38,20 @@ SEALED = (
 )
 
 
-def page(content: dict[str, Any], policy: str = SEALED) -> bytes:
+def page(content: dict[str, Any], command: str | None = None, policy: str = SEALED) -> bytes:
     """The explorer as an HTML file.
 
     Args:
         content: from :func:`src.explorer.content.page_content`; or of a page that asks its server, see
             :mod:`src.explorer.server`: ``{"name": title, "server": ...}``.
+        command: the command line that made the page; None: the page names none.
         policy: Content-Security-Policy of the page.
     """
     return fill(
         "page",
         title=content["name"],
         policy=policy,
+        command=command,
         script="\n".join(_read(f"{name}.js") for name in SCRIPTS),
         content=json_in_html(content),
         overlay=_overlay(content),
@@ -59,12 +64,13 @@ def _overlay(content: dict[str, Any]) -> str:
     return f'<h2>{name}</h2><img src="{overlay}" alt="labels of {name}">' if overlay else ""
 
 
-def fill(name: str, title: str, policy: str = SEALED, **parts: str) -> bytes:
+def fill(name: str, title: str, command: str | None = None, policy: str = SEALED, **parts: str) -> bytes:
     """A page in UTF-8: the template and the style ``name`` with every ``{{part}}`` replaced by the part of that name.
 
     Args:
         name: ``page``, ``index`` or ``infoscore``.
         title: text, which is escaped.
+        command: the command line that made the page, for its foot.
         policy: Content-Security-Policy of the page.
         parts: HTML.
     """
@@ -72,7 +78,14 @@ def fill(name: str, title: str, policy: str = SEALED, **parts: str) -> bytes:
     parts["head"] = _filled(
         "head", title=parts["title"], policy=html.escape(policy), style=_read("base.css") + _read(f"{name}.css")
     )
+    parts["foot"] = _filled("foot", command=_made_by(command) if command else "")
     return utf8(_filled(name, **parts))
+
+
+def _made_by(command: str) -> str:
+    """The command as a line of HTML; a click on it selects all of it."""
+    button = '<button id="copy" type="button" hidden>Copy</button>'
+    return f'<p>Made by <code id="command">{html.escape(command)}</code> {button}</p>'
 
 
 def _filled(template: str, **parts: str) -> str:

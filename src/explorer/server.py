@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import UserError
+from ..evaluation.provenance import command_line
 from ..screen import note
 from .page import page
 from .studio import Studio
@@ -141,13 +142,23 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
     async def index(_: Request) -> Response:
         photos = [{"key": key, "name": photo.name} for key, photo in list(studio.photos.items())]
         server = {"photos": photos, "classes": classes or "", "background": background or ""}
-        return Response(page({"name": "Attention explorer", "server": server}, POLICY), media_type="text/html")
+        return Response(
+            page({"name": "Attention explorer", "server": server}, command_line(), POLICY), media_type="text/html"
+        )
 
     async def explore(request: Request) -> Response:
-        question = _question(await _body(request, MAX_QUESTION_BYTES, "these words are"))
+        body = await _body(request, MAX_QUESTION_BYTES, "these words are")
+        photo, classes, background = _question(body, {"photo": str, "classes": str, "background": str})
+        return await ask_model(request, studio.explore, photo, classes.strip() or None, background.strip() or None)
+
+    async def parts(request: Request) -> Response:
+        body = await _body(request, MAX_QUESTION_BYTES, "this word is")
+        return await ask_model(request, studio.parts, *_question(body, {"photo": str, "word": str, "layer": int}))
+
+    async def ask_model(request: Request, function: Callable[..., Any], *question: Any) -> Response:
         async with model:
             await _see_that_client_waits(request)
-            return Answer(await run_in_threadpool(studio.explore, *question))
+            return Answer(await run_in_threadpool(function, *question))
 
     async def add(request: Request) -> Response:
         name = request.query_params.get("name", "photo")[-200:]
@@ -164,6 +175,7 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
     routes = [
         Route("/", index),
         Route("/explore", _answered(explore), methods=["POST"]),
+        Route("/parts", _answered(parts), methods=["POST"]),
         Route("/photos", _answered(add), methods=["POST"]),
         Route("/photos/{key}", _answered(thumbnail)),
     ]
@@ -198,17 +210,18 @@ async def _see_that_client_waits(request: Request) -> None:
         raise ClientDisconnect
 
 
-def _question(body: bytes) -> tuple[str, str | None, str | None]:
-    """Photo, classes and background of a question; no words are None."""
+def _question(body: bytes, expected: dict[str, type]) -> list[Any]:
+    """The values of a question in JSON, in the order of ``expected``: their names and types."""
     try:
         values: Any = json.loads(body)
-        question = [values[name] for name in ("photo", "classes", "background")]
+        question = [values[name] for name in expected]
     except (ValueError, KeyError, TypeError, RecursionError):
         question = []
-    if not question or not all(isinstance(value, str) for value in question):
-        raise Refusal(400, 'expected JSON: {"photo": key, "classes": words, "background": words}')
-    photo, classes, background = question
-    return photo, classes.strip() or None, background.strip() or None
+    if not question or any(type(value) is not kind for value, kind in zip(question, expected.values(), strict=True)):
+        kinds = {str: "text", int: "number"}
+        shown = ", ".join(f'"{name}": {kinds[kind]}' for name, kind in expected.items())
+        raise Refusal(400, f"expected JSON: {{{shown}}}")
+    return question
 
 
 async def _body(request: Request, most: int, what: str) -> bytes:

@@ -18,11 +18,12 @@ from ..data.images import TooLargeError, format_names, open_image, read_photo
 from ..errors import UserError
 from ..method.checkpoints import load_configured
 from ..method.model import Model
+from ..method.prompts import PromptSet, fault_of_word
 from ..method.segmenter import Segmenter
 from ..photos.words import prompts_of_words
 from ..runtime import choose_device
 from ..task import note_scope
-from .content import page_content
+from .content import page_content, word_parts
 
 MAX_PROMPTS = 300
 MAX_SENT_BYTES = 2**28  # of a photo that was sent, decoded: 67 million pixels in colour
@@ -105,13 +106,30 @@ class Studio:
         assert self.config.model.layers != "auto"
         segmenter = Segmenter.from_config(self.config, self.model, prompts, self.config.model.layers)
         analysis = segmenter.analyse_image(rgb, self._encoded.get(key))
-        self._encoded[key] = analysis.embeds
-        self._encoded.move_to_end(key)
-        while len(self._encoded) > MAX_ENCODED:
-            self._encoded.popitem(last=False)
+        self._keep(key, analysis.embeds)
         content = page_content(segmenter, rgb, analysis.embeds, analysis.labels, photo.name)
         unknown = self.model.unknown_words(list(prompts.words))
         return {**content, "unknown": unknown}
+
+    def parts(self, key: str, word: str, layer: int) -> dict[str, Any]:
+        """What one layer sees in a photo for each token of a word's prompt, head by head.
+
+        Raises:
+            UserError: there is no such photo or layer, the photo cannot be read, or the word is refused.
+        """
+        photo = self._photo(key)
+        if fault := fault_of_word(word):
+            raise UserError(f"Tokens and heads: the word {fault}")
+        if layer not in self.model.layers:
+            raise UserError(f"Tokens and heads: layer {layer} does not exist; expected one of {self.model.layers}")
+        assert self.config.model.layers != "auto"
+        prompts = PromptSet(("background",), (word,), (1,))
+        segmenter = Segmenter.from_config(self.config, self.model, prompts, self.config.model.layers)
+        embeds = self._encoded.get(key)
+        if embeds is None:
+            embeds = segmenter.encode_images(segmenter.frame.image(self._read(photo))[None].to(self.model.device))
+        self._keep(key, embeds)
+        return word_parts(segmenter, embeds, layer)
 
     def thumbnail(self, key: str) -> bytes:
         """A small JPEG of a photo.
@@ -124,6 +142,13 @@ class Studio:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=80)
         return buffer.getvalue()
+
+    def _keep(self, key: str, embeds: Tensor) -> None:
+        """Keep an encoded photo, and drop the one that was not used for longest."""
+        self._encoded[key] = embeds
+        self._encoded.move_to_end(key)
+        while len(self._encoded) > MAX_ENCODED:
+            self._encoded.popitem(last=False)
 
     def _make_room(self) -> None:
         """Drop the oldest photos that were sent, but never the last one."""

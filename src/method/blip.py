@@ -156,6 +156,10 @@ class Blip(Model):
             )
         return encoded.input_ids.to(self.device), encoded.attention_mask.to(self.device)
 
+    def tokens(self, prompt: str) -> list[str]:
+        """The tokens of ``prompt``, special tokens included."""
+        return [*self.tokenizer.convert_ids_to_tokens(self.tokenizer(prompt).input_ids)]
+
     def unknown_words(self, words: list[str]) -> list[str]:
         """Words among ``words`` that the tokenizer maps to the unknown token."""
         unknown = self.tokenizer.unk_token_id

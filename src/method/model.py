@@ -94,6 +94,10 @@ class Model(ABC):
         """
 
     @abstractmethod
+    def tokens(self, prompt: str) -> list[str]:
+        """The T tokens of ``prompt`` as the vocabulary spells them, special tokens included."""
+
+    @abstractmethod
     def unknown_words(self, words: list[str]) -> list[str]:
         """Words among ``words`` that the vocabulary cannot spell."""
 

@@ -28,7 +28,7 @@ from .crf import ConvCRF
 from .model import Model
 from .precision import number_format
 from .prompts import PromptSet
-from .replacements import KeysValues, PromptStates, modeling_blip_text
+from .replacements import KeysValues, LogitsReducer, PromptStates, modeling_blip_text
 
 ALL_FINITE = torch.iinfo(torch.int64).max
 
@@ -245,21 +245,46 @@ class Segmenter:
                 image and kept: a segmenter's weights do not change.
             known: from :func:`shared_keys_values`, if several segmenters attend to the same images.
         """
-        prompts = self._prompt_states() if prompts is None else prompts
+        layers = self.layers if layers is None else layers
+        attended = self._match(image_embeds, layers, attention.sum_over_tokens, prompts, known)
+        self._note_bad(attended)
+        return attended
+
+    @torch.no_grad()
+    def head_logits(self, image_embeds: Tensor, layer: int) -> Tensor:
+        """Logits of one layer before :func:`src.method.attention.sum_over_tokens`: every head and token by itself.
+
+        Args:
+            image_embeds: [B, 1 + N, D].
+            layer: its number.
+
+        Returns:
+            [B, P, H, T, N], without the class token; 0 for padded tokens.
+        """
+        attended = self._match(image_embeds, [layer], lambda logits, mask: logits[..., 1:] * mask[:, None, :, None])
+        self._note_bad(attended)
+        return attended.token_logits[layer]
+
+    def _match(
+        self,
+        image_embeds: Tensor,
+        layers: Sequence[int],
+        reduce: LogitsReducer,
+        prompts: PromptStates | None = None,
+        known: Mapping[int, KeysValues] | None = None,
+    ) -> PatchAttention:
+        """Match images with all prompts; ``reduce`` decides what is kept of the logits."""
         with self._autocast():
             output = self.model.attend(
-                prompts,
+                self._prompt_states() if prompts is None else prompts,
                 image_embeds,
-                self.layers if layers is None else layers,
-                attention.sum_over_tokens,
+                layers,
+                reduce,
                 self._logits_budget(),
                 known,
                 {name: value for name, value in self.weights.items() if name != "word_embeddings"},
             )
-            itm = attention.itm_scores(output.itm_logits)
-        attended = PatchAttention(itm, output.reduced_logits)
-        self._note_bad(attended)
-        return attended
+            return PatchAttention(attention.itm_scores(output.itm_logits), output.reduced_logits)
 
     @contextmanager
     def watch(self, images: Sequence[Path]) -> Iterator[None]:

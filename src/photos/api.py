@@ -10,6 +10,7 @@ result.overlay().save("overlay.png")
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -201,9 +202,18 @@ class PhotoResult:
         Raises:
             UserError: ``path`` cannot be written.
         """
-        content = page_content(self.segmenter, self.rgb, self.analysis.embeds, self.labels, self.file.name)
-        write_bytes(Path(path), page(content))
+        write_bytes(Path(path), self._page())
         return Path(path)
+
+    def _repr_html_(self) -> str:
+        """The same page inside a notebook's output; its script cannot reach the notebook."""
+        allowed = "allow-scripts allow-downloads allow-popups"
+        source = html.escape(self._page().decode())
+        frame = f'title="Attention explorer" sandbox="{allowed}" width="100%" height="760"'
+        return f'<iframe {frame} srcdoc="{source}"></iframe>'
+
+    def _page(self) -> bytes:
+        return page(page_content(self.segmenter, self.rgb, self.analysis.embeds, self.labels, self.file.name))
 
     def export(self, folder: str | Path, *formats: str) -> list[Path]:
         """Write ``folder/export_<format>`` for annotation tools: see :data:`src.output.exports.FORMATS`.

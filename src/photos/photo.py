@@ -26,8 +26,8 @@ def summary(analysis: ImageAnalysis) -> str:
     ]
     rows.sort(key=lambda row: -row[0])
     found = [(name, f"{100 * share:.1f}%", f"{itm:.2f}") for share, itm, name in rows if share]
-    lines = [table([("class", "pixels", "itm"), *found])]
-    missing = [f"{name} (itm {itm:.2f})" for share, itm, name in rows if not share]
+    lines = [table([("class", "pixels", "match"), *found])]
+    missing = [f"{name} (match {itm:.2f})" for share, itm, name in rows if not share]
     if 0 < len(missing) <= MAX_MISSING:
         lines.append(f"  not found: {', '.join(missing)}")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..data.images import MAX_BYTES, read_photo
 from ..errors import UserError
 from ..evaluation.memory import within_memory
+from ..evaluation.provenance import command_line
 from ..explorer.content import page_content
 from ..explorer.page import page
 from ..method.segmenter import FrameAnalysis, Segmenter
@@ -135,7 +136,7 @@ class PhotoStages:
             parts = {f"{ending}.png": part for ending, part in pictures_of(rgb, analysis, self.heat_maps).items()}
             if self.explorer:
                 content = page_content(self.segmenter, rgb, analysis.embeds, analysis.labels, photo.path.name)
-                parts[EXPLORER] = partial(page, content)
+                parts[EXPLORER] = partial(page, content, command_line())
             return Drawing(f"\n{photo.path}  {width} x {height}\n{summary(analysis)}", parts)
         except Exception as error:
             return error

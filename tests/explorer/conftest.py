@@ -82,6 +82,51 @@ def _only(url: str, allowed: str, complain: Callable[[str], None]) -> None:
         complain(f"asked for {url}")
 
 
+LOW_CONTRAST = """() => {
+    const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const painted = (...colours) => {
+        pen.clearRect(0, 0, 1, 1);
+        for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+        return [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const backgrounds = (node) =>
+        node ? [...backgrounds(node.parentElement), getComputedStyle(node).backgroundColor] : [];
+    const luminance = (rgb) => {
+        const [r, g, b] = rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const contrast = (a, b) => {
+        const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
+        return (high + 0.05) / (low + 0.05);
+    };
+    const low = [];
+    let [texts, bars] = [0, 0];
+    for (const node of document.body.querySelectorAll("*")) {
+        const words = [...node.childNodes].filter((child) => child.nodeType === 3 && child.data.trim());
+        if (!words.length || !node.checkVisibility() || node.matches(":disabled, :disabled *, option")) continue;
+        if (node.closest("label")?.querySelector(":disabled") || node.closest("script, style, svg, noscript")) continue;
+        texts++;
+        const behind = backgrounds(node);
+        const ratio = contrast(painted(...behind, getComputedStyle(node).color), painted(...behind));
+        if (ratio < 4.5) low.push(`${node.className || node.tagName} "${words[0].data.trim()}": ${ratio.toFixed(2)}`);
+    }
+    for (const fill of document.querySelectorAll(".bar > span, .rank-bar > span")) {
+        if (!fill.checkVisibility()) continue;
+        bars++;
+        const ratio = contrast(painted(...backgrounds(fill)), painted(...backgrounds(fill.parentElement)));
+        if (ratio < 3) low.push(`bar in ${fill.closest("[class]").parentElement.className}: ${ratio.toFixed(2)}`);
+    }
+    return {low, texts, bars};
+}"""
+
+
+def low_contrast(window: Page) -> list[str]:
+    """Visible texts whose contrast is below 4.5, and bars below 3, from the colours that the browser computed."""
+    found = window.evaluate(LOW_CONTRAST)
+    assert found["texts"] > 5
+    return found["low"]
+
+
 def missing(reason: str) -> NoReturn:
     """Skip the test that needs what is missing; in continuous integration it must be there."""
     if os.environ.get("CI") == "true":

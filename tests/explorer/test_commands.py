@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
+import shlex
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,8 @@ from src.evaluation.metrics import ConfusionMatrix
 from src.files import REPOSITORY
 from src.photos import command as photos
 from tests import tiny
+from tests.documents import DOCUMENTS, commands, module_and_arguments
+from tests.explorer.conftest import low_contrast
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -144,9 +148,39 @@ def test_infoscores_page(
     assert window.locator("tr.chosen").count() == 2
     assert window.locator("svg circle").count() == (len(values["table"]) if compare else 0)
     assert window.evaluate("document.documentElement.scrollWidth") <= 390
+    for scheme in ("light", "dark"):
+        page = open_page((tmp_path / "iou_infoscore.html").as_uri(), color_scheme=scheme)
+        assert low_contrast(page) == []
 
 
 def test_an_explorer_of_nothing_in_particular_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(REPOSITORY / "configs/miniature.yaml")
     assert cli.run(training_free_blip.main, ["--config", config, "--save-explorer"]) == 2
     assert "--save-overlays N" in capsys.readouterr().err
+
+
+def test_the_demo_is_what_its_command_makes(tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    demo = REPOSITORY / "docs" / "demo"
+    assert sum(path.stat().st_size for path in demo.iterdir()) < 6e6
+    (command,) = (line for line in commands(DOCUMENTS["docs/explorer.md"]) if "--output-dir docs/demo" in line)
+    _, arguments = module_and_arguments(command)
+    arguments = [str(REPOSITORY / part) if part.startswith(("data/", "configs/")) else part for part in arguments]
+    arguments[arguments.index("docs/demo")] = str(tmp_path)
+    assert cli.run(photos.main, arguments) == 0
+    assert {path.name for path in demo.iterdir()} == {path.name for path in tmp_path.iterdir()} | {"index.html"}
+    for path in tmp_path.glob("*_explorer.html"):
+        made, shipped = content_of(path), content_of(demo / path.name)
+        assert made.keys() == shipped.keys()
+        same = ("name", "model", "imageSize", "grid", "inner", "classes", "layers", "configured", "crf", "palette")
+        assert {key: made[key] for key in same} == {key: shipped[key] for key in same}
+        assert [word["text"] for word in made["words"]] == [word["text"] for word in shipped["words"]]
+        assert len(made["logits"]) == len(shipped["logits"])
+        quoted = re.search(r'id="command">(.*?)<', (demo / path.name).read_text(encoding="utf-8"))
+        assert quoted
+        assert shlex.split(html.unescape(quoted[1])) == shlex.split(command)
+    window = open_page((demo / "index.html").as_uri(), 390, allowed=demo.as_uri())
+    links = [link.get_attribute("href") for link in window.locator("main a").all()]
+    assert sorted(filter(None, links)) == sorted(path.name for path in tmp_path.glob("*_explorer.html"))
+    assert window.evaluate("document.documentElement.scrollWidth") <= 390
+    window.locator("main a").first.click()
+    window.locator("h1", has_text="val_083.jpg").wait_for()

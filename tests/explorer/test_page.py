@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
+import re
+import shlex
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,19 +20,20 @@ from PIL import Image
 
 from src.config.reader import load_config
 from src.data.frame import Frame
-from src.explorer.content import Truth, page_content
+from src.explorer.content import Truth, _packed, page_content
 from src.explorer.page import page
 from src.files import REPOSITORY
 from src.layer_selection.infoscore import entropy, prompt_shares
 from src.method.attention import normalise, upsample
-from src.method.blip import Blip
+from src.method.blip import Blip, prepare
 from src.method.checkpoints import load_configured
 from src.method.crf import ConvCRF
 from src.method.prompts import ClassEntry, build_prompts
 from src.method.segmenter import PatchAttention, Segmenter, labels_of
 from src.output.colours import VOC_PALETTE
+from src.photos.api import PhotoResult
 from tests import tiny
-from tests.explorer.conftest import missing
+from tests.explorer.conftest import LOW_CONTRAST, low_contrast, missing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -372,6 +376,144 @@ def test_without_javascript_it_shows_the_overlay(one: Explored, open_page: Calla
     assert box["width"] > 100
 
 
+def test_links_and_the_command_that_made_the_page(
+    one: Explored, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    command = shlex.join(["python", "-m", "src.photos", "my photo.jpg", "--classes", "cat; <b>dog's</b>"])
+    path = tmp_path / "made.html"
+    path.write_bytes(page(one.content, command))
+    window = open_page(path.as_uri(), permissions=["clipboard-read", "clipboard-write"])
+    assert window.locator("#command").inner_text() == command
+    window.locator("#copy").click()
+    window.get_by_text("Copied").wait_for()
+    assert window.evaluate("navigator.clipboard.readText()") == command
+    paper = window.get_by_role("link", name="Segmentation From Attention")
+    assert paper.get_attribute("href") == "https://openreview.net/forum?id=a5lAwubXro"
+    assert open_page(one.address).locator("#command").count() == 0
+
+
+def test_the_grid_shows_all_words_and_layers_and_leads_there(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    assert window.locator("#grid button").count() == 0  # until it is opened
+    window.get_by_text("All words × all layers").click()
+    words = one.segmenter.prompts.words
+    assert window.locator("#grid button").count() == 4 * len(words)
+    assert window.locator("#grid th[scope=row]").all_inner_texts() == list(words)
+    drawn = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    colours = base64.b64decode(one.content["heatColours"])
+    shares = {layer: one.word_shares([layer]) for layer in range(4)}
+    tops = {(layer, word): window.evaluate(TOP, [layer, word]) for layer in range(4) for word in range(len(words))}
+    for layer, word in ((0, 0), (3, 5), (1, 6)):  # the pixel in the middle, on the scale of all
+        cell = window.locator(f"#grid button[data-layer='{layer}'][data-index='{word}'] canvas")
+        pixels = np.array(cell.evaluate(drawn)).reshape(48, 64, 4)
+        height, width = one.inner
+        value = float(shares[layer][word, height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1].mean())
+        wanted = min(255, int(255 * value / max(tops.values())))
+        scale = np.frombuffer(colours, np.uint8).reshape(256, 3).astype(int)
+        shown = pixels[23:25, 31:33, :3].reshape(-1, 3).mean(0)
+        assert np.abs(scale[max(0, wanted - 12) : wanted + 13] - shown).sum(1).min() < 30
+    window.locator("#grid button[data-layer='3'][data-index='6']").click()
+    assert window.locator("#scale b").inner_text() == words[6]
+    assert window.locator("#status").inner_text().startswith("From layer 3")
+    assert "layers=3" in window.evaluate("location.hash")
+    assert window.locator("#grid button[aria-pressed=true]").count() == 1
+    window.keyboard.press("ArrowUp")  # a row up: the same layer of the word above
+    assert window.evaluate("document.activeElement.title") == f"{words[5]}, layer 3"
+    window.keyboard.press("ArrowLeft")
+    assert window.evaluate("document.activeElement.title") == f"{words[5]}, layer 2"
+
+
+TOP = """([layer, index]) => {
+    const {image} = explorer;
+    return image.top(image.layerMaps(layer), {kind: "words", index});
+}"""
+
+
+def test_a_saved_page_says_what_tokens_and_heads_need(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    window.locator("#parts-fold summary").click()
+    assert "python -m src.explorer" in window.locator("#parts-need").inner_text()
+    assert window.locator("#parts-show").is_hidden()
+
+
+def half(window: Page, right: bool) -> np.ndarray:
+    """The left or right part of the large picture, without the middle."""
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture(window).split(",")[1]))))
+    middle = pixels.shape[1] // 2
+    return pixels[:, middle:] if right else pixels[:, :middle]
+
+
+def test_two_pages_of_a_photo_are_compared_with_a_swipe(
+    one: Explored, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    """The other page has other words and another model; each half shows what its own page shows."""
+    model = Blip(tiny.random_blip(5), one.segmenter.model.tokenizer, "another model")  # type: ignore[attr-defined]
+    prepare(model.model)
+    prompts = build_prompts([ClassEntry("wall"), ClassEntry("cat"), ClassEntry("dog")], multi_prompt=True)
+    segmenter = Segmenter(model, prompts, (1,), one.segmenter.frame)
+    analysis = segmenter.analyse_image(one.image)
+    content = page_content(segmenter, one.image, analysis.embeds, analysis.labels, "same.jpg")
+    saved = tmp_path / "same.html"
+    saved.write_bytes(page(content))
+    window, alone = open_page(one.address), open_page(saved.as_uri())
+    window.locator(".compare summary").click()
+    window.locator("#compare-file").set_input_files(saved)
+    window.locator("#swipe").wait_for()
+    for name in ("names", None):
+        if name:
+            for each in (window, alone):
+                each.locator("input[value=labels]").check()
+                each.locator("#names").uncheck()
+        else:
+            for each in (window, alone):
+                each.locator("#shared").evaluate("box => box.checked = true")
+                each.locator(".class", has_text="cat").click()
+        assert (half(window, True) == half(alone, True)).mean() > (0.999 if name else 0.2)  # heat: on one scale
+    assert (half(window, False) != half(alone, False)).any()
+    sides = window.locator("#sides span").all_inner_texts()
+    assert sides[0].startswith("this page: ")
+    assert sides[1] == "same.html: another model, layers 1"
+    window.locator(".class", has_text="mug").click()
+    assert window.locator("#sides span").last.inner_text().endswith("it has no word “mug”")
+    before = picture(window)
+    window.locator("#swipe").focus()
+    window.keyboard.press("ArrowRight")
+    assert picture(window) != before
+    window.get_by_text("End comparison").click()
+    assert window.locator("#swipe").is_hidden()
+
+
+def test_it_opens_inside_a_notebook(one: Explored, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    """An iframe without an address and without access to the page around it."""
+    result = PhotoResult(Path("a.jpg"), one.image, one.segmenter.analyse_image(one.image), one.segmenter)
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!doctype html><meta charset=utf-8><title>n</title>{result._repr_html_()}", encoding="utf-8")
+    window = open_page(notebook.as_uri())
+    inside = window.frame_locator("iframe")
+    inside.locator("h1", has_text="a.jpg").wait_for()
+    inside.locator(".class", has_text="cat").click()
+    assert inside.locator("#scale b").inner_text() == "cat"
+    inside.locator(".layer[data-layer='3'] .only").click()
+    assert inside.locator("#status").inner_text().startswith("From layer 3")
+
+
+def test_a_page_of_another_photo_is_refused(
+    one: Explored, fused: Blip, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    image, _ = tiny.random_scene(np.random.default_rng(4), 90, 120)
+    (tmp_path / "other").mkdir()
+    explore(fused, image, tiny.SIZE, tmp_path / "other", (0, 2))
+    window = open_page(one.address)
+    window.locator(".compare summary").click()
+    window.locator("#compare-file").set_input_files(tmp_path / "other" / "photo.html")
+    window.get_by_text("These are different photos").wait_for()
+    assert window.locator("#swipe").is_hidden()
+    text = tmp_path / "notes.html"
+    text.write_text("<p>hello")
+    window.locator("#compare-file").set_input_files(text)
+    window.get_by_text("notes.html is not a page of the explorer for one image.").wait_for()
+
+
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844), (320, 568)])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(
@@ -380,6 +522,80 @@ def test_nothing_is_wider_than_the_window(
     window = open_page(one.address, width, height, color_scheme=scheme)
     window.locator(".class").first.click()
     assert window.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_of_texts_and_bars(one: Explored, scheme: str, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address, color_scheme=scheme)
+    for fold in ("#grid-fold", "#parts-fold", ".compare"):
+        window.locator(f"{fold} summary").click()
+    assert low_contrast(window) == []
+    window.locator(".class", has_text="cat").click()  # bars and texts on the colour of what is chosen
+    assert low_contrast(window) == []
+    assert window.evaluate(LOW_CONTRAST)["bars"] > 10
+
+
+def test_roles_and_names(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    for fold in ("#grid-fold", "#parts-fold", ".compare"):
+        window.locator(f"{fold} summary").click()
+    tree = window.locator("body").aria_snapshot()
+    for line in (
+        'heading "my photo.jpg" [level=1]',
+        'application "Labels after the CRF, my photo.jpg"',
+        'group "Show"',
+        'radio "After CRF" [checked]',
+        'slider "Opacity"',
+        'checkbox "Names in the picture" [checked]',
+        'region "Layers"',
+        'region "Words"',
+        'region "At this spot"',
+        'button "Open a saved page"',
+        'columnheader "3"',
+        'rowheader "kitten"',
+        'button "kitten, layer 3"',
+        'link "Segmentation From Attention"',
+    ):
+        assert line in tree, tree
+    assert window.locator(".layer[data-layer='0'] .toggle").get_attribute("aria-pressed") == "true"
+    nameless = [
+        line
+        for line in tree.splitlines()
+        if re.fullmatch(r"\s*- (button|link|slider|checkbox|radio|combobox)( \[.*\])?:?", line)
+    ]
+    assert nameless == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844), (320, 568)])
+def test_long_right_to_left_and_emoji_words(
+    fused: Blip, tmp_path: Path, width: int, height: int, open_page: Callable[..., Page]
+) -> None:
+    words = ["w" * 200, "כלב קטן", "🐈\u200d⬛"]
+    image, _ = tiny.random_scene(np.random.default_rng(3), 90, 120)
+    prompts = build_prompts([ClassEntry("sky"), *map(ClassEntry, words[1:]), ClassEntry(words[0], ("mug",))], True)
+    segmenter = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE))
+    labels = np.repeat(np.arange(4, dtype=np.uint8), 30)[None].repeat(90, 0)  # each has an area for its name
+    content = page_content(segmenter, image, segmenter.analyse_image(image).embeds, labels, "a.jpg")
+    path = tmp_path / "words.html"
+    path.write_bytes(page({**content, "refined": _packed(labels)}))
+    window = open_page(path.as_uri(), width, height)
+    plain = picture(window)
+    window.locator("#names").uncheck()
+    assert picture(window) != plain
+    window.locator("#grid-fold summary").click()
+    for word in words:
+        window.locator(".class .name", has_text=word).click()
+        assert window.locator("#scale b").inner_text() == word
+        assert window.evaluate("document.documentElement.scrollWidth") <= width
+        assert window.evaluate("new URLSearchParams(location.hash.slice(1)).get('word')") == word
+    window.locator(f".word >> text={words[0]}").click()
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+    with window.expect_download() as download:
+        window.get_by_text("Save picture").click()
+    assert len(download.value.suggested_filename) < 120
+    direction = "node => getComputedStyle(node).direction"
+    assert window.locator(".class .name", has_text=words[1]).evaluate(direction) == "rtl"
+    assert window.locator(".class .name", has_text=words[0]).evaluate(direction) == "ltr"
 
 
 def test_text_of_others_stays_text(fused: Blip, tmp_path: Path, open_page: Callable[..., Page]) -> None:

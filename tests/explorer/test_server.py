@@ -36,6 +36,7 @@ from src.explorer.studio import Studio
 from src.files import REPOSITORY
 from src.method.segmenter import Segmenter
 from src.photos import command as photos
+from src.photos.words import prompts_of_words
 from tests.explorer.test_commands import content_of
 
 if TYPE_CHECKING:
@@ -420,6 +421,78 @@ def test_the_page_answers_new_words_and_new_photos(
     }"""
     window.evaluate(drop, list(jpeg(60, 60)))
     window.locator("h1", has_text="dropped.jpg").wait_for()
+
+
+@torch.no_grad()
+def test_heads_and_tokens_combine_to_the_word(served: Served, open_page: Callable[..., Page]) -> None:
+    """Maximum over heads, then the sum over tokens: the logits that the segmenter has for the word among all words."""
+    studio = served.studio
+    prompts = prompts_of_words(studio.config, "cat = kitten; mug", "sky, red wall")
+    segmenter = Segmenter.from_config(studio.config, studio.model, prompts, (0, 2))
+    image = np.asarray(Image.open(studio.photos["1"].source))  # type: ignore[arg-type]
+    attended = segmenter.attend(segmenter.encode_images(segmenter.frame.image(image)[None]), range(4))
+    address = f"{served.address}#photo=1&classes=cat = kitten; mug&background=sky, red wall"
+    window = open_page(address, allowed=served.address)
+    window.locator("#parts-fold summary").click()
+    for layer, word in ((0, "kitten"), (3, "red wall")):
+        window.locator(".word", has_text=word).click()
+        window.locator("#parts-layer").select_option(str(layer))
+        window.locator("#parts-show").click()
+        window.wait_for_function("word => explorer.parts?.word === word", arg=word)
+        parts = window.evaluate(
+            "(({texts, heads, sum, tokens, logits}) => "
+            "({texts, heads, sum: [...sum], tokens: [...tokens], logits: [...logits]}))(explorer.parts)"
+        )
+        template = ["[CLS]", "image", "of", ".", "[SEP]"]
+        spelled = {"kitten": ["kit", "##ten"], "red wall": ["red", "wall"]}[word]
+        assert parts["texts"] == [*template[:3], *spelled, *template[3:]]
+        logits = torch.tensor(parts["logits"]).view(parts["heads"], len(parts["texts"]), -1)
+        assert parts["heads"] == 2
+        torch.testing.assert_close(logits.amax(0).flatten(), torch.tensor(parts["tokens"]))
+        expected = attended.token_logits[layer][0, prompts.words.index(word)]
+        torch.testing.assert_close(torch.tensor(parts["sum"]), expected, atol=1e-4, rtol=1e-4)
+    cards = window.locator("#token-cards .part")
+    assert cards.locator(".part-name").all_inner_texts() == ["all tokens", *parts["texts"]]
+    before = window.evaluate("document.getElementById('canvas').toDataURL()")
+    cards.nth(4).click()
+    assert window.locator("#scale b").inner_text() == "“red” in layer 3"
+    assert window.locator("#head-cards .part").count() == 2
+    assert window.evaluate("document.getElementById('canvas').toDataURL()") != before
+    window.locator("#head-cards .part").nth(1).click()
+    assert window.locator("#scale b").inner_text() == "“red” in layer 3, head 1"
+    low, high = (float(text) for text in window.locator("#scale span").all_inner_texts())
+    assert (low, high) == pytest.approx((float(logits[:, 3].min()), float(logits[:, 3].max())), abs=0.051)
+    window.locator(".word", has_text="kitten").click()  # a word again
+    assert window.locator("#scale b").inner_text() == "kitten"
+
+
+@pytest.mark.parametrize(
+    ("question", "reason"),
+    [
+        ({"photo": "0", "word": "cat", "layer": 9}, "layer 9 does not exist"),
+        ({"photo": "0", "word": "cat", "layer": "0"}, "expected JSON"),
+        ({"photo": "0", "word": "x" * 201, "layer": 0}, "has 201 characters"),
+        ({"photo": "7", "word": "cat", "layer": 0}, "no longer here"),
+        ([], "expected JSON"),
+    ],
+)
+def test_tokens_of_what_does_not_exist_are_refused(served: Served, question: Any, reason: str) -> None:
+    status, answer = served.ask("/parts", question)
+    assert status == 400
+    assert reason in answer["error"]
+
+
+def test_an_answer_is_kept_and_compared_with_the_next(served: Served, open_page: Callable[..., Page]) -> None:
+    window = open_page(served.address)
+    window.locator(".compare summary").click()
+    window.get_by_text("Keep this answer").click()
+    window.locator("#ask-classes").fill("dog; mug")
+    window.keyboard.press("Enter")
+    window.locator(".class", has_text="dog").wait_for()
+    assert "“cat; mug”" in window.locator("#sides span").last.inner_text()
+    window.locator("#photos button").nth(2).click()
+    window.get_by_text("These are different photos, 2.jpg and 0.jpg").wait_for()
+    assert window.locator("#swipe").is_hidden()
 
 
 def test_a_server_that_has_ended_is_told(served: Served, open_page: Callable[..., Page]) -> None:

@@ -40,10 +40,10 @@ def test_the_summary_names_what_was_found_and_what_was_not() -> None:
     analysis = ImageAnalysis(names, labels, [0.5, 0.125, 0.875], torch.zeros(3, 8, 8), Frame(8), torch.zeros(1, 2, 4))
     lines = [line.split() for line in summary(analysis).splitlines()]
     assert lines == [
-        ["class", "pixels", "itm"],
+        ["class", "pixels", "match"],
         ["background", "70.0%", "0.50"],
         ["my", "mug", "30.0%", "0.88"],
-        ["not", "found:", "cat", "(itm", "0.12)"],
+        ["not", "found:", "cat", "(match", "0.12)"],
     ]
 
 
@@ -89,7 +89,7 @@ def test_pictures_come_at_the_photos_own_size(
     assert f"{size[0]} x {size[1]}" in text
     for label, name in enumerate(("background", "bus", "boat")):
         share = (values == label).mean()
-        assert (f"{100 * share:.1f}%" if share else f"{name} (itm") in text
+        assert (f"{100 * share:.1f}%" if share else f"{name} (match") in text
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ const shorten = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
 
 /** Puts the state into the address; keys of others, such as the order of the index, stay. */
 function writeAddress() {
+  if (location.protocol === "about:") return; // a page inside a notebook has no address
   const values = new URLSearchParams(location.hash.slice(1));
   const put = (key, value) => (value === null ? values.delete(key) : values.set(key, value));
   put("word", state.view === "heat" ? chosenName() : null);
@@ -55,7 +56,8 @@ function followAddress() {
   Object.assign(state, { layers: [...shown.configured], view: shown.refined ? "refined" : "labels", held: false });
   const ignored = readAddress();
   if (!viewExists(state.view)) state.view = "labels";
-  current = {};
+  state.part = null;
+  forgetMaps();
   refresh();
   showLinks();
   if (ignored.length) say(`Ignored in the address: ${ignored.join(", ")}.`);
@@ -67,8 +69,8 @@ function spotPixel() {
 }
 
 /** The class or else the word of this name, if there is one. */
-function choiceCalled(name) {
-  const label = shown.classes.findIndex((other) => other.name === name);
-  const word = shown.words.findIndex(({ text }) => text === name);
+function choiceCalled(name, image = shown) {
+  const label = image.classes.findIndex((one) => one.name === name);
+  const word = image.words.findIndex(({ text }) => text === name);
   return label >= 0 ? { kind: "classes", index: label } : word >= 0 ? { kind: "words", index: word } : null;
 }

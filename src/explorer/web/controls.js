@@ -27,6 +27,7 @@ function showViews() {
     const input = element("input", { type: "radio", name: "view", value: view });
     input.addEventListener("change", () => {
       state.view = view;
+      state.part = null;
       refresh();
     });
     return element("label", {}, input, element("span", { textContent: VIEWS[view] }));
@@ -73,7 +74,7 @@ function switchLayer(layer) {
 
 function setLayers(layers) {
   state.layers = layers;
-  current = {};
+  forgetMaps();
   if (state.view === "refined" && !configuredLayersShown()) state.view = "labels";
   refresh();
 }
@@ -97,13 +98,13 @@ function makeWordList() {
     const words = Array.from({ length: prompts }, (_, k) => firstWord[label] + k);
     const best = Math.max(...words.map((word) => shown.itm[word]));
     const row = choiceButton("classes", label, "class");
-    row.append(swatch(label), element("span", { className: "name", textContent: name }), itmBar(best));
+    row.append(swatch(label), element("span", { className: "name", textContent: name, title: name, dir: "auto" }), itmBar(best));
     row.append(element("span", { className: "pixels" }), element("span", { className: "iou" }));
     const group = element("div", { className: "class-group" }, row);
     if (prompts > 1 || shown.words[words[0]].text !== name) {
       const chips = words.map((word) => {
         const chip = choiceButton("words", word, "word");
-        chip.append(element("span", { textContent: shown.words[word].text }), itmBar(shown.itm[word]));
+        chip.append(element("span", { textContent: shown.words[word].text, dir: "auto" }), itmBar(shown.itm[word]));
         return chip;
       });
       group.append(element("div", { className: "chips" }, ...chips));
@@ -130,10 +131,12 @@ function choiceButton(kind, index, className) {
   const button = element("button", { type: "button", className });
   button.dataset.kind = kind;
   button.dataset.index = index;
-  button.addEventListener("click", () => {
-    state.choice = { kind, index };
-    state.view = "heat";
-    refresh();
-  });
+  button.addEventListener("click", () => chooseWord({ kind, index }));
   return button;
+}
+
+/** Shows the heat map of a word or class. */
+function chooseWord(choice) {
+  Object.assign(state, { choice, view: "heat", part: null });
+  refresh();
 }

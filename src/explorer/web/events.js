@@ -1,7 +1,7 @@
 // Events: what pointer, keys and buttons do.
 
-/** One Tab reaches a list, arrow keys, Home and End move in it. Elements may come and go. */
-function moveInList(list, selector) {
+/** One Tab reaches a list, arrow keys, Home and End move in it; `columns` is its width. Elements may come and go. */
+function moveInList(list, selector, columns = () => 1) {
   const items = () => [...list.querySelectorAll(selector)];
   const choose = (item) => {
     for (const other of items()) other.tabIndex = other === item ? 0 : -1;
@@ -16,8 +16,10 @@ function moveInList(list, selector) {
   list.addEventListener("keydown", (event) => {
     const all = items();
     const at = all.indexOf(event.target);
-    const to = { ArrowDown: at + 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
-    if (at < 0 || to === undefined) return;
+    const below = columns();
+    const moves = { ArrowDown: below, ArrowRight: 1, ArrowUp: -below, ArrowLeft: -1, Home: -at, End: all.length - 1 - at };
+    const to = at + moves[event.key];
+    if (at < 0 || Number.isNaN(to)) return;
     event.preventDefault();
     all[Math.min(Math.max(to, 0), all.length - 1)].focus();
   });
@@ -43,7 +45,8 @@ async function saveLabels() {
 }
 
 function savePicture() {
-  const what = state.view === "heat" ? `heatmap_${chosenName().replace(/[^\p{L}\p{N}]+/gu, "-")}` : state.view;
+  const word = (state.part?.name ?? chosenName()).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60);
+  const what = state.view === "heat" ? `heatmap_${word}` : state.view;
   byId("canvas").toBlob((blob) => download(blob, `${stem()}_picture_${what}.png`), "image/png");
 }
 
@@ -55,6 +58,7 @@ function listen() {
     rank();
   });
   picture.addEventListener("click", (event) => {
+    if (event.target === byId("swipe")) return;
     state.held = event.pointerType === "touch" ? true : !state.held;
     state.spot = placeOf(event);
     rank();
@@ -66,8 +70,18 @@ function listen() {
     rank();
     writeAddress();
   });
+  if (byId("command") && navigator.clipboard) {
+    byId("copy").hidden = false;
+    byId("copy").addEventListener("click", async () => {
+      await navigator.clipboard.writeText(byId("command").textContent);
+      byId("copy").textContent = "Copied";
+    });
+  }
   addEventListener("popstate", followAddress);
-  for (const [id, selector] of [["layer-cards", "button"], ["words", "button"], ["photos", "button"]]) moveInList(byId(id), selector);
+  for (const id of ["layer-cards", "words", "photos", "token-cards", "head-cards"]) moveInList(byId(id), "button");
+  listenToGrid();
+  listenToParts();
+  listenToComparison();
   byId("opacity").addEventListener("input", drawPicture);
   byId("names").addEventListener("change", drawPicture);
   byId("shared").addEventListener("change", refresh);

@@ -18,6 +18,7 @@ class Exploration {
       resolution: content.truth.resolution,
     };
     exploration.perLayer = new Map();
+    exploration.current = {}; // of the layers switched on, made when needed
     exploration.photoImage = await loadImage(content.photo.source);
     return exploration;
   }

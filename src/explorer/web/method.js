@@ -59,6 +59,15 @@ function mean(maps) {
   return result;
 }
 
+/** Largest over `count` maps of length `length`. */
+function largest(maps, count, length) {
+  const result = Float32Array.from(maps.subarray(0, length));
+  for (let k = 1; k < count; k++) {
+    for (let n = 0; n < length; n++) result[n] = Math.max(result[n], maps[k * length + n]);
+  }
+  return result;
+}
+
 /** Sum over `count` maps of length `patches`. */
 function total(maps, count, patches) {
   const result = new Float32Array(patches);

@@ -4,7 +4,9 @@ function refresh() {
   drawPicture();
   drawThumbnails();
   drawScale();
+  drawGrid();
   markControls();
+  markParts();
   rank();
   writeAddress();
 }
@@ -14,34 +16,58 @@ function chosenName() {
   return kind === "words" ? shown.words[index].text : shown.classes[index].name;
 }
 
-/** Top of the colour scale for the choice: its own maximum, or that of all words. */
+/** The word or class of an image that has the chosen name; null if the other image has none. */
+const choiceOf = (image) => (image === shown ? state.choice : choiceCalled(chosenName(), image));
+
+/** Top of the colour scale for the choice: its own maximum, or that of all words; of both images where two are shown. */
 function scaleTop() {
   const shared = byId("shared").checked;
-  current.tops ??= {};
-  const key = shared ? "all" : `${state.choice.kind} ${state.choice.index}`;
-  return (current.tops[key] ??= shown.top(currentMaps(), shared ? undefined : state.choice));
+  const tops = [shown, other].map((image) => {
+    const choice = image && choiceOf(image);
+    if (!choice) return 0;
+    image.current.tops ??= {};
+    const key = shared ? "all" : `${choice.kind} ${choice.index}`;
+    return (image.current.tops[key] ??= image.top(currentMaps(image), shared ? undefined : choice));
+  });
+  return Math.max(...tops);
 }
 
 function drawPicture() {
-  const canvas = byId("canvas");
   const [height, width] = canvasSize();
+  const canvas = byId("canvas");
   if (canvas.height !== height || canvas.width !== width) Object.assign(canvas, { height, width });
   byId("picture").style.setProperty("--ratio", width / height);
+  paint(canvas, shown);
+  paintOther();
+}
+
+/** Draws the chosen view of one image. */
+function paint(canvas, image) {
+  const { height, width } = canvas;
   const pen = canvas.getContext("2d");
   const opacity = byId("opacity").value / 100;
   pen.globalAlpha = 1;
-  pen.drawImage(shown.photoImage, 0, 0, width, height);
+  pen.drawImage(image.photoImage, 0, 0, width, height);
   if (state.view === "heat") {
+    const [heat, top] = shownHeat(image, image.stretchedAxes(height, width));
+    if (!heat) return;
     drawGrey(pen, width, height, opacity);
-    const heat = shown.heat(currentMaps(), state.choice, shown.stretchedAxes(height, width));
     pen.globalAlpha = opacity;
-    pen.drawImage(canvasOf(height, width, heatPixels(heat, scaleTop(), shown.heatColours)), 0, 0);
+    pen.drawImage(canvasOf(height, width, heatPixels(heat, top, image.heatColours)), 0, 0);
     pen.globalAlpha = 1;
   } else {
-    const labels = shownLabels(state.view);
-    pen.drawImage(canvasOf(height, width, labelPixels(labels, height, width, shown.palette, opacity, 2)), 0, 0);
-    if (byId("names").checked && opacity > 0) drawNames(pen, labels, height, width);
+    const view = image[state.view] ? state.view : "labels";
+    const labels = shownLabels(view, image);
+    pen.drawImage(canvasOf(height, width, labelPixels(labels, height, width, image.palette, opacity, 2)), 0, 0);
+    if (byId("names").checked && opacity > 0) drawNames(pen, labels, image);
   }
+}
+
+/** Values of the heat map that is drawn, and the top of their scale; no values if the image lacks the word. */
+function shownHeat(image, axes) {
+  if (state.part && image === shown) return [partHeat(state.part, axes), 1];
+  const choice = state.part ? null : choiceOf(image);
+  return [choice && image.heat(currentMaps(image), choice, axes), scaleTop()];
 }
 
 /** Takes the colour out of the photo, as far as the heat map covers it. */
@@ -53,7 +79,8 @@ function drawGrey(pen, width, height, opacity) {
   pen.globalCompositeOperation = "source-over";
 }
 
-function drawNames(pen, labels, height, width) {
+function drawNames(pen, labels, image) {
+  const { height, width } = pen.canvas;
   const zoom = width / (byId("canvas").clientWidth || width);
   const size = 14 * zoom;
   pen.font = `600 ${size}px system-ui, sans-serif`;
@@ -64,7 +91,7 @@ function drawNames(pen, labels, height, width) {
   const spots = nameSpots(labels, height, width).sort((a, b) => b.depth - a.depth);
   for (const { label, y, x } of spots) {
     if (label === BACKGROUND) continue;
-    const name = label === IGNORED ? "ignored" : shown.classes[label].name;
+    const name = fitted(pen, label === IGNORED ? "ignored" : image.classes[label].name, width - 8 * zoom);
     const half = pen.measureText(name).width / 2 + 4 * zoom;
     const place = [Math.min(Math.max(x, half), Math.max(half, width - half)), Math.min(Math.max(y, size), height - size)];
     const overlaps = (other) => Math.abs(other.x - place[0]) < other.half + half && Math.abs(other.y - place[1]) < 1.2 * size;
@@ -76,6 +103,13 @@ function drawNames(pen, labels, height, width) {
     pen.fillStyle = "#fff";
     pen.fillText(name, ...place);
   }
+}
+
+/** `text` with its end cut off where it is wider than `width`. */
+function fitted(pen, text, width) {
+  const letters = [...text];
+  while (letters.length > 1 && pen.measureText(letters.join("")).width > width) letters.splice(-2, 2, "…");
+  return letters.join("");
 }
 
 /** Every layer by itself: the chosen word's heat on one scale for all layers, or the layer's own labels. */
@@ -109,12 +143,11 @@ function drawScale() {
   scale.hidden = false;
   const ramp = canvasOf(1, 256, heatPixels(Float32Array.from({ length: 256 }, (_, i) => i), 255, shown.heatColours));
   ramp.className = "ramp";
-  scale.replaceChildren(
-    element("b", { textContent: chosenName() }),
-    element("span", { textContent: "0" }),
-    ramp,
-    element("span", { textContent: percent(scaleTop()) }),
-  );
+  const [name, low, high] = state.part
+    ? [state.part.name, state.part.low.toFixed(1), state.part.high.toFixed(1)]
+    : [chosenName(), "0", percent(scaleTop())];
+  const texts = [element("b", { textContent: name, dir: "auto", title: name }), element("span", { textContent: low })];
+  scale.replaceChildren(...texts, ramp, element("span", { textContent: high }));
 }
 
 function markControls() {
@@ -138,7 +171,7 @@ function markControls() {
     button.setAttribute("aria-pressed", chosen && view === "heat");
   }
   markShares();
-  const names = { heat: `Where ${chosenName()} is`, labels: "Labels", refined: "Labels after the CRF", truth: "Ground truth" };
+  const names = { heat: state.part?.name ?? `Where ${chosenName()} is`, labels: "Labels", refined: "Labels after the CRF", truth: "Ground truth" };
   const from = layers.length === 1 ? `layer ${layers[0]}` : `layers ${layers.join(", ")}`;
   byId("picture").setAttribute("aria-label", `${names[view]}, ${shown.name}`);
   const iou = currentIou()?.filter((value) => value !== null);
@@ -149,7 +182,7 @@ function markControls() {
   const crf = view === "refined" ? `, ${shown.crf} CRF iterations` : "";
   const nothing = view !== "heat" && shownLabels(view).every((label) => label === BACKGROUND || label === IGNORED);
   const found = nothing ? ". Nothing found: every pixel is background" : "";
-  byId("status").textContent = view === "truth" ? "Ground truth" : `From ${from}${crf}${score}${found}`;
+  byId("status").textContent = state.part ? `${state.part.name}: logits` : view === "truth" ? "Ground truth" : `From ${from}${crf}${score}${found}`;
   byId("names").parentElement.hidden = view === "heat";
   byId("shared").parentElement.hidden = view !== "heat";
 }

@@ -7,7 +7,7 @@ class Server {
     this.asked = null; // aborts the question under way
     this.answered = {}; // the words of the answer shown
     const address = new URLSearchParams(location.hash.slice(1));
-    byId("ask").hidden = false;
+    byId("ask").hidden = byId("compare-keep").hidden = false;
     byId("ask-classes").value = address.get("classes") ?? classes;
     byId("ask-background").value = address.get("background") ?? background;
     for (const { key, name } of photos) this.offer(key, name);
@@ -44,6 +44,13 @@ class Server {
     if (matchMedia("(max-width: 900px)").matches) byId("ask-fold").open = false; // the picture first
     const unknown = answer.unknown.map((word) => `“${word}”`).join(", ");
     this.tell(unknown && `The model’s vocabulary cannot spell ${unknown}; expect little of it.`);
+  }
+
+  /** Asks for the tokens and heads of a word in one layer. */
+  async parts(word, layer) {
+    const answer = await this.send("parts", JSON.stringify({ photo: this.photo, word, layer }), "Looking …");
+    if (answer) this.tell("");
+    return answer;
   }
 
   /** Sends a photo and asks about it. */

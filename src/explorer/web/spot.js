@@ -21,12 +21,8 @@ function rank() {
   const rows = ranking.map((word) => {
     const bar = element("span", { className: "rank-bar" }, element("span"));
     bar.firstChild.style.width = `${Math.min(100, (100 * word.share) / Math.max(longest, 0.5))}%`;
-    const name = element("button", { type: "button", className: "rank-name", textContent: word.text });
-    name.addEventListener("click", () => {
-      state.choice = { kind: "words", index: word.index };
-      state.view = "heat";
-      refresh();
-    });
+    const name = element("button", { type: "button", className: "rank-name", textContent: word.text, title: word.text, dir: "auto" });
+    name.addEventListener("click", () => chooseWord({ kind: "words", index: word.index }));
     const owner = shown.classes[word.class].name;
     const of = owner === word.text ? "" : owner;
     return element("li", {}, swatch(word.class), name, element("span", { className: "quiet of", textContent: of }), bar,
@@ -56,6 +52,7 @@ function placeOf(event) {
 }
 
 function moveSpot(event) {
+  if (event.target !== byId("picture")) return; // the swipe handle is inside it
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   if (event.key in steps) {
     const [dy, dx] = steps[event.key];

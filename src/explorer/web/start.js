@@ -19,6 +19,10 @@ window.explorer = {
   get image() {
     return shown;
   },
+  /** Logits of the tokens and heads that the server computed last. */
+  get parts() {
+    return parts;
+  },
   /** Labels before the CRF at every pixel of the frame that shows the photo. */
   frameLabels: (layers) => shown.labels(shown.maps(layers), shown.frameAxes()),
   /** Labels before the CRF at the photo's own size. */

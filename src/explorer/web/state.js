@@ -9,9 +9,10 @@ const state = {
   choice: { kind: "classes", index: 0 },
   spot: null, // {y, x}: a place in the photo, 0 to 1
   held: false,
+  part: null, // of a word, drawn instead of its heat: {name, values [N], low, high}
 };
 let shown = null; // the Exploration on the page
-let current = {}; // maps and labels of the layers switched on, made when asked for
+let other = null; // another Exploration of the same photo, to compare with
 
 const percent = (share) => (share >= 0.9995 ? "100%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
 const colourOf = (label) => `rgb(${shown.palette.slice(3 * label, 3 * label + 3).join(" ")})`;
@@ -31,34 +32,48 @@ function canvasSize() {
   return [height, width].map((side) => Math.max(1, Math.round(side * scale)));
 }
 
-function currentMaps() {
-  return (current.maps ??= shown.maps(state.layers));
+/** The layers of an image that are switched on; of the other one: the same, or those of its configuration. */
+function layersOf(image) {
+  if (image === shown) return state.layers;
+  const same = state.layers.filter((layer) => image.layers.includes(layer));
+  return same.length && !configuredLayersShown() ? same : image.configured;
+}
+
+function currentMaps(image = shown) {
+  return (image.current.maps ??= image.maps(layersOf(image)));
+}
+
+/** Drops what was computed from the layers that were switched on before. */
+function forgetMaps() {
+  for (const image of [shown, other]) if (image) image.current = {};
 }
 
 /** The labels of a view at the size of the large picture. */
-function shownLabels(view) {
+function shownLabels(view, image = shown) {
   const size = canvasSize();
-  const own = [shown.photo.height, shown.photo.width];
-  current.labels ??= {};
-  return (current.labels[view] ??=
+  const own = [image.photo.height, image.photo.width];
+  image.current.labels ??= {};
+  return (image.current.labels[view] ??=
     view === "refined"
-      ? nearest(shown.refined, own, size)
+      ? nearest(image.refined, own, size)
       : view === "truth"
-        ? nearest(shown.truth.labels, own, size)
-        : shown.labels(currentMaps(), shown.stretchedAxes(...size)));
+        ? nearest(image.truth.labels, own, size)
+        : image.labels(currentMaps(image), image.stretchedAxes(...size)));
 }
 
 /** IoU of the labels shown, per class, in the frame of the model; null without ground truth. */
 function currentIou() {
   if (!shown.truth || state.view === "truth") return null;
   if (state.view === "refined") return shown.truth.iou;
-  return (current.iou ??= iouOf(shown.labels(currentMaps(), shown.frameAxes()), shown.truth.frame, shown.classes.length));
+  return (shown.current.iou ??= iouOf(shown.labels(currentMaps(), shown.frameAxes()), shown.truth.frame, shown.classes.length));
 }
 
 async function show(content) {
   const before = shown && { photo: shown.name, choice: chosenName() };
   shown = await Exploration.read(content);
-  current = {};
+  forgetMaps();
+  forgetParts();
+  if (other && differentPhotos(other)) endComparison(differentPhotos(other));
   const known = state.layers.filter((layer) => shown.layers.includes(layer));
   state.layers = known.length ? known : [...shown.configured];
   state.view ??= shown.refined ? "refined" : "labels";
@@ -75,6 +90,7 @@ async function show(content) {
   showViews();
   makeLayerCards();
   makeWordList();
+  showLayerChoice();
   const { choice } = state;
   if (!state.spot) state.spot = deepestSpot();
   if (state.view === "heat") state.choice = choice; // a heat map stays that of its word
