@@ -70,7 +70,7 @@ def make_fake(amp: Amp, fused: bool, folder: Path, monkeypatch: pytest.MonkeyPat
         assert messages.stride(-1) == pooled.stride(-1) == 1
         assert messages.shape[2:] == (height + 2, width + 2)
 
-    monkeypatch.setattr(ConvCRF, "_triton", lambda *_: SimpleNamespace(pass_on=lambda *_: None, update=update))
+    monkeypatch.setattr(ConvCRF, "_triton", lambda *_: SimpleNamespace(update=update))
     segmenter = Segmenter(
         load_blip(str(folder), torch.device("cpu"), fused),
         PROMPTS,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -113,7 +112,7 @@ class ConvCRF:
     def _infer(self, unary: Tensor, image: Tensor, triton: ModuleType | None) -> Tensor:
         output = torch.empty(unary.shape, dtype=torch.float32, device=unary.device)
         on_cpu = unary.device.type == "cpu"
-        group = self._group(unary, triton)
+        group = self._group(unary)
         groups = unary.split(group), image.split(group), output.split(group)
         with _parallel(unary.device) as run:
             # For small images, synchronising threads costs more than it gains: each thread takes an image of its own.
@@ -129,36 +128,31 @@ class ConvCRF:
             over_images(infer, *groups)
         return output
 
-    def _group(self, unary: Tensor, triton: ModuleType | None) -> int:
+    def _group(self, unary: Tensor) -> int:
         """Number of images of ``unary`` [B, C, H, W] to process at a time."""
         batch, classes, height, width = unary.shape
         if unary.device.type == "cpu":
             return 1  # one fills the cache
         # On CUDA, larger groups need fewer launches: as many images as fit, in groups of about equal size.
-        each = self._bytes_per_image(classes, height, width, triton)
-        most = max(1, working_memory(unary.device, MAX_WORKING_BYTES, 0) // each)
+        most = max(
+            1, working_memory(unary.device, MAX_WORKING_BYTES, 0) // self._bytes_per_image(classes, height, width)
+        )
         return -(-batch // -(-batch // most))
 
-    def _bytes_per_image(self, classes: int, height: int, width: int, triton: ModuleType | None) -> int:
+    def _bytes_per_image(self, classes: int, height: int, width: int) -> int:
         """Working memory per image, besides its unary and its output."""
-        upsampled = 3 * classes * height * width // 2  # messages along one axis and along both
-        pooled = 2 * (classes + 3) * height * width // self.pooling**2  # q, messages, colours
-        if triton:
-            kernel = self.window**2 * height * width // self.pooling**2
-            return 4 * (kernel + max(kernel, upsampled) + pooled)  # two copies of the kernel exist while it is computed
         blocks = -(-height // (BLOCK * self.pooling)) * -(-width // (BLOCK * self.pooling))
         around = (BLOCK + self.window - 1) ** 2
         kernel = blocks * around * BLOCK**2
         neighbourhoods = blocks * classes * (around + BLOCK**2)  # of q, and their sums
+        upsampled = 3 * classes * height * width // 2  # messages along one axis and along both
+        pooled = 2 * (classes + 3) * height * width // self.pooling**2  # q, messages, colours
+        # two copies of the kernel exist while it is computed
         return 4 * (kernel + max(kernel, neighbourhoods, upsampled) + pooled)
 
     def _infer_group(self, unary: Tensor, image: Tensor, output: Tensor, triton: ModuleType | None, run: Run) -> None:
         _, classes, height, width = unary.shape
-        messages: _Messages
-        if triton:
-            messages = _WindowMessages(self, image, classes, triton)
-        else:
-            messages = _BlockMessages(self, image, classes, run)
+        messages = _Messages(self, image, classes, run)
         cells = strip = height // self.pooling
         if unary.device.type == "cpu" and triton is None:
             strip = min(strip, max(1, STRIP_BYTES // (4 * self.pooling * classes * width)))
@@ -267,62 +261,31 @@ def phase_taps(pooling: int) -> list[tuple[int, float]]:
     return [(int(position), position - int(position)) for position in positions]
 
 
-class _Messages(ABC):
-    """The kernel of a group of images, and q of its cells."""
-
-    def __init__(self, crf: ConvCRF, image: Tensor, classes: int, multiple: int) -> None:
-        """image: [B, 3, H, W]; q is stored for a ``multiple`` of cells in each direction."""
-        batch, _, height, width = image.shape
-        self.cells = height // crf.pooling, width // crf.pooling
-        self.radius = crf.window // 2
-        h, w = (cells + -cells % multiple + 2 * self.radius for cells in self.cells)
-        self._q = image.new_zeros(batch, classes, h, w)
-
-    def pooled(self, rows: range) -> Tensor:
-        """Buffer for the sum of q over the pixels of each cell: a view of [B, C, len(rows), w]."""
-        first = self.radius + rows.start
-        return self._q[:, :, first : first + len(rows), self.radius : self.radius + self.cells[1]]
-
-    @abstractmethod
-    def pass_on(self) -> Tensor:
-        """The kernel-weighted sum of q around each cell: [B, C, h + 2, w + 2], the border repeated once."""
-
-
-class _WindowMessages(_Messages):
-    """Each cell's neighbours times the weights of its window, by the Triton kernel."""
-
-    def __init__(self, crf: ConvCRF, image: Tensor, classes: int, triton: ModuleType) -> None:
-        super().__init__(crf, image, classes, 1)
-        self._triton = triton
-        h, w = self.cells
-        self._messages = image.new_empty(*self._q.shape[:2], h + 2, w + 2)
-        colours = _scaled_colours(crf, image)
-        around = F.pad(colours, [self.radius] * 4).unfold(2, h, 1).unfold(3, w, 1)  # [B, 3, window, window, h, w]
-        offsets = torch.arange(crf.window, device=image.device) - self.radius
-        weights = _weights(crf, offsets[:, None, None, None], offsets[:, None, None])
-        out = image.new_empty(len(image), crf.window, crf.window, h, w)
-        self._weights = _kernel(around, colours[:, :, None, None], weights, out)
-
-    def pass_on(self) -> Tensor:
-        self._triton.pass_on(self._q, self._weights, self._messages)
-        return self._messages
-
-
-class _BlockMessages(_Messages):
-    """The kernel as block matrices, and messages as matrix products."""
+class _Messages:
+    """The kernel of a group of images as block matrices, and the buffers of the message passing."""
 
     def __init__(self, crf: ConvCRF, image: Tensor, classes: int, run: Run) -> None:
-        super().__init__(crf, image, classes, BLOCK)
+        """image: [B, 3, H, W]."""
+        batch, _, height, width = image.shape
         self._run = run
+        self.cells = height // crf.pooling, width // crf.pooling
+        self.radius = crf.window // 2
         self.blocks = -(-self.cells[0] // BLOCK), -(-self.cells[1] // BLOCK)
         # On the CPU one row of blocks at a time, to stay in the cache.
         step = 1 if image.device.type == "cpu" else self.blocks[0]
         self._steps = [slice(first, first + step) for first in range(0, self.blocks[0], step)]
         self._kernels = self._block_kernels(crf, image)  # one a step: [B n, cells around, cells of the block]
         h, w = self.blocks[0] * BLOCK, self.blocks[1] * BLOCK
-        self._grid = image.new_empty(*self._q.shape[:2], h + 2, w + 2)
+        self._q = image.new_zeros(batch, classes, h + 2 * self.radius, w + 2 * self.radius)
+        self._grid = image.new_empty(batch, classes, h + 2, w + 2)
+
+    def pooled(self, rows: range) -> Tensor:
+        """Buffer for the sum of q over the pixels of each cell: a view of [B, C, len(rows), w]."""
+        first = self.radius + rows.start
+        return self._q[:, :, first : first + len(rows), self.radius : self.radius + self.cells[1]]
 
     def pass_on(self) -> Tensor:
+        """The kernel-weighted sum of q around each cell: [B, C, h + 2, w + 2], the border repeated once."""
         h, w = self.cells
         batch, classes = self._q.shape[:2]
         neighbourhoods = self._neighbourhoods(self._q)
@@ -345,51 +308,35 @@ class _BlockMessages(_Messages):
         return cells.unfold(2, side, BLOCK).unfold(3, side, BLOCK).permute(0, 2, 3, 1, 4, 5)
 
     def _block_kernels(self, crf: ConvCRF, image: Tensor) -> list[Tensor]:
+        """The kernel, times the weight of the messages and the 1/f^2 of the pooling."""
+        spatial, window = self._spatial_kernel(crf, image.device)
+        window *= crf.message_weight / crf.pooling**2
+        spatial *= crf.spatial_weight * window
+        window *= crf.colour_weight
+        # Beyond the image the colour does not matter: q is 0 there.
+        colours = F.avg_pool2d(image, crf.pooling).mul_(0.5**0.5 / crf.colour_bandwidth)
         r = self.radius
-        around = torch.arange(BLOCK + 2 * r, device=image.device) - r
-        apart = around[:, None] - torch.arange(BLOCK, device=image.device)
-        rows, columns = apart[:, None, :, None], apart[None, :, None, :]
-        shape = len(around) ** 2, BLOCK**2
-        colour, spatial = (weight.view(shape) for weight in _weights(crf, rows, columns))
         below, right = (-cells % BLOCK for cells in self.cells)
-        neighbourhoods = self._neighbourhoods(F.pad(_scaled_colours(crf, image), (r, r + right, r, r + below)))
+        neighbourhoods = self._neighbourhoods(F.pad(colours, (r, r + right, r, r + below)))
 
         def kernel(step: slice) -> Tensor:
             around = neighbourhoods[:, step]
-            centres = around[..., r : r + BLOCK, r : r + BLOCK].reshape(-1, 3, 1, shape[1])
-            around = around.reshape(-1, 3, shape[0], 1)
-            return _kernel(around, centres, (colour, spatial), around.new_empty(len(around), *shape))
+            centres = around[..., r : r + BLOCK, r : r + BLOCK].reshape(-1, 3, 1, window.shape[1])
+            around = around.reshape(-1, 3, window.shape[0], 1)
+            # Explicit differences: a matrix product of colours would lose precision by cancellation.
+            out = (around[:, 0] - centres[:, 0]).square_()
+            for channel in (1, 2):
+                out += (around[:, channel] - centres[:, channel]).square_()
+            return out.clamp_(max=FARTHEST).neg_().exp_().mul_(window).add_(spatial)
 
         return self._run(kernel, self._steps)
 
-
-def _scaled_colours(crf: ConvCRF, image: Tensor) -> Tensor:
-    """Mean colours of the cells, so scaled that the exponent of two cells is minus their squared distance."""
-    return F.avg_pool2d(image, crf.pooling).mul_(0.5**0.5 / crf.colour_bandwidth)
-
-
-def _weights(crf: ConvCRF, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """What the colours' Gaussian of cells ``rows`` and ``columns`` apart is multiplied by, and what is added to it.
-
-    0 outside the window. Includes the weight of the messages and the 1/f^2 of the pooling.
-    """
-    radius = crf.window // 2
-    window = ((rows.abs() <= radius) & (columns.abs() <= radius)) * (crf.message_weight / crf.pooling**2)
-    exponent = (rows.square() + columns.square()) * (0.5 * (crf.pooling / crf.spatial_bandwidth) ** 2)
-    spatial = torch.exp(-exponent.clamp(max=FARTHEST))
-    return window * crf.colour_weight, spatial * (crf.spatial_weight * window)
-
-
-def _kernel(around: Tensor, centres: Tensor, weights: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
-    """Write the kernel between cells to ``out`` [B, ...].
-
-    Args:
-        around: [B, 3, ...] scaled colours of the neighbours. Beyond the image the colour does not matter: q is 0 there.
-        centres: [B, 3, ...] scaled colours of the cells.
-        weights: of :func:`_weights`.
-    """
-    # Explicit differences: a matrix product of colours would lose precision by cancellation.
-    torch.sub(around[:, 0], centres[:, 0], out=out).square_()
-    for channel in (1, 2):
-        out += (around[:, channel] - centres[:, channel]).square_()
-    return out.clamp_(max=FARTHEST).neg_().exp_().mul_(weights[0]).add_(weights[1])
+    def _spatial_kernel(self, crf: ConvCRF, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The spatial Gaussian and the window (0 or 1): [cells around, cells of the block] each."""
+        around = torch.arange(BLOCK + 2 * self.radius, device=device) - self.radius
+        apart = around[:, None] - torch.arange(BLOCK, device=device)
+        rows, columns = apart[:, None, :, None], apart[None, :, None, :]
+        shape = len(around) ** 2, BLOCK**2
+        window = (rows.abs() <= self.radius) & (columns.abs() <= self.radius)
+        exponent = (rows.square() + columns.square()) * (0.5 * (crf.pooling / crf.spatial_bandwidth) ** 2)
+        return torch.exp(-exponent.clamp(max=FARTHEST)).view(shape), window.float().view(shape)

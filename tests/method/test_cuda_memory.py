@@ -40,15 +40,15 @@ def test_the_crf_takes_what_it_says(
     batch: int, classes: int, free: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels count as well as class maps: of few classes they are the larger part."""
-    kernel = SimpleNamespace(pass_on=lambda *_: None, update=lambda *_: None) if backend == "triton" else None
+    kernel = SimpleNamespace(update=lambda *_: None) if backend == "triton" else None
     monkeypatch.setattr(ConvCRF, "_triton", lambda *_: kernel)
     crf = ConvCRF(iterations=2)
     with fake_cuda(monkeypatch, free * GIB), LiveBytes() as memory:
         unary = torch.empty(batch, classes, 512, 512, device="cuda")
         image = torch.empty(batch, 3, 512, 512, device="cuda")
-        group, before = crf._group(unary, kernel), memory.live
+        group, before = crf._group(unary), memory.live
         crf(unary, image)
     work = memory.peak - before - unary.nbytes  # the output is as large as the unary
     assert work <= free * GIB
-    assert 0.75 < work / (group * crf._bytes_per_image(classes, 512, 512, kernel)) <= 1
+    assert 0.75 < work / (group * crf._bytes_per_image(classes, 512, 512)) <= 1
     assert (free == 60) == (group == batch)
