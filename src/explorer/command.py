@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     prompts_of_words(config, args.classes, args.background)  # refused here, before the model is loaded
     listener = bind(args.host, args.port)
 
-    # torch is imported here: what was wrong with the command has been said without waiting for it
+    # imports torch: errors in the command are printed before it, without the wait
     with cli.quick_imports():
         from .server import serve
         from .studio import Studio
@@ -56,18 +56,20 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket that listens at ``host`` and ``port`` (0: any free one).
 
     Raises:
-        UserError: the port is in use or not allowed, or ``host`` is no address of this machine.
+        UserError: the port is in use or not allowed, or ``host`` is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host}: no address of that name ({error}); expected such as 127.0.0.1") from None
+        raise UserError(
+            f"--host {host} has no address ({error}); use an address of this machine, such as 127.0.0.1"
+        ) from None
     listener = socket.socket(family, kind, protocol)
     try:
         if hasattr(socket, "SO_REUSEPORT"):  # elsewhere (Windows) SO_REUSEADDR would share a port that is in use
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen()  # from here on the port is taken; a browser that is quick waits for the model
+        listener.listen()  # takes the port; an early browser waits for the model
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -79,7 +81,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """What to type into a browser; where any address will do, this machine's name."""
+    """The address to open in a browser; if it listens on every address, this machine's name."""
     host, port = listener.getsockname()[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = socket.gethostname()
@@ -87,7 +89,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def _photos(args: argparse.Namespace, config: Config) -> list[Path]:
-    """The images to begin with: those of ``--images``, else of the configuration's list, if it is there."""
+    """The first images: those of ``--images``, otherwise of the configuration's list, if it exists."""
     most = args.limit or SHOWN
     if args.images:
         return find_photos(args.images, Path())[:most]
@@ -108,17 +110,17 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=user_path,
         metavar="PATH",
-        help="image files, or folders of which every image is taken (default: the configuration's list)",
+        help="image files or folders of images (default: the configuration's list)",
     )
     parser.add_argument(
         "--classes",
         metavar="WORDS",
-        help='what to look for at first, such as "cat; dog = puppy, hound; my red mug" (default: the class file)',
+        help='classes to start with, such as "cat; dog = puppy, hound; my red mug" (default: the class file)',
     )
     parser.add_argument(
         "--background",
         metavar="WORDS",
-        help='what else may be there, such as "table, wall" (default: the background words of the class file)',
+        help='background words to start with, such as "table, wall" (default: the background words of the class file)',
     )
     parser.add_argument("--port", type=_port, default=PORT, help=f"to listen on; 0: any free one (default: {PORT})")
     parser.add_argument(

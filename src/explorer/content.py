@@ -34,12 +34,12 @@ JPEG_QUALITY = 88
 
 @dataclass(frozen=True)
 class Truth:
-    """What an evaluation knows of an image beside its own prediction.
+    """Ground truth of an image and the IoU of its prediction.
 
     Attributes:
         labels: uint8 [height, width] true labels of the untouched image, 255 ignored.
         frame: uint8 [S, S] the same in the frame.
-        iou: [C] IoU of the prediction in this image; None where a class is neither there nor predicted.
+        iou: [C] IoU of the prediction in this image; None for a class that is absent from both.
         resolution: ``letterbox`` or ``original``: where the evaluation counted ``iou``.
     """
 
@@ -60,11 +60,11 @@ def page_content(
         rgb: the image, uint8 [height, width, 3].
         embeds: [1, 1 + N, D], the encoded image.
         labels: uint8 [height, width], what the segmenter found; if it has a CRF, they are shown as those after the CRF.
-        name: the page's title, such as the file name of the image.
-        truth: ground truth, where there is one.
+        name: title of the page, such as the image's file name.
+        truth: ground truth, if known.
 
     Raises:
-        UserError: what a layer sees is not a number, see :meth:`Segmenter.check_numbers`.
+        UserError: a logit is not a number, see :meth:`Segmenter.check_numbers`.
     """
     layers = segmenter.model.layers
     attended = segmenter.attend(embeds, layers)

@@ -29,7 +29,7 @@ from .page import fill, json_in_html, page
 
 THUMBNAIL_SIDE = 320  # pixels
 NEIGHBOURS = "\0links\0"
-"""Stands in a page for its links until they are known; no name of a file can hold it."""
+"""Placeholder for the links of a page until they are known; no file name can contain it."""
 
 
 def write_evaluation_pages(
@@ -37,17 +37,17 @@ def write_evaluation_pages(
 ) -> list[Path]:
     """Write a page for each of ``count`` images, evenly spaced in the list, and an index.
 
-    Pages replace those of an earlier evaluation with the same CSV: they can be made again.
+    Pages replace those of an earlier evaluation with the same CSV.
 
     Args:
         csv: the evaluation's CSV: the index is ``<its stem>_explorer.html``, pages are in ``<its stem>_explorer``.
-        segmenter: what was evaluated.
+        segmenter: the evaluated one.
         dataset: images and masks; its resolution is that of the IoU.
         count: of images; the same are chosen as for the evaluation's overlays.
-        evaluation: how ``segmenter`` scored; images that it skipped are left out here too.
+        evaluation: its scores; skipped images get no page.
 
     Returns:
-        Index and folder. Of several processes the first one writes them, the others return nothing.
+        Index and folder. Of several processes only the first writes; the others return an empty list.
 
     Raises:
         UserError: an image or mask cannot be read, or a page cannot be written.
@@ -84,7 +84,7 @@ def write_evaluation_pages(
 
 
 def image_iou(prediction: Prediction, labelling: Labelling) -> list[float | None]:
-    """IoU of every class number within one image; None where a class is neither there nor predicted, or not scored."""
+    """IoU of every class number in one image; None for a class that is absent from both masks, or not scored."""
     confusion = ConfusionMatrix.of(labelling)
     confusion.update(prediction.labels.cpu(), prediction.target)
     unions = confusion.union.tolist()

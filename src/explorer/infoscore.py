@@ -26,12 +26,12 @@ PARTS = {
 def write_infoscore_page(
     path: Path, scores: LayerScores, top: Sequence[int], comparison: Comparison | None, title: str, about: str
 ) -> None:
-    """Write the page of ``scores``; it replaces an earlier one, for it can be made again.
+    """Write the page of ``scores``; it replaces an existing one.
 
     Args:
         path: the HTML file.
         scores: of L layers.
-        top: the layers to stand out.
+        top: the layers to highlight.
         comparison: adds mIoU.
         title: of the page.
         about: a line below the title: model, images.
@@ -56,7 +56,7 @@ def write_infoscore_page(
         rows="\n".join(rows),
         comparison=_comparison(comparison, top) if comparison else "",
     )
-    if rank() == 0:  # of a job's processes one writes
+    if rank() == 0:  # one process writes
         write_bytes(path, content)
 
 
@@ -112,6 +112,6 @@ def _scatter(comparison: Comparison, top: Sequence[int]) -> str:
 
 
 def _share(value: float, values: Sequence[float]) -> float:
-    """Where ``value`` lies between the smallest and the largest of ``values``, 0 to 1."""
+    """Position of ``value`` between the smallest and the largest of ``values``, 0 to 1."""
     span = max(values) - min(values)
     return (value - min(values)) / span if span else 0.5

@@ -27,7 +27,7 @@ from .content import page_content, word_parts
 
 MAX_PROMPTS = 300
 MAX_SENT_BYTES = 2**28  # of a photo that was sent, decoded: 67 million pixels in colour
-MAX_ENCODED = 16  # photos whose embeddings are kept: the one asked about last, and those before it
+MAX_ENCODED = 16  # photos whose embeddings are kept, the most recently used
 MAX_SENT = 100  # photos that were sent and are kept in memory while the server runs
 MAX_KEPT_BYTES = 2**29  # of these photos, as they were sent
 THUMBNAIL = (174, 132)  # pixels: three times what the page shows, for fine screens
@@ -44,12 +44,12 @@ class Photo:
 class Studio:
     """A model and photos, each with a key.
 
-    Not for several threads at once, but for :meth:`thumbnail` and :meth:`add`.
+    Only :meth:`thumbnail` and :meth:`add` may run in several threads at once.
 
     Args:
-        config: names the class file, whose words stand in for those that are not given, the layers and the CRF.
+        config: names the class file (the default words), the layers and the CRF.
         model: the model.
-        photos: image files to begin with.
+        photos: the first image files.
     """
 
     def __init__(self, config: Config, model: Model, photos: list[Path]) -> None:
@@ -63,7 +63,7 @@ class Studio:
         """Load the model of ``config``.
 
         Raises:
-            UserError: no such device, a model that cannot be loaded, or layers that are to be ranked first.
+            UserError: the device does not exist, the model cannot be loaded, or ``model.layers`` is ``auto``.
         """
         if config.model.layers == "auto":
             expected = "layer numbers for the explorer; compute_infoscore_blip.py ranks them"
@@ -93,7 +93,7 @@ class Studio:
         """What the page shows of a photo for these words (None: the class file's).
 
         Raises:
-            UserError: there is no such photo, or it cannot be read; or words are refused.
+            UserError: the photo does not exist or cannot be read, or words are refused.
         """
         photo = self._photo(key)
         try:
@@ -115,7 +115,7 @@ class Studio:
         """What one layer sees in a photo for each token of a word's prompt, head by head.
 
         Raises:
-            UserError: there is no such photo or layer, the photo cannot be read, or the word is refused.
+            UserError: the photo or the layer does not exist, the photo cannot be read, or the word is refused.
         """
         photo = self._photo(key)
         if fault := fault_of_word(word):
@@ -135,7 +135,7 @@ class Studio:
         """A small JPEG of a photo.
 
         Raises:
-            UserError: there is no such photo, or it cannot be read.
+            UserError: the photo does not exist or cannot be read.
         """
         picture = Image.fromarray(self._read(self._photo(key)))
         picture.thumbnail(THUMBNAIL)
@@ -173,5 +173,5 @@ class Studio:
 
 
 def _of_fields(message: str) -> str:
-    """A message about options, about the fields of the page instead."""
+    """``message`` with the names of the page's fields instead of options."""
     return message.replace("--classes", "Look for").replace("--background", "Background")

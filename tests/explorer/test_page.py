@@ -44,7 +44,7 @@ TIE = 1e-5  # probabilities closer than this may be ordered either way: sums are
 
 @dataclass
 class Explored:
-    """An image, what was seen in it, and the page of it."""
+    """An image, the attention in it, and its page."""
 
     segmenter: Segmenter
     seen: PatchAttention

@@ -1,4 +1,4 @@
-"""The explorer's server: what it answers, to whom, and that it goes on whatever is asked."""
+"""The explorer's server: its answers, whom it answers, and that no request stops it."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_old_photos_make_room(studio: Studio, monkeypatch: pytest.MonkeyPatch) -
     assert [key in studio.photos for key in keys] == [False, True, True]
     with pytest.raises(UserError, match="no longer here"):
         studio.explore(keys[0], None, None)
-    for key in (keys[1], "0", keys[1]):  # what was forgotten is encoded again
+    for key in (keys[1], "0", keys[1]):  # a forgotten photo is encoded again
         assert studio.explore(key, "cat", None)["words"]
     assert "0" in studio.photos
 
@@ -318,7 +318,7 @@ def test_the_model_answers_one_question_at_a_time(served: Served, monkeypatch: p
     assert most == 1
 
 
-def test_a_defect_is_told_and_does_not_end_it(
+def test_a_defect_is_reported_and_does_not_stop_it(
     served: Served, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: Any) -> None:
@@ -357,7 +357,7 @@ def test_the_address_can_be_typed_into_a_browser(host: str, named: str) -> None:
         assert address_of(listener) in (f"http://{named}:{port}", f"http://[::1]:{port}")
 
 
-def test_wrong_words_are_told_before_torch_is_imported() -> None:
+def test_wrong_words_are_reported_before_torch_is_imported() -> None:
     code = "import sys; from src import cli; from src.explorer.command import main; "
     code += "print(cli.run(main), 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog; mug"]
@@ -402,7 +402,7 @@ def test_the_page_answers_new_words_and_new_photos(
     window.locator("#ask-classes").fill("dog, cat; mug")
     window.keyboard.press("Enter")
     window.locator("#message.error", has_text='classes are set apart by ";"').wait_for()
-    assert window.locator(".class", has_text="dog").count() == 1  # what was there is still there
+    assert window.locator(".class", has_text="dog").count() == 1  # the earlier answer stays
     window.locator("#ask-classes").fill("mug; zebra")
     photo = tmp_path / "new photo.jpg"
     photo.write_bytes(jpeg())
@@ -495,7 +495,7 @@ def test_an_answer_is_kept_and_compared_with_the_next(served: Served, open_page:
     assert window.locator("#swipe").is_hidden()
 
 
-def test_a_server_that_has_ended_is_told(served: Served, open_page: Callable[..., Page]) -> None:
+def test_a_server_that_has_ended_is_reported(served: Served, open_page: Callable[..., Page]) -> None:
     window = open_page(served.address, expected="ERR_")
     window.context.set_offline(True)
     window.locator("#ask button[type=submit]").click()

@@ -3,8 +3,8 @@
 /** Questions to the server that this page came from; a page in a file has none. */
 class Server {
   constructor({ photos, classes, background }) {
-    this.photo = null; // key of the one shown or asked about
-    this.asked = null; // aborts the question under way
+    this.photo = null; // key of the photo shown or requested
+    this.asked = null; // aborts the pending question
     this.answered = {}; // the words of the answer shown
     const address = new URLSearchParams(location.hash.slice(1));
     byId("ask").hidden = byId("compare-keep").hidden = false;
@@ -62,7 +62,7 @@ class Server {
     await this.ask(answer.key);
   }
 
-  /** Posts to the server; returns its answer, or null once another question was asked or the error was shown. */
+  /** Posts to the server; returns its answer, or null after a newer question or an error, which is shown. */
   async send(address, body, meanwhile) {
     this.asked?.abort();
     const asked = (this.asked = new AbortController());

@@ -1,6 +1,6 @@
 // Tokens and heads: what one layer sees for every token of a prompt, and each of its heads. The server computes it.
 
-let parts = null; // of the word and the layer that were asked for last
+let parts = null; // of the last requested word and layer
 
 /** Only a page that comes from the server can ask for tokens and heads. */
 function showLayerChoice() {
