@@ -35,7 +35,8 @@ from transformers.models.blip.modeling_blip_text import (
 
 from .cached_attention import attend
 
-TRANSFORMERS_VERSION = "5.17.0"
+TRANSFORMERS_RANGE = ">=5.6,<=5.24"
+"""Releases with which the tests were run."""
 LOGITS_BUDGET_BYTES = 256 * 2**20
 
 # The attributes used of each part of HuggingFace's BlipTextModel; a missing one means an unsupported release.
@@ -97,7 +98,7 @@ class CrossAttentionTextEncoder(nn.Module):
             Faster, but rounds differently; without it, the order of operations is HuggingFace's.
 
     Raises:
-        UnsupportedTransformersError: a submodule is not where transformers 5.17 has it.
+        UnsupportedTransformersError: a submodule is not where transformers 5.6 to 5.24 have it.
     """
 
     embeddings: BlipTextEmbeddings
@@ -115,7 +116,7 @@ class CrossAttentionTextEncoder(nn.Module):
                 raise UnsupportedTransformersError(
                     f"transformers {transformers.__version__}: BLIP's text encoder has no "
                     f"{path}{'.' + missing[0] if part is not None else ''}; "
-                    f"install the release this code was written for: pip install transformers=={TRANSFORMERS_VERSION}"
+                    f"install a release that was tested: pip install 'transformers{TRANSFORMERS_RANGE}'"
                 )
         self.config = text_model.config
         self.embeddings = text_model.embeddings
