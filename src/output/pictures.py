@@ -59,7 +59,7 @@ def png(picture: Image.Image) -> bytes:
 def photo_png(picture: Image.Image) -> bytes:
     """:func:`png` of an RGB photo, in a quarter of the time; files are up to an eighth larger.
 
-    No piece of a photo comes again elsewhere in it: runs of a value are all that is looked for, and one filter will do.
+    Photos hardly repeat themselves: searching for runs alone, with one filter, compresses them nearly as well.
     """
     pixels = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
     done, content = cv2.imencode(".png", pixels, PHOTO_PNG)

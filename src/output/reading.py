@@ -1,4 +1,4 @@
-"""Reading result files back: what is in them, checked, and which of a folder's files a report is about."""
+"""Reading and checking result files, and finding those of a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXPERIMENTS = ("training-free", "one-shot", "infoscore")
 
 
 class NoResultError(ValueError):
-    """A file is not what an experiment wrote; the message says in what."""
+    """A file is not a result of an experiment; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Found:
-    """The results that were found, and the files of folders that are no results, with the reason."""
+    """Results, and files of folders that are not results, with the reason."""
 
     results: list[Result]
     left_out: list[tuple[Path, str]]
@@ -180,7 +180,7 @@ def _read_folder(folder: Path) -> Found:
     results: list[Result] = []
     left_out: list[tuple[Path, str]] = []
     files = [file for file in folder.glob("*.json") if not file.name.startswith(".")]
-    # after the result that took its place, so that it can be told whether an earlier one says anything else
+    # renamed earlier results after the current ones, with which they are compared
     for file in sorted(files, key=lambda file: (earlier_result_of(file) is not None, file.name)):
         try:
             result = read_result(file)

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 def segment_photos(args: argparse.Namespace, config: Config) -> None:
     """Segment the photos ``args.images``; write pictures and print what was found.
 
-    A photo that cannot be read or segmented is named and left out; the others are segmented nevertheless.
+    A photo that cannot be read or segmented is named and skipped.
 
     Raises:
         UserError: wrong words, paths or settings before the start; results that cannot be written; photos that were

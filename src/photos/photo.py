@@ -1,4 +1,4 @@
-"""One photo: what is said of it and the pictures that are drawn of it."""
+"""One photo: its summary for the screen, and its pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..output import pictures
 from ..output.colours import safe_palette
 from ..screen import table
 
-MAX_MISSING = 10  # so many classes without pixels are still worth a word each
+MAX_MISSING = 10  # more classes without pixels than these are not named
 
 
 def summary(analysis: ImageAnalysis) -> str:
@@ -34,8 +34,8 @@ def summary(analysis: ImageAnalysis) -> str:
 
 
 def pictures_of(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = False) -> dict[str, Callable[[], bytes]]:
-    """What draws the PNG files of a photo, each by itself, by the ending of their names: ``labels``, ``overlay`` and,
-    if asked for, a heat map a class.
+    """Functions that draw the PNG files of a photo, by the ending of their names: ``labels``, ``overlay``, and with
+    ``heat_maps`` one per class.
 
     Args:
         rgb: the photo, uint8 [height, width, 3].
@@ -66,7 +66,9 @@ def _overlay(
 
 def _heat_map(rgb: np.ndarray, analysis: ImageAnalysis, label: int) -> bytes:
     height, width = analysis.frame.inner((rgb.shape[0], rgb.shape[1]))
-    top = float(analysis.unary[:, :height, :width].max())  # one scale for all classes: their heat maps can be compared
+    top = float(
+        analysis.unary[:, :height, :width].max()
+    )  # one scale for all classes, so that heat maps can be compared
     drawn = pictures.heat_map(rgb, analysis.heat_map(label), analysis.class_names[label], top)
     return pictures.photo_png(drawn)
 

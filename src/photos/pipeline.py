@@ -1,4 +1,4 @@
-"""Photos on their way: the next ones are read and the last ones drawn and written while the model sees those between.
+"""A pipeline for photos: while the model runs, the next photos are read and the previous ones drawn and written.
 
 Threads are enough: decoders, PyTorch, OpenCV and zlib let go of Python's lock while they work. The calling thread runs
 the model, a pool of threads reads and draws, and one thread writes and speaks, so that photos come out in their order.
@@ -28,7 +28,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is to be drawn of a photo.
+    """What will be drawn of a photo.
 
     Attributes:
         said: of what was found in it.
@@ -41,25 +41,25 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The same when it is done: files, by the ending of their names."""
+    """A finished :class:`Drawing`: files by the ending of their names."""
 
     said: str
     files: Mapping[str, bytes]
 
 
 class Stages(Protocol[Read]):
-    """What happens to photos. An error of one photo is a value, which takes the photo's place to the end."""
+    """The stages of photos. An error of a photo is a value that replaces the photo in all later stages."""
 
     def read(self, photo: PhotoFile) -> Read:
         """Read a photo; in any thread."""
         ...
 
     def analyse(self, photos: Sequence[Read]) -> Sequence[Drawing | Exception]:
-        """See what is in some photos, as one batch; in the calling thread."""
+        """Run the model on some photos as one batch; in the calling thread."""
         ...
 
     def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
-        """Write and tell what came of a photo; in one thread, photo by photo. An error ends everything."""
+        """Write the results of a photo, print a summary; in one thread, photo by photo. An error ends the pipeline."""
         ...
 
 
@@ -92,7 +92,7 @@ class PhotoBatch:
 
 
 def photo_batches(photos: Iterable[PhotoFile], size: int) -> Iterator[PhotoBatch]:
-    """Cut ``photos`` into batches of ``size`` neighbours; of large ones fewer, so that several batches find room."""
+    """Cut ``photos`` into batches of ``size`` neighbours, or fewer if they are large, so that several batches fit."""
     taken: list[PhotoFile] = []
     pixels: list[int] = []
     for photo in photos:
@@ -139,20 +139,20 @@ class _Pipeline:
         return fits or not self.photos
 
     def go_on(self) -> None:
-        """Take the photos that have come least far one step on; where none waits for the model, see one off."""
+        """Advance the photos in the earliest stage by one step; if none waits for the model, finish one."""
         if self._read:
             self.analyse()
         else:
             self._settle()
 
     def read(self, batch: PhotoBatch) -> None:
-        """Begin to read a batch."""
+        """Start reading a batch."""
         self.photos += len(batch.photos)
         self.pixels += sum(batch.pixels)
         self._read.append((batch, [self._pool.submit(self._stages.read, photo) for photo in batch.photos]))
 
     def analyse(self) -> None:
-        """Run the model on the oldest batch that was read, and begin to draw."""
+        """Run the model on the oldest batch that was read, and start drawing."""
         batch, futures = self._read.popleft()
         read = [_outcome(future) for future in futures]
         analysed = iter(self._stages.analyse([each for each in read if not isinstance(each, Exception)]))
@@ -166,7 +166,7 @@ class _Pipeline:
             self._finished.append((pixels, finished))
 
     def close(self) -> None:
-        """End all threads, each after the photo that it has in hand; what waits is dropped."""
+        """End all threads, each after its current photo; drop waiting ones."""
         self._ended.set()
         self._pool.shutdown(cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
@@ -193,12 +193,12 @@ class _Pipeline:
         try:
             self._stages.finish(photo, drawn)
         except BaseException:
-            self._ended.set()  # photos after this one must not be written until the calling thread has heard of it
+            self._ended.set()  # no later photo may be written before the calling thread knows
             raise
 
 
 def _outcome(future: Future[Read]) -> Read | Exception:
     try:
         return future.result()
-    except Exception as error:  # whatever one photo brings about, the others are not to wait for it
+    except Exception as error:  # an error of one photo must not stop the others
         return error

@@ -1,4 +1,4 @@
-"""What happens to a photo: it is read, seen by the model, drawn, written and told of."""
+"""The stages of a photo: read, run the model, draw, write, and print a summary."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class PhotoStages:
         try:
             seen, _ = within_memory(self._run_model, photos, _halves, operator.add)
             return seen
-        except Exception as error:  # whatever one photo brings about, the others are not to wait for it
+        except Exception as error:  # an error of one photo must not stop the others
             if len(photos) == 1:
                 return [UserError(f"image {photos[0].path}: {error}") if isinstance(error, UserError) else error]
         return [self._see([photo])[0] for photo in photos]

@@ -74,7 +74,7 @@ def parse_classes(text: str) -> list[ClassEntry]:
             if fault := fault_of_word(word, name=word is name):
                 raise UserError(f"--classes: {json.dumps(word)} {fault}")
         if name.lower() in ("background", *(entry.name.lower() for entry in entries)):
-            raise UserError(f'--classes: "{name}" is there already; --background names what is background')
+            raise UserError(f'--classes: "{name}" is given twice, or is the background; its words go to --background')
         entries.append(ClassEntry(name, words))
     if not 1 <= len(entries) <= MAX_CLASSES:
         raise UserError(f"--classes: expected 1 to {MAX_CLASSES} classes, got {len(entries)}")

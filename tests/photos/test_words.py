@@ -35,7 +35,7 @@ def test_classes_and_their_related_words_are_read_from_one_line() -> None:
         ("= puppy", "expected a name"),
         ("dog =", "expected a name"),
         ("dog = puppy = hound", "expected a name"),
-        ("cat; Cat", "is there already"),
+        ("cat; Cat", "is given twice, or is the background"),
         ("cat; background", "--background"),
         ("cat\x1b[2J", r'--classes: "cat\\u001b.2J" has the character U\+001B'),
         ("cat = a\udcff", r"has the character U\+DCFF"),

@@ -95,7 +95,7 @@ class Suite:
     Attributes:
         folders: below the data root, where its files may begin; the first is where archives are unpacked to.
         archives: name of each official archive -> folder it is unpacked to, and the parts of it that are needed.
-        layouts: possible layouts; the first one that is there is taken.
+        layouts: possible layouts; the first existing one is used.
         splits: the data set's own name of train and val, and the number of images.
         sources: what to put below the data root, for messages.
         image_sets: files that name the images of a split, with ``{split}``; the first that exists. Empty: all.
@@ -215,7 +215,7 @@ SUITES: dict[str, Suite] = {
         ),
         splits={"train": ("train", 2_975), "val": ("val", 500)},
         sources="leftImg8bit/ and gtFine/ (leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip of "
-        "cityscapes-dataset.com, which asks for a login)",
+        "cityscapes-dataset.com, which needs a login)",
     ),
 }
 
@@ -249,7 +249,7 @@ def _unpack(archive: Path, folder: Path, parts: tuple[str, ...], splits: set[str
     """Unpack the ``parts`` of an archive that belong to ``splits``."""
     tops = {PurePosixPath(part.format(split=split)) for part in parts for split in splits}
     own = {top.name for top in tops} & {"train2017", "val2017"}
-    if own and not own & splits:  # the images of a split that was not asked for
+    if own and not own & splits:  # images of a split that was not requested
         return
     extract(archive, folder, lambda path: any(top in path.parents for top in tops), " or ".join(map(str, sorted(tops))))
 

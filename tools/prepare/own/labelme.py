@@ -147,7 +147,7 @@ def draw(height: int, width: int, shapes: Sequence[Shape]) -> np.ndarray:
     """Draw shapes in the order of the file, later ones on top, as labelme itself does: uint8 [height, width].
 
     Raises:
-        UserError: a mask cannot be decoded or lies outside the image.
+        UserError: a mask cannot be decoded or is outside the image.
     """
     labels = np.zeros((height, width), np.uint8)
     for shape in shapes:
@@ -155,7 +155,7 @@ def draw(height: int, width: int, shapes: Sequence[Shape]) -> np.ndarray:
             left, top = (round(value) for value in shape.points[0])
             part = _decoded(shape)
             if left < 0 or top < 0 or top + part.shape[0] > height or left + part.shape[1] > width:
-                raise UserError(f"{shape.where}.mask: it lies outside the image of {width} x {height} pixels")
+                raise UserError(f"{shape.where}.mask: it is outside the image of {width} x {height} pixels")
             labels[top : top + part.shape[0], left : left + part.shape[1]][part] = shape.label
             continue
         canvas = Image.new("1", (width, height))
