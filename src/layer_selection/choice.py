@@ -67,14 +67,14 @@ def score_layers(
     A ranking is a file in the folder ``cache``, named by a digest of everything that it depends on: the model's weights
     and architecture, the bytes of all images, the prompts' tokens, image size, normalisation, number format and
     kind of device, this project's code, and the versions of the libraries that decode and compute. If any of these
-    changes, so does the name: a stale ranking is never used. An interrupted ranking resumes. A ranking without the
-    unreadable images is not cached.
+    changes, so does the name: a stale ranking is never used. An interrupted ranking resumes. A ranking that
+    skipped unreadable images is not cached.
 
     Args:
         segmenter: from :func:`.ranking.ranking_segmenter`.
         entries: the images; masks are not needed.
         config: how to read images, and the number format.
-        cache: folder of cached rankings: the folder of the results, where all commands look.
+        cache: folder of cached rankings. All commands use the folder of their results.
         fresh: start an interrupted ranking over.
         skip_unreadable: skip images that cannot be read.
 

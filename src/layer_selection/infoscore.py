@@ -233,7 +233,7 @@ class InfoScore:
 
 
 class _Sums:
-    """Sums over images of a layer's entropies (a number), prompt shares and their squares, [P] each, float64."""
+    """Running sums over the images of one layer, float64: entropy (a number), prompt shares and their squares ([P] each)."""
 
     def __init__(self) -> None:
         self.images = 0

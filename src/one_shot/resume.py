@@ -53,7 +53,7 @@ def run_settings(episode: Episode, episodes: Episodes, oneshot: OneShotConfig, n
 def signed(
     record: Mapping[str, Any], settings: Mapping[str, Any], tuned: Segmenter, queries: SegmentationDataset
 ) -> dict[str, Any]:
-    """The ``record`` of a run with the digests that :func:`finished_run` checks, for the JSON next to its weights.
+    """Add digests to the ``record`` of a run, by which :func:`finished_run` detects changes.
 
     ``settings`` are everything that the run depends on, including :func:`run_settings`.
     """

@@ -274,5 +274,5 @@ def _colour_bar(title: str, top: float, width: int) -> Image.Image:
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
-    """The colours of heat maps: uint8 [...] of two dimensions, 0 to the top of the scale, to RGB."""
+    """Colour a heat map: uint8 [height, width], 0 to 255, to RGB [height, width, 3]."""
     return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

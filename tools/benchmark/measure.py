@@ -32,7 +32,7 @@ class Measurement:
 
     @property
     def total(self) -> float:
-        """Seconds of all stages."""
+        """Sum of the seconds of all stages."""
         return sum(self.seconds.values())
 
 

@@ -27,7 +27,7 @@ SHOWN_DIFFERENCES = 3
 
 @dataclass
 class State:
-    """The file: by a job's name its settings, the SHA-256 of its result (null: unfinished) and its seconds."""
+    """The jobs of the file ``path``: for each name, settings, SHA-256 of the result (null: unfinished) and seconds."""
 
     path: Path
     jobs: dict[str, dict[str, Any]]
