@@ -233,7 +233,7 @@ class InfoScore:
 
 
 class _Sums:
-    """Running sums over the images of one layer, float64: entropy (a number), prompt shares and their squares ([P] each)."""
+    """Running sums over images for one layer, float64: entropies (a number), prompt shares and squares ([P] each)."""
 
     def __init__(self) -> None:
         self.images = 0

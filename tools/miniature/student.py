@@ -24,7 +24,7 @@ def patch_weights(labels: Tensor, content: Tensor) -> Tensor:
 
 
 def head_loss(patch_logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy of ``patch_logits`` [B, N, K], from a linear head on the image embeddings, with patch ``labels``."""
+    """Cross-entropy of ``patch_logits`` [B, N, K], from a linear head on image embeddings, with patch ``labels``."""
     return -((labels * patch_logits.log_softmax(-1)).sum(-1) * weights).mean()
 
 
