@@ -482,6 +482,13 @@ def test_tokens_of_what_does_not_exist_are_refused(served: Served, question: Any
     assert reason in answer["error"]
 
 
+def test_on_a_phone_the_form_folds_after_an_answer(served: Served, open_page: Callable[..., Page]) -> None:
+    window = open_page(served.address, 390, 844)
+    assert window.locator("#ask-classes").is_hidden()
+    window.get_by_text("Words and photos").click()
+    assert window.locator("#ask-classes").is_visible()
+
+
 def test_an_answer_is_kept_and_compared_with_the_next(served: Served, open_page: Callable[..., Page]) -> None:
     window = open_page(served.address)
     window.locator(".compare summary").click()
