@@ -17,9 +17,9 @@ from ..data.images import MAX_BYTES
 from ..errors import UserError
 from ..files import resolve, size, user_path
 from ..runtime import world_size
-from ..screen import counted, progress, say
+from ..screen import counted, progress, say, say_next
 from ..task import for_device, note_scope
-from .files import find_photos, name_outputs
+from .files import find_photos, name_outputs, new_folder, refuse_earlier
 from .words import prompts_of_words
 
 FOLDER = "results/photos"
@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORDS",
         help='what else may be in the photos, such as "table, wall" (default: the background words of the class file)',
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="let results replace those of an earlier run in --output-dir; without --output-dir every run has a "
+        f"new folder in {FOLDER}",
+    )
     parser.add_argument("--save-heatmaps", action="store_true", help="also draw a heat map of each class")
     parser.add_argument(
         "--export",
@@ -82,8 +88,9 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     """
     if world_size() > 1:
         raise UserError("photos are segmented by one process; start this command without torchrun")
-    output = args.output_dir or resolve(FOLDER)
-    photos = name_outputs(find_photos(args.images, output)[: args.limit])
+    photos = name_outputs(find_photos(args.images, args.output_dir or resolve(FOLDER))[: args.limit])
+    if args.output_dir and not args.replace:
+        refuse_earlier(photos, args.output_dir)
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
     note_scope(config.model.name, [photo.path for photo in photos])
 
@@ -92,10 +99,11 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
         from ..output.exports import open_exports
         from . import pipeline
         from .segmenter import segmenter_of_words
-        from .stages import PhotoStages
+        from .stages import EXPLORER, OVERLAY, PhotoStages
 
-    exports = open_exports(args.export, output, prompts.class_names)
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
+    output = args.output_dir or new_folder(resolve(FOLDER), photos[0].name)
+    exports = open_exports(args.export, output, prompts.class_names)
     loader = for_device(str(segmenter.device), config).dataloader
     classes = len(prompts.class_names) - 1
     numbers = segmenter.number_format
@@ -109,6 +117,9 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     for each in exports:
         say(f"wrote {each.finish()}")
     left_out = stages.left_out
+    first = next((photo for photo in photos if photo.path not in left_out), None)
+    if first:
+        say_next(f"open {output / f'{first.name}_{EXPLORER if args.save_explorer else OVERLAY}'}")
     if left_out:
         names = ", ".join(map(str, left_out))
         raise UserError(f"{len(left_out)} of {counted(len(photos), 'photo')} could not be segmented: {names}")

@@ -76,6 +76,40 @@ def name_outputs(photos: Sequence[Path]) -> list[PhotoFile]:
     return named
 
 
+def refuse_earlier(photos: Sequence[PhotoFile], output: Path) -> None:
+    """Check that no earlier run left results of ``photos`` in the folder ``output``.
+
+    Raises:
+        UserError: one did.
+    """
+    for photo in photos:
+        for ending in ("labels.png", "overlay.png", "explorer.html"):
+            if os.path.lexists(path := output / f"{photo.name}_{ending}"):
+                raise UserError(
+                    f"{path} exists; choose another --output-dir, or replace earlier results with --replace"
+                )
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make the folder ``name`` in ``parent``, numbered if that exists.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError as error:
+            if not parent.is_dir():
+                raise UserError(f"{parent} is not a folder; choose one with --output-dir") from error
+            number += 1
+        except OSError as error:
+            raise UserError(f"cannot make {folder}: {error.strerror}; choose a folder with --output-dir") from error
+
+
 def _cut(stem: str) -> str:
     encoded = os.fsencode(stem)
     return stem if len(encoded) <= MAX_STEM_BYTES else encoded[:MAX_STEM_BYTES].decode(errors="ignore")

@@ -22,15 +22,15 @@ from ..evaluation.memory import within_memory
 from ..evaluation.provenance import command_line
 from ..explorer.content import page_content
 from ..explorer.page import page
+from ..files import write_bytes
 from ..method.segmenter import FrameAnalysis, Segmenter
 from ..output.exports import Export, LabelledPhoto
-from ..result_files import write_result
 from ..screen import counted, note, say
 from .files import PhotoFile
 from .photo import pictures_of, summary
 from .pipeline import Drawing, Drawn
 
-EXPLORER = "explorer.html"
+EXPLORER, OVERLAY = "explorer.html", "overlay.png"
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,14 @@ class PhotoStages:
         files = {ending: self.output / f"{photo.name}_{ending}" for ending in drawn.files}
         page_file = files.pop(EXPLORER, None)
         for ending, file in files.items():
-            write_result(file, drawn.files[ending])
+            write_bytes(file, drawn.files[ending])
         for each in self.exports:
             with Image.open(io.BytesIO(drawn.files["labels.png"])) as picture:
                 each.add(LabelledPhoto(photo.path, photo.name, np.asarray(picture), self.segmenter.prompts.class_names))
         labels, overlay, *heat_maps = files.values()
         say(f"  wrote {labels}, {overlay.name}" + (f" and {counted(len(heat_maps), 'heat map')}" if heat_maps else ""))
         if page_file:
-            write_result(page_file, drawn.files[EXPLORER])
+            write_bytes(page_file, drawn.files[EXPLORER])
             say(f"  wrote {page_file}: open it in a browser")
 
 

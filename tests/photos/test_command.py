@@ -96,17 +96,34 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for folder, colour in (("x", RED), ("y", BLUE)):
         save(tmp_path / folder / "photo.png", Image.new("RGB", (30, 20), colour))
     output = tmp_path / "out"
-    earlier = save(output / "photo_overlay.png", Image.new("RGB", (3, 3))).read_bytes()
+    earlier = save(output / "photo_overlay.png", Image.new("RGB", (3, 3)))
+    content = earlier.read_bytes()
     arguments = (tmp_path / "x", tmp_path / "y", "--classes", "bus", "--output-dir", output)
-    assert run(*arguments) == 0, capsys.readouterr().err
-    names = sorted(path.name for path in output.iterdir())
-    kept = [name for name in names if name.startswith("photo_overlay.2")]
-    assert len(kept) == 1
-    assert (output / kept[0]).read_bytes() == earlier
+    assert run(*arguments) == 2
+    assert f"{earlier} exists; choose another --output-dir, or replace" in capsys.readouterr().err
+    assert earlier.read_bytes() == content
+    assert list(output.iterdir()) == [earlier]
+    assert run(*arguments, "--replace") == 0, capsys.readouterr().err
     new = {"photo_labels.png", "photo_overlay.png", "photo-2_labels.png", "photo-2_overlay.png"}
-    assert set(names) == {*new, *kept}
-    assert run(*arguments) == 0  # the same again leaves the same files
-    assert sorted(path.name for path in output.iterdir()) == names
+    assert {path.name for path in output.iterdir()} == new
+    assert earlier.read_bytes() != content
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: open {output / 'photo_overlay.png'}"
+
+
+def test_without_an_output_folder_every_run_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = save(tmp_path / "cat.png", Image.new("RGB", (30, 20), RED))
+    monkeypatch.setattr(photos, "FOLDER", str(tmp_path / "photos"))
+    for folder in ("cat", "cat-2"):
+        assert run(photo, "--classes", "bus") == 0, capsys.readouterr().err
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"next: open {tmp_path / 'photos' / folder / 'cat_overlay.png'}"
+    assert {path.name for path in (tmp_path / "photos").iterdir()} == {"cat", "cat-2"}
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(photos, "FOLDER", str(tmp_path / "file"))
+    assert run(photo, "--classes", "bus") == 2
+    assert "--output-dir" in capsys.readouterr().err
 
 
 def test_an_unreadable_photo_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +132,7 @@ def test_an_unreadable_photo_does_not_stop_the_others(tmp_path: Path, capsys: py
     assert run(tmp_path, "--classes", "bus", "--output-dir", tmp_path / "out") == 2
     assert (tmp_path / "out" / "b_labels.png").exists()
     error = capsys.readouterr().err
-    assert "1 of 2 images could not be segmented" in error
+    assert "1 of 2 photos could not be segmented" in error
     assert str(tmp_path / "a.png") in error
 
 
@@ -215,12 +232,12 @@ def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.Captu
     for name in found:
         assert (tmp_path / "by hand" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
     said = capsys.readouterr().out.replace(str(tmp_path / "by hand"), "")
-    assert shown[1].endswith(said)
+    assert shown[1].partition("next: ")[0].endswith(said)
 
 
 def test_results_that_cannot_be_written_end_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out/b_overlay.png").mkdir(parents=True)
-    assert run(photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out") == 2
+    assert run(photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out", "--replace") == 2
     assert "b_overlay.png: it is a folder; choose another name" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"}
@@ -247,7 +264,7 @@ def test_ctrl_c_leaves_whole_files_and_no_thread(
 
 
 def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> None:
-    """Twice with other words: the earlier pictures are kept under names that are longer still."""
+    """Twice with other words."""
     photo = save(tmp_path / ("p" * 245 + ".png"), left_red_right_blue())
     output = tmp_path / "out"
     for word in ("猫", "犬"):
@@ -262,7 +279,7 @@ def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> Non
             "cpu",
             "--save-heatmaps",
         ]
-        command += ["--classes", word, "--output-dir", str(output), "--set", "crf.iters=0"]
+        command += ["--classes", word, "--output-dir", str(output), "--replace", "--set", "crf.iters=0"]
         environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
@@ -300,7 +317,7 @@ def test_photos_are_a_command_of_their_own(tmp_path: Path, capsys: pytest.Captur
     shown = capsys.readouterr().out.splitlines()
     arguments = [str(argument) for argument in (photo, *options, "--output-dir", tmp_path / "other")]
     assert cli.run(photos.main, arguments) == 0
-    assert capsys.readouterr().out.splitlines()[-4:-1] == shown[-4:-1]
+    assert capsys.readouterr().out.splitlines()[-5:-2] == shown[-5:-2]
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
 
@@ -331,7 +348,7 @@ def test_commands_that_cannot_be_meant_are_refused(
     assert reason in capsys.readouterr().err
 
 
-def test_exports_hold_the_labels_of_every_photo(tmp_path: Path) -> None:
+def test_exports_hold_the_labels_of_every_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     arguments = (photos_of_three(tmp_path), "--classes", "bus; boat", "--output-dir", output)
     assert run(*arguments, "--export", "cvat", "coco") == 0
@@ -341,7 +358,8 @@ def test_exports_hold_the_labels_of_every_photo(tmp_path: Path) -> None:
         name = labels.name.removesuffix("_labels.png")
         exported = Image.open(output / "export_cvat" / "SegmentationClass" / f"{name}.png")
         np.testing.assert_array_equal(np.asarray(exported), np.asarray(Image.open(labels)))
-    assert run(*arguments, "--export", "coco") == 2
+    assert run(*arguments, "--replace", "--export", "coco") == 2
+    assert "export_coco" in capsys.readouterr().err
 
 
 def test_a_limit_of_size_can_be_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
