@@ -15,7 +15,7 @@ from PIL import Image
 from src.config.reader import load_config
 from src.files import REPOSITORY
 from src.photos import pipeline
-from src.photos.files import Photo
+from src.photos.files import PhotoFile
 from src.photos.pipeline import Drawn
 from src.photos.segmenter import segmenter_of_words
 from src.photos.stages import PhotoStages
@@ -48,17 +48,17 @@ def photos(options: Options, amp: str, count: int = PHOTOS, sizes: Sequence[tupl
         say(f"| {width} x {height} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} x |")
 
 
-def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Photo]:
+def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[PhotoFile]:
     """Write ``count`` scenes of the miniature as JPEGs of ``size`` (width, height) pixels."""
     drawn = []
     for number in range(count):
-        drawn.append(Photo(folder / f"{number:03}.jpg", f"{number:03}"))
+        drawn.append(PhotoFile(folder / f"{number:03}.jpg", f"{number:03}"))
         scene = Image.fromarray(draw_listed_scene("val", number).canvas.picture)
         scene.resize(size, Image.Resampling.BICUBIC).save(drawn[-1].path, quality=90)
     return drawn
 
 
-def one_by_one(stages: PhotoStages, photos: Sequence[Photo]) -> None:
+def one_by_one(stages: PhotoStages, photos: Sequence[PhotoFile]) -> None:
     """The work of :func:`src.photos.pipeline.run` without overlap."""
     for photo in photos:
         try:
