@@ -189,6 +189,15 @@ def test_evenly_spaced_goes_from_the_first_to_the_last() -> None:
     assert len(set(evenly_spaced(range(11), 10))) == 10
 
 
+def test_predictions_stay_in_their_folder_whatever_a_list_says() -> None:
+    images = [Path("/data/root/../../other/a.jpg"), Path("/data/root/b.jpg"), Path("/data/../c.jpg")]
+    files = prediction_files([ListEntry(image, None) for image in images], Path("/out"))
+    assert list(files) == images
+    assert list(files.values()) == [Path("/out/other/a.png"), Path("/out/data/root/b.png"), Path("/out/c.png")]
+    (alone,) = prediction_files([ListEntry(images[0], None)], Path("/out")).values()
+    assert alone == Path("/out/a.png")
+
+
 def test_label_maps_of_different_images_never_share_a_file() -> None:
     images = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "b/2.png"]
     files = prediction_files([ListEntry(Path("/data") / image, None) for image in images], Path("/out"))

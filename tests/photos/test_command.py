@@ -58,6 +58,17 @@ def test_a_photo_in_which_every_pixel_has_a_class_has_no_background(
         assert ("background" in shown.split("photo.png  40 x 20")[1]) == (background == "true")
 
 
+def test_photos_are_not_shared_among_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = save(tmp_path / "photo.png", left_red_right_blue())
+    monkeypatch.setattr(photos, "world_size", lambda: 2)
+    assert run(photo, "--classes", "cat", "--output-dir", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error == "error: photos are segmented by one process; start this command without torchrun\n"
+    assert not (tmp_path / "out").exists()
+
+
 def run(*arguments: object) -> int:
     common = ["--config", CONFIG, "--device", "cpu", "--set", "crf.iters=2", "data_root=nowhere", "val_list=nowhere"]
     return cli.run(photos.main, [str(argument) for argument in (*arguments, *common)])
