@@ -303,6 +303,11 @@ def test_the_ending_is_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[
     for ending in ("png", "pdf", "svg"):
         assert cli.run(report.main, [str(result), "--output", str(tmp_path / ending / f"figure.{ending}")]) == 0
         assert [path.name for path in (tmp_path / ending).iterdir()] == [f"figure.{ending}"]
+    for ending, start in (("md", "| IoU"), ("tex", "% needs"), ("csv", "file,")):
+        output = tmp_path / ending / f"table.{ending}"
+        assert cli.run(report.main, [str(result), "--output", str(output)]) == 0
+        assert output.read_text(encoding="utf-8").startswith(start)
+        assert {path.name for path in output.parent.iterdir()} == {output.name, "table.png"}
     assert (tmp_path / "pdf" / "figure.pdf").read_bytes().startswith(b"%PDF")
     assert b"<svg" in (tmp_path / "svg" / "figure.svg").read_bytes()
     assert cli.run(report.main, [str(result), "--output", str(tmp_path / "report.html")]) == 2
