@@ -69,7 +69,6 @@ def test_photos_and_explorer() -> None:
     assert labels.shape == (20, 40)
     studio = Studio.load(load_config(CONFIG), [REPOSITORY / "tests/golden/albef/image_0.png"], "cpu")
     content = studio.explore("0", "bus; bird", "sky")
-    studio.close()
     assert content["layers"] == [6, 7, 8, 9, 10, 11]
     assert content["configured"] == [8, 10]
 
