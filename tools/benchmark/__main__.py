@@ -9,6 +9,7 @@
     python -m tools.benchmark --what growth --plot docs/growth.png
     python -m tools.benchmark --what precision                 # what bfloat16 and float16 change
     python -m tools.benchmark --what photos --repeats 2        # 200 photos, overlapping against one by one
+    python -m tools.benchmark --what startup                   # what users wait for before the first image
     python -m tools.benchmark --device cuda --batch-size 16
 
 The baseline is the computation of the published code (docs/speed.md, tests/oracles): HuggingFace's eager attention with
@@ -33,7 +34,7 @@ from src.runtime import DEVICES
 from src.screen import say
 from tools.benchmark.options import AMP, CLASSES, MODELS, Options
 
-JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos")
+JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos", "startup")
 
 
 def main(arguments: list[str]) -> None:
@@ -64,6 +65,10 @@ def main(arguments: list[str]) -> None:
         from tools.benchmark.photos import photos
 
         photos(options, args.amp[0])
+    elif args.what == "startup":
+        from tools.benchmark.startup import startup
+
+        startup(options.repeats)
     else:
         from tools.benchmark.comparison import compare
 

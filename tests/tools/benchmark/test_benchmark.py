@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.layer_selection import infoscore
 from tests import tiny
 from tests.oracles import stages
-from tools.benchmark import __main__, comparison, floors, growth, measure, photos, plain, stopwatch, workload
+from tools.benchmark import __main__, comparison, floors, growth, measure, photos, plain, startup, stopwatch, workload
 from tools.benchmark.measure import Measurement
 from tools.benchmark.options import Options
 from tools.benchmark.ours import Ours
@@ -320,3 +320,23 @@ def test_photos_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "3 photos, up to 2 at once through the model, float32"
     assert lines[-1].startswith("| 40 x 30 | ")
+
+
+def test_startup_is_timed_in_new_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(startup, "IMPORTS", ("json",))
+    monkeypatch.setattr(startup, "_seconds", lambda arguments: started.append(arguments) or 1.0)
+    startup.startup(2)
+    assert [arguments[:2] for arguments in started[::2]] == [
+        ["-c", "pass"],
+        ["-c", "import json"],
+        ["training_free_blip.py", "--help"],
+        ["training_free_blip.py", "--config"],
+    ]
+    assert capsys.readouterr().out.splitlines()[2:4] == ["| python -c pass | 1.00 |", "| import json | 0.00 |"]
+
+
+def test_startup_times_a_process_and_names_one_that_fails() -> None:
+    assert startup._seconds(["-c", "pass"]) > 0
+    with pytest.raises(UserError, match=r"python -c import missing failed: .*No module named 'missing'"):
+        startup._seconds(["-c", "import missing"])
