@@ -338,5 +338,5 @@ def test_startup_is_timed_in_new_processes(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_startup_times_a_process_and_names_one_that_fails() -> None:
     assert startup._seconds(["-c", "pass"]) > 0
-    with pytest.raises(UserError, match=r"python -c import missing failed: .*No module named 'missing'"):
+    with pytest.raises(UserError, match=r"(?s)python -c import missing failed: .*No module named 'missing'"):
         startup._seconds(["-c", "import missing"])
