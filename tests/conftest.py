@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client: no
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
 
 import weakref
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from src.config.schema import Config
 from src.evaluation import loop
 from src.method.blip import Blip, load_blip
 from tests import tiny
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts background jobs this way; the commands under test would inherit it and not see Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
