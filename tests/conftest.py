@@ -7,8 +7,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client: no test may need a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
 
-import weakref
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from src.config.schema import Config
 from src.evaluation import loop
 from src.method.blip import Blip, load_blip
 from tests import tiny
-
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell starts background jobs this way; the commands under test would inherit it and not see Ctrl-C
