@@ -139,12 +139,7 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
             parser,
             "use the related words of every class as additional prompts; names of result files then end in _multi",
         )
-    parser.add_argument(
-        "--output-dir",
-        type=user_path,
-        metavar="DIR",
-        help="folder for all result files, instead of the configuration's",
-    )
+    output_argument(parser)
     parser.add_argument(
         "--fresh",
         action="store_true",
@@ -155,6 +150,16 @@ def common_arguments(parser: argparse.ArgumentParser, multi_prompt: bool = True,
         action="store_true",
         help="skip unreadable images, list them at the end and in the JSON, and exit with code 3; without it, the "
         "first unreadable image ends the command (fix the file and rerun: it resumes)",
+    )
+
+
+def output_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output-dir`` to ``parser``."""
+    parser.add_argument(
+        "--output-dir",
+        type=user_path,
+        metavar="DIR",
+        help="folder for all result files, instead of the configuration's",
     )
 
 

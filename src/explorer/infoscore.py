@@ -14,7 +14,7 @@ from ..layer_selection.infoscore import LayerScores
 from ..runtime import rank
 from .page import fill
 
-WIDTH, HEIGHT, MARGIN = 520, 340, 46  # of the scatter plot
+WIDTH, HEIGHT, MARGIN = 520, 360, 60  # of the scatter plot
 PARTS = {
     "entropy ratio": "entropy_ratio",
     "CoV": "cov",
@@ -99,16 +99,36 @@ def _scatter(comparison: Comparison, top: Sequence[int]) -> str:
             f'<text x="{left - 9:.1f}" y="{bottom - 7:.1f}" text-anchor="end">{layer}</text></g>'
         )
     rho = f"Spearman’s ρ = {comparison.rho:.2f}" if math.isfinite(comparison.rho) else ""
-    span_x, span_y = (f"{min(values):.3g} to {max(values):.3g}" for values in (infoscore, miou))
     base, right = HEIGHT - MARGIN + 16, WIDTH - MARGIN + 16
+    ticks = []
+    for text in _ticks(infoscore):
+        left = MARGIN + (WIDTH - 2 * MARGIN) * _share(float(text), infoscore)
+        ticks.append(f'<path class="axis" d="M{left:.1f} {base}v5"/>')
+        ticks.append(f'<text x="{left:.1f}" y="{base + 18}" text-anchor="middle">{text}</text>')
+    for text in _ticks(miou):
+        bottom = HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * _share(float(text), miou)
+        ticks.append(f'<path class="axis" d="M{MARGIN - 16} {bottom:.1f}h-5"/>')
+        ticks.append(f'<text x="{MARGIN - 24}" y="{bottom + 4:.1f}" text-anchor="end">{text}</text>')
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="mIoU of every layer over its InfoScore. {rho}">'
         f'<path class="axis" fill="none" d="M{MARGIN - 16} {MARGIN - 16}V{base}H{right}"/>'
-        f'<text x="{MARGIN - 16}" y="18">mIoU of the layer alone, {span_y} %</text>'
+        f'<text x="{MARGIN - 16}" y="18">mIoU of the layer alone, %</text>'
         f'<text x="{right}" y="18" text-anchor="end">{rho}</text>'
-        f'<text x="{right}" y="{base + 22}" text-anchor="end">InfoScore, {span_x}</text>'
-        f"{''.join(points)}</svg>"
+        f'<text x="{right}" y="{base + 36}" text-anchor="end">InfoScore (no unit)</text>'
+        f"{''.join(ticks)}{''.join(points)}</svg>"
     )
+
+
+def _ticks(values: Sequence[float]) -> list[str]:
+    """Three to seven round numbers within ``values``, as short texts."""
+    low, high = min(values), max(values)
+    if low == high:
+        return [f"{low:.4g}"]
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(factor * power for factor in (1, 2, 5) if factor * power <= (high - low) / 3)
+    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
+    decimals = max(0, -math.floor(math.log10(step)))
+    return [f"{number * step:.{decimals}f}" for number in numbers]
 
 
 def _share(value: float, values: Sequence[float]) -> float:

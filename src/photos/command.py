@@ -35,7 +35,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.experiment_parser("python -m src.photos", __doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m src.photos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cli.model_arguments(parser, limit="use only the first N photos")
+    cli.multi_prompt_argument(parser, "use the related words of every class as additional prompts")
+    cli.output_argument(parser)
     parser.add_argument(
         "images", nargs="+", type=user_path, help="image files, or folders of which every image is segmented"
     )

@@ -20,6 +20,7 @@ from PIL import Image
 
 from src.config.reader import load_config
 from src.data.frame import Frame
+from src.explorer import infoscore
 from src.explorer.content import Truth, _packed, page_content
 from src.explorer.page import page
 from src.files import REPOSITORY
@@ -643,3 +644,16 @@ def test_without_a_browser_tests_are_skipped_but_not_in_continuous_integration(m
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="no browser"):
         missing("no browser")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 9.0], ["0", "2", "4", "6", "8"]),
+        ([5.3, 69.1], ["20", "40", "60"]),
+        ([0.0012, 0.0031], ["0.0015", "0.0020", "0.0025", "0.0030"]),
+        ([3.0, 3.0], ["3"]),
+    ],
+)
+def test_ticks_are_round_numbers_within_the_values(values: list[float], expected: list[str]) -> None:
+    assert infoscore._ticks(values) == expected

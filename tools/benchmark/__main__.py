@@ -31,7 +31,7 @@ import sys
 from src import cli
 from src.files import user_path
 from src.runtime import DEVICES
-from src.screen import say
+from src.screen import say, say_next
 from tools.benchmark.options import AMP, CLASSES, MODELS, Options
 
 JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos", "startup")
@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> None:
         from tools.benchmark.comparison import compare
 
         compare(dataclasses.replace(options, what=args.what), args.amp)
+    plot = f"open {args.plot}" if args.what == "growth" and args.plot else ""
+    say_next(plot, "docs/speed.md says what the rows mean and compares with other machines")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -66,7 +66,7 @@ def growth(options: Options, formats: Sequence[str], plot: Path | None) -> None:
         draw(plot, curves)
 
 
-MARKERS = "os^Dv"  # of number formats: they differ without colour
+MARKERS = "os^DvP"  # of curves: they differ without colour
 
 
 def draw(path: Path, curves: list[Curve]) -> None:
@@ -77,11 +77,11 @@ def draw(path: Path, curves: list[Curve]) -> None:
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         shown = [curve for curve in curves if curve.grows == name]
         labels = list(dict.fromkeys(curve.label for curve in shown))
-        for curve in shown:
+        for number, curve in enumerate(shown):
             axes.plot(
                 list(curve.speeds),
                 list(curve.speeds.values()),
-                marker=MARKERS[formats.index(curve.numbers) % len(MARKERS)],
+                marker=MARKERS[number % len(MARKERS)],
                 color=f"C{formats.index(curve.numbers)}",
                 linestyle=("-", "--")[labels.index(curve.label)],
                 label=", ".join(filter(None, (curve.numbers, curve.label))),
