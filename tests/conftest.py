@@ -23,9 +23,10 @@ from src.evaluation import loop
 from src.method.blip import Blip, load_blip
 from tests import tiny
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell starts background jobs this way; the commands under test would inherit it and not see Ctrl-C
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell ignores these signals for background jobs, and nohup does; the commands under test would inherit that.
+for _name in ("SIGINT", "SIGHUP"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

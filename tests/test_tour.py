@@ -53,7 +53,7 @@ def test_the_cells_run_and_show_their_figures(tmp_path: Path) -> None:
         with Image.open(path) as figure:
             assert len(figure.convert("RGB").getcolors(1 << 24)) > 50
     assert "'person': 0.06, 'horse': 0.1}" in done.stdout
-    assert "to use the best 2, set in the configuration's section model:\nlayers: [0, 1]" in done.stdout
+    assert "--set 'model.layers=[0, 1]' segments with the best 2 layers" in done.stdout
 
 
 def test_it_is_small_and_has_no_outputs() -> None:

@@ -192,7 +192,7 @@ def missing_classes(root: Path) -> None:
         (broken_image, ("dataloader.num_workers=2",), "images/2.jpg cannot be read"),
         (missing_mask, (), "masks/1.png does not exist"),
         (wrong_label, (), "masks/2.png has label 4; expected 0 to 3 or 255"),
-        (wrong_size, (), "masks/2.png is 81 x 80 pixels, but image"),
+        (wrong_size, (), "masks/2.png has 81 x 80 pixels, but image"),
         (colour_mask, (), "masks/2.png is a RGB image"),
         (empty_list, (), "val.txt is empty"),
         (malformed_list, (), "val.txt, line 4: expected image path, space, mask path"),

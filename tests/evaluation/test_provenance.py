@@ -28,7 +28,7 @@ def test_provenance_says_where_numbers_come_from(make_config: Callable[..., Conf
     assert values["config"]["crf"] == {"iters": 2}
     assert values["config"]["model"]["image_size"] == 64
     assert values["torch"] == torch.__version__
-    assert values["number_format"] == {"name": "float32", "why": "runtime.amp is false"}
+    assert values["number_format"] == {"name": "float32", "why": "runtime.amp is false", "onednn": False}
     assert (values["device"], values["cuda"]) == ("cpu", None)
     assert {"transformers", "python", "git_commit", "date", "command", "config_file"} <= values.keys()
     json.dumps(values)

@@ -123,7 +123,7 @@ def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: py
     assert (
         f"Spearman's rho between InfoScore and mIoU of the layers: {written['comparison']['spearman_rho']:.2f}" in said
     )
-    assert said.splitlines()[-1] == f"layers: {top}"
+    assert f"model.layers={top}" in said.splitlines()[-1]
     for name in ("golden_infoscore.png", "golden_infoscore_against_miou.png"):
         with Image.open(tmp_path / name) as chart:
             assert chart.format == "PNG"

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -179,7 +178,7 @@ def change_the_code(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
 
 
 def change_transformers(monkeypatch: pytest.MonkeyPatch, _: Path) -> None:
-    monkeypatch.setattr(transformers, "__version__", "5.18.0")
+    monkeypatch.setattr(identity.transformers, "__version__", "5.18.0")
 
 
 @pytest.mark.parametrize("change", [change_the_code, change_transformers])
@@ -397,7 +396,7 @@ def test_the_command_reproduces_the_published_table(tmp_path: Path, capsys: pyte
         assert chart.format == "PNG"
     assert len(list((tmp_path / "out").iterdir())) == 3 + 1  # CSV, JSON and chart, and the ranking that is kept
     said = capsys.readouterr()
-    assert said.out.splitlines()[-1] == "layers: [2, 3]"
+    assert "--set 'model.layers=[2, 3]' segments with the best 2 layers" in said.out.splitlines()[-1]
     for row in rows[1:]:  # the table on the screen
         assert f"{float(row[5]):.3f}" in said.out
     assert "top=[3, 2]" in said.err  # the progress bar
@@ -405,7 +404,7 @@ def test_the_command_reproduces_the_published_table(tmp_path: Path, capsys: pyte
 
 def test_top_chooses_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, arguments=("--top", "3")) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "layers: [1, 2, 3]"
+    assert "--set 'model.layers=[1, 2, 3]' segments with the best 3 layers" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_masks_are_not_needed(tmp_path: Path, case: Path) -> None:
