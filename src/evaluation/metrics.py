@@ -58,15 +58,14 @@ class ConfusionMatrix:
         ``shape`` is the height and width of the image inside them, for boundary regions; None: theirs.
         """
         labels = labels.to(self.counts.device, non_blocking=True)
-        pairs = labels.long() * self.num_classes + prediction.to(self.counts.device)
+        prediction = prediction.to(self.counts.device)
+        pairs = labels.long() * self.num_classes + prediction
         cells = self.counts.numel()
         # ignored pixels get an extra cell; nothing here reads a value, so nothing synchronises with CUDA
         pairs = pairs.masked_fill(labels == self.ignore_label, cells).flatten()
         self.counts += _count(pairs, cells + 1, TABLES[self.counts.device.type])[:cells].view_as(self.counts)
         if self.boundary:
-            self._count_boundaries(
-                prediction.to(self.counts.device), labels, shape or (labels.shape[0], labels.shape[1])
-            )
+            self._count_boundaries(prediction, labels, shape or (labels.shape[0], labels.shape[1]))
 
     def _count_boundaries(self, prediction: Tensor, labels: Tensor, shape: tuple[int, int]) -> None:
         none = self.num_classes
@@ -90,8 +89,8 @@ class ConfusionMatrix:
 
     @property
     def scored(self) -> Tensor:
-        """[C, C] counts of the scored classes, on the CPU: MPS has no float64."""
-        return self.counts[self._first :, self._first :].cpu()
+        """[C, C] counts of the scored classes."""
+        return self.counts[self._first :, self._first :]
 
     @property
     def intersection(self) -> Tensor:
@@ -105,8 +104,8 @@ class ConfusionMatrix:
 
     @property
     def iou(self) -> Tensor:
-        """[C] float64 intersection over union; 0 for a class with an empty union, as published."""
-        return self.intersection.double() / self.union.clamp(min=1)
+        """[C] float64 intersection over union, on the CPU; 0 for a class with an empty union, as published."""
+        return _quotient(self.intersection, self.union)
 
     @property
     def miou(self) -> float:
@@ -125,8 +124,8 @@ class ConfusionMatrix:
 
     @property
     def boundary_iou(self) -> Tensor:
-        """[C] float64 Boundary IoU (:mod:`src.evaluation.boundary`); 0 for an empty union, as :attr:`iou`."""
-        return self.boundary_intersection.double() / self.boundary_union.clamp(min=1)
+        """[C] Boundary IoU (:mod:`src.evaluation.boundary`), in the form of :attr:`iou`."""
+        return _quotient(self.boundary_intersection, self.boundary_union)
 
     @property
     def boundary_miou(self) -> float:
@@ -141,7 +140,7 @@ class ConfusionMatrix:
     @property
     def miou_present(self) -> float:
         """Mean of :attr:`iou` over the classes that are not :attr:`absent`; 0 if all are absent."""
-        present = self.scored.sum(1) > 0
+        present = (self.scored.sum(1) > 0).cpu()
         return float(self.iou[present].mean()) if present.any() else 0.0
 
     def require_pixels(self) -> None:
@@ -192,6 +191,12 @@ class ConfusionMatrix:
             ignored = self.ignore_label
             lines.append(f"  mask value {ignored} is ignored; it is not class 1: to score {names[1]}, draw it with 1")
         return "\n".join(lines)
+
+
+def _quotient(intersection: Tensor, union: Tensor) -> Tensor:
+    """Intersection over union, float64. One copy to the CPU: MPS has no float64."""
+    intersection, union = torch.stack([intersection, union]).cpu()
+    return intersection.double() / union.clamp(min=1)
 
 
 def absence_note(absent: Sequence[str], miou_present: str = "") -> str:

@@ -169,8 +169,10 @@ def test_absent_classes_have_a_dash_on_the_screen() -> None:
 
 def test_scores_are_computed_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """MPS refuses float64, and so does this fake device."""
-    with fake_cuda(monkeypatch), LiveBytes():
-        matrix = ConfusionMatrix(3, 255, "cuda")
+    with fake_cuda(monkeypatch), LiveBytes() as calls:
+        matrix = ConfusionMatrix(3, 255, "cuda", boundary=True)
         matrix.update(torch.zeros(2, 2, dtype=torch.uint8, device="cuda"), torch.zeros(2, 2, dtype=torch.uint8))
         assert matrix.counts.device.type == "cuda"
         assert matrix.iou.device.type == "cpu"
+        assert len(calls.waits) == 1
+        assert matrix.boundary_iou.device.type == "cpu"
