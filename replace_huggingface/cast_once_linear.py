@@ -50,7 +50,7 @@ class CastOnceLinear(nn.Linear):
         weight, bias, device = self.weight, self.bias, input.device.type
         if not torch.is_autocast_enabled(device) or weight.requires_grad or weight.is_inference():
             if self.onednn and _without_gradient(input, weight, bias):
-                return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+                return onednn_linear(input, weight, bias)
             return F.linear(input, weight, bias)
         dtype = torch.get_autocast_dtype(device)
         if self._rounded is None or not self._rounded.is_of(weight, bias, dtype):
@@ -66,6 +66,11 @@ def cast_once(model: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is nn.Linear:
                 setattr(module, name, CastOnceLinear(child))
+
+
+def onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` by oneDNN, on the CPU; it has no gradient."""
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
 def use_onednn(model: nn.Module, use: bool) -> None:

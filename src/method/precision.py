@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from ..config.schema import Amp
 from ..errors import UserError
 from ..files import create_bytes, write_bytes
+from .replacements import onednn_linear
 
 ROWS = 256
 ROUNDS = 5
@@ -102,7 +103,7 @@ def onednn_exists() -> bool:
     """Whether this PyTorch can use oneDNN for a linear layer on this machine."""
     try:
         with torch.inference_mode():
-            torch.ops.mkldnn._linear_pointwise(torch.ones(1, 2), torch.ones(3, 2), torch.ones(3), "none", [], "")
+            onednn_linear(torch.ones(1, 2), torch.ones(3, 2), torch.ones(3))
     except (AttributeError, RuntimeError, TypeError):  # built without it, switched off, or another signature
         return False
     return True
@@ -209,7 +210,7 @@ def _pair(inputs: int, outputs: int, alternative: Alternative) -> tuple[Callable
         return F.linear(states, weights)
 
     if alternative == "oneDNN":
-        return default, lambda: torch.ops.mkldnn._linear_pointwise(states, weights, None, "none", [], "")
+        return default, lambda: onednn_linear(states, weights)
     cast = weights.bfloat16()
     return default, lambda: F.linear(states.bfloat16(), cast)
 

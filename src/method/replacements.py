@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or find_spec(f"{__name__.partition('.')[0]}.replace_huggingface") is None:
     from replace_huggingface import modeling_blip_text
-    from replace_huggingface.cast_once_linear import cast_once, use_onednn
+    from replace_huggingface.cast_once_linear import cast_once, onednn_linear, use_onednn
     from replace_huggingface.modeling_blip_text import (
         CrossAttentionTextEncoder,
         KeysValues,
@@ -25,7 +25,7 @@ if TYPE_CHECKING or find_spec(f"{__name__.partition('.')[0]}.replace_huggingface
     from replace_huggingface.repeatable_layer_norm import make_repeatable
 else:
     from ..replace_huggingface import modeling_blip_text
-    from ..replace_huggingface.cast_once_linear import cast_once, use_onednn
+    from ..replace_huggingface.cast_once_linear import cast_once, onednn_linear, use_onednn
     from ..replace_huggingface.modeling_blip_text import (
         CrossAttentionTextEncoder,
         KeysValues,
@@ -50,5 +50,6 @@ __all__ = [
     "fuse_vision_attention",
     "make_repeatable",
     "modeling_blip_text",
+    "onednn_linear",
     "use_onednn",
 ]

@@ -6,6 +6,7 @@ import torch
 
 from src.config.schema import CrfConfig
 from src.method.precision import onednn_exists
+from src.method.replacements import onednn_linear
 from src.runtime import choose_device
 from tools.benchmark.options import RUNS, STEP_IMAGES, Options
 from tools.benchmark.stopwatch import best_of
@@ -53,7 +54,7 @@ def matmul_rate(device: torch.device, numbers: str) -> float:
     a = torch.randn(2048, 2048, device=device).to(getattr(torch, numbers))
     seconds = best_of(lambda: a @ a, device)
     if device.type == "cpu" and numbers == "float32" and onednn_exists():
-        seconds = min(seconds, best_of(lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""), device))
+        seconds = min(seconds, best_of(lambda: onednn_linear(a, a), device))
     return 2 * 2048**3 / seconds
 
 
