@@ -19,7 +19,7 @@ from ..files import resolve, size, user_path
 from ..runtime import world_size
 from ..screen import counted, progress, say, say_next
 from ..task import for_device, note_scope
-from .files import find_photos, name_outputs, new_folder, refuse_earlier
+from .files import EXPLORER, OVERLAY, find_photos, name_outputs, new_folder, refuse_earlier
 from .words import prompts_of_words
 
 FOLDER = "results/photos"
@@ -104,7 +104,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
         from ..output.exports import open_exports
         from . import pipeline
         from .segmenter import segmenter_of_words
-        from .stages import EXPLORER, OVERLAY, PhotoStages
+        from .stages import PhotoStages
 
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
     output = args.output_dir or new_folder(resolve(FOLDER), photos[0].name)

@@ -18,6 +18,10 @@ PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.
 MAX_STEM_BYTES = 150  # of the 255 that file systems allow
 
 
+LABELS, OVERLAY, EXPLORER = "labels.png", "overlay.png", "explorer.html"
+"""Endings of the files of a photo."""
+
+
 class PhotoFile(NamedTuple):
     """An image file, and how the names of its results begin."""
 
@@ -83,7 +87,7 @@ def refuse_earlier(photos: Sequence[PhotoFile], output: Path) -> None:
         UserError: one did.
     """
     for photo in photos:
-        for ending in ("labels.png", "overlay.png", "explorer.html"):
+        for ending in (LABELS, OVERLAY, EXPLORER):
             if os.path.lexists(path := output / f"{photo.name}_{ending}"):
                 raise UserError(
                     f"{path} exists; choose another --output-dir, or replace earlier results with --replace"

@@ -21,10 +21,8 @@ def summary(analysis: ImageAnalysis) -> str:
 
     A background that no pixel may be labelled is left out.
     """
-    rows = list(zip(analysis.shares, analysis.itm, analysis.class_names, strict=True))[
-        0 if analysis.background else 1 :
-    ]
-    rows.sort(key=lambda row: -row[0])
+    rows = list(zip(analysis.shares, analysis.itm, analysis.class_names, strict=True))
+    rows = sorted(rows if analysis.background else rows[1:], key=lambda row: -row[0])
     found = [(name, f"{100 * share:.1f}%", f"{itm:.2f}") for share, itm, name in rows if share]
     lines = [table([("class", "pixels", "match"), *found])]
     missing = [f"{name} (match {itm:.2f})" for share, itm, name in rows if not share]
@@ -66,9 +64,7 @@ def _overlay(
 
 def _heat_map(rgb: np.ndarray, analysis: ImageAnalysis, label: int) -> bytes:
     height, width = analysis.frame.inner((rgb.shape[0], rgb.shape[1]))
-    top = float(
-        analysis.unary[:, :height, :width].max()
-    )  # one scale for all classes, so that heat maps can be compared
+    top = float(analysis.unary[:, :height, :width].max())  # one scale for all classes, to compare heat maps
     drawn = pictures.heat_map(rgb, analysis.heat_map(label), analysis.class_names[label], top)
     return pictures.photo_png(drawn)
 

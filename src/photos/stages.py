@@ -26,11 +26,9 @@ from ..files import write_bytes
 from ..method.segmenter import FrameAnalysis, Segmenter
 from ..output.exports import Export, LabelledPhoto
 from ..screen import counted, note, say
-from .files import PhotoFile
+from .files import EXPLORER, LABELS, PhotoFile
 from .photo import pictures_of, summary
 from .pipeline import Drawing, Drawn
-
-EXPLORER, OVERLAY = "explorer.html", "overlay.png"
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class PhotoStages:
         for ending, file in files.items():
             write_bytes(file, drawn.files[ending])
         for each in self.exports:
-            with Image.open(io.BytesIO(drawn.files["labels.png"])) as picture:
+            with Image.open(io.BytesIO(drawn.files[LABELS])) as picture:
                 each.add(LabelledPhoto(photo.path, photo.name, np.asarray(picture), self.segmenter.prompts.class_names))
         labels, overlay, *heat_maps = files.values()
         say(f"  wrote {labels}, {overlay.name}" + (f" and {counted(len(heat_maps), 'heat map')}" if heat_maps else ""))
