@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
     # torch is imported here, so that errors in the command are reported immediately
     with cli.quick_imports():
         from src.evaluation.provenance import provenance
-        from src.explorer.infoscore import write_infoscore_page
+        from src.explorer.infoscore_page import write_infoscore_page
         from src.layer_selection.choice import keep_scores, score_layers
-        from src.layer_selection.comparison import compare
+        from src.layer_selection.comparison import compare_layers
         from src.layer_selection.infoscore import COLUMNS
         from src.loading import load_segmenter, open_journal
         from src.output import charts
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     cache = task.outputs.path(config.output.csv).parent  # the other commands look for a ranking here
     segmenter = load_segmenter(task, cache, every_layer=True)
     with open_journal("comparison of layers", task, csv, segmenter, top_k=config.model.top_k) as journal:
-        comparison = compare(segmenter, entries, config, config.model.top_k, journal) if args.compare else None
+        comparison = compare_layers(segmenter, entries, config, config.model.top_k, journal) if args.compare else None
         if comparison:
             keep_scores(comparison.scores, segmenter, entries, config, cache)
             scores = comparison.scores

@@ -47,11 +47,11 @@ def main(arguments: list[str]) -> int:
         from src.evaluation.evaluate import evaluate
         from src.evaluation.identity import file_digest
         from src.evaluation.provenance import provenance
-        from src.explorer.evaluation import write_evaluation_pages
+        from src.explorer.evaluation_pages import write_evaluation_pages
         from src.loading import load_segmenter, open_journal
         from src.one_shot.tuned_weights import describe_tuned
         from src.output.evaluation_pictures import EvaluationPictures
-        from src.output.per_image import write_per_image
+        from src.output.per_image_table import write_per_image
 
     task = task.for_device()
     config, names = task.config, task.prompts.scored_names

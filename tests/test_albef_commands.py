@@ -17,7 +17,7 @@ from src import cli
 from src.config.reader import load_config
 from src.explorer.studio import Studio
 from src.files import REPOSITORY
-from src.photos.segmenter import load_photo_segmenter
+from src.photos.photo_segmenter import load_photo_segmenter
 from tests.pictures import left_red_right_blue
 from tools import check
 from tools.reproduce import __main__ as reproduce

@@ -34,7 +34,7 @@ MODULES = {
 
 def room(module: str) -> str:
     if module.startswith(
-        ("src.explorer.command", "src.explorer.server", "src.explorer.studio", "src.explorer.__main__")
+        ("src.explorer.launch", "src.explorer.server", "src.explorer.studio", "src.explorer.__main__")
     ):
         return "explorer's server"  # a command: on top of photos, which write pages themselves
     return module.split(".")[1] if module.startswith("src.") else ""

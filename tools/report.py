@@ -80,15 +80,15 @@ def _report(args: argparse.Namespace) -> None:
 
     from src.output import charts
     from src.output.reading import find_results
-    from src.output.report import bars, csv_table, latex, markdown
+    from src.output.report_tables import csv_table, latex, report_bars, report_markdown
 
     found = find_results(args.results)
     written = []
     if files.table is not None:
-        table = {".md": markdown, ".tex": latex, ".csv": csv_table}[files.table.suffix](found)
+        table = {".md": report_markdown, ".tex": latex, ".csv": csv_table}[files.table.suffix](found)
         write_result(files.table, table)
         written.append(files.table)
-    rows, series = bars(found)
+    rows, series = report_bars(found)
     if series:
         charts.grouped_bars(files.chart, rows, series)
         written.append(files.chart)
@@ -96,7 +96,7 @@ def _report(args: argparse.Namespace) -> None:
         (first_title, first_values, _), (second_title, second_values, _) = series
         charts.difference_bars(difference, rows, first_values, second_values, (first_title, second_title))
         written.append(difference)
-    say(markdown(found))
+    say(report_markdown(found))
     say(" ".join(map(str, ("wrote", *written))) if written else "no evaluation among the results: no chart")
     if written:
         say_next(f"open {written[-1]}")
@@ -109,14 +109,14 @@ def _compare(args: argparse.Namespace) -> None:
     _check(args, files.table, files.chart)
 
     from src.output import charts
-    from src.output.bootstrap import compare
-    from src.output.per_image import read_per_image
+    from src.output.bootstrap import compare_results
+    from src.output.per_image_table import read_per_image
     from src.output.reading import read_named
-    from src.output.report import latex_of, markdown_of
+    from src.output.report_tables import latex_of, markdown_of
 
     first, second = args.results
     results = [read_named(path) for path in args.results]
-    found = compare((first, second), (read_per_image(first), read_per_image(second)), args.resamples, args.seed)
+    found = compare_results((first, second), (read_per_image(first), read_per_image(second)), args.resamples, args.seed)
     table = found.table(results)
     text = "\n".join([*markdown_of([table]), f"{found.how()}\n"])
     if files.table is not None:
@@ -137,7 +137,7 @@ def _worst(args: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: expected a name that ends in .png")
     _check(args, output)
 
-    from src.output.per_image import read_per_image
+    from src.output.per_image_table import read_per_image
     from src.output.reading import read_named
     from src.output.worst import worst_images, worst_sheet
 

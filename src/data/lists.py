@@ -99,7 +99,7 @@ def _how_to_prepare(path: Path, root: Path) -> str:
         elsewhere = "" if Path(os.path.abspath(root)) == resolve(usual) else f" --root {shlex.quote(str(root))}"
         return f"`python -m tools.prepare {dataset}{elsewhere}` prepares it (docs/data.md)"
     if folder == resolve(MINIATURE):
-        return "`python -m tools.miniature.dataset` draws it again"
+        return "`python -m tools.miniature.draw` draws it again"
     if (folder / "training_free.yaml").is_file():
         return (
             f"`python -m tools.prepare own --root {shlex.quote(str(folder))} --images ... --masks ...` "

@@ -1,9 +1,9 @@
-"""``python -m src.explorer``: see :mod:`src.explorer.command`."""
+"""``python -m src.explorer``: see :mod:`src.explorer.launch`."""
 
 import sys
 
 from .. import cli
-from .command import main
+from .launch import main
 
 
 def start() -> None:

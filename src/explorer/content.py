@@ -108,7 +108,7 @@ def page_content(
         },
         "palette": _base64(palette.tobytes()),
         "overlay": jpeg(pictures.overlay(rgb, labels, palette), OVERLAY_SIDE),
-        "heatColours": _base64(heat_colours().tobytes()),
+        "heatColours": _base64(heat_palette().tobytes()),
         "leastHeat": pictures.LEAST_HEAT,
     }
 
@@ -147,7 +147,7 @@ def word_parts(segmenter: Segmenter, embeds: Tensor, layer: int) -> dict[str, An
     }
 
 
-def heat_colours() -> np.ndarray:
+def heat_palette() -> np.ndarray:
     """The colours of heat maps from 0 to the top of the scale, RGB uint8 [256, 3]."""
     return pictures.heat_colours(np.arange(256, dtype=np.uint8)[None])[0]
 

@@ -38,7 +38,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LayerComparison:
     """InfoScore of every layer, and choices of layers with their mIoU: the L single layers first."""
 
     scores: LayerScores
@@ -78,9 +78,9 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(
+def compare_layers(
     segmenter: Segmenter, entries: list[ListEntry], config: Config, top_k: int, journal: Journal | None = None
-) -> Comparison:
+) -> LayerComparison:
     """Score layers by InfoScore and choices of layers by mIoU on ``entries``.
 
     InfoScore's best layers are known only after the last image, but the ranking becomes stable early. So each batch is
@@ -111,7 +111,7 @@ def compare(
     choices = [Choice(f"layer {layer}", (layer,), one) for layer, one in zip(layers, scored.singles, strict=True)]
     choices.append(Choice(f"InfoScore top {top_k}", tuple(best), top))
     choices.append(Choice("all layers", layers, scored.every))
-    return Comparison(scored.scores, [*choices, Choice("last layer", (layers[-1],), scored.singles[-1])])
+    return LayerComparison(scored.scores, [*choices, Choice("last layer", (layers[-1],), scored.singles[-1])])
 
 
 @dataclass(frozen=True)

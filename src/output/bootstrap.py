@@ -17,9 +17,9 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation.per_image import PerImageCounts
 from ..result_files import csv_text
-from .per_image import PerImageTable
+from .per_image_table import PerImageTable
 from .reading import Result
-from .report import MEAN, NOTHING, Table, column_titles, facts_of
+from .report_tables import MEAN, NOTHING, Table, column_titles, facts_of
 
 LEVEL = 95  # percent of the resamples inside the interval
 CHUNK = 1 << 22  # images drawn at once
@@ -27,7 +27,7 @@ SHOWN = 3  # images or classes that a refusal names
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Differences, second minus first, of mIoU and of the IoU of C classes, as fractions.
 
     Attributes:
@@ -94,9 +94,9 @@ class Comparison:
         return csv_text(header, [(name, *row, *made) for name, row in zip(self.rows, cells, strict=True)])
 
 
-def compare(
+def compare_results(
     results: tuple[Path, Path], tables: tuple[PerImageTable, PerImageTable], resamples: int, seed: int
-) -> Comparison:
+) -> PairedComparison:
     """Compare two results by their tables of single images; the order of images and classes does not matter.
 
     Raises:
@@ -117,7 +117,7 @@ def compare(
     mean, low, high = np.transpose([_summary(row) for row in resampled(first.counts, aligned, resamples, seed).T])
     one, other = (_with_mean(_iou(c.intersections.sum(0), c.unions.sum(0))) for c in (first.counts, aligned))
     titles = column_titles(results)
-    return Comparison(
+    return PairedComparison(
         (titles[0], titles[1]),
         [MEAN, *first.names],
         one,

@@ -12,7 +12,7 @@ from ..data.labels import Labelling
 from ..errors import UserError
 from ..files import resolve
 from .evaluation_pictures import checksum, sheet
-from .per_image import PerImageTable
+from .per_image_table import PerImageTable
 from .reading import Result
 
 

@@ -32,7 +32,7 @@ from ..output.colours import safe_palette
 from ..output.exports import LabelledPhoto, open_exports, to_supervision
 from ..output.pictures import legend_of
 from ..task import note_scope
-from .segmenter import load_photo_segmenter, segmenter_of_words
+from .photo_segmenter import load_photo_segmenter, segmenter_of_words
 from .words import prompts_of_words
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ..files import resolve, size, user_path
 from ..runtime import world_size
 from ..screen import counted, progress, say, say_next
 from ..task import for_device, note_scope
-from .files import EXPLORER, OVERLAY, find_photos, name_outputs, new_folder, refuse_earlier
+from .photo_files import EXPLORER, OVERLAY, find_photos, name_outputs, new_folder, refuse_earlier
 from .words import prompts_of_words
 
 FOLDER = "results/photos"
@@ -103,7 +103,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     with cli.quick_imports():
         from ..output.exports import open_exports
         from . import pipeline
-        from .segmenter import segmenter_of_words
+        from .photo_segmenter import segmenter_of_words
         from .stages import PhotoStages
 
     segmenter = segmenter_of_words(config, prompts, args.device, args.tuned)
@@ -118,7 +118,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     shown = len(photos) >= MANY
     with progress(len(photos), "segmenting", disable=None if shown else True) as bar:  # None: shown in a terminal
         stages = PhotoStages(segmenter, output, bar, args.save_heatmaps, args.save_explorer, exports, args.any_size)
-        pipeline.run(stages, photos, loader.batch_size)
+        pipeline.segment_photos(stages, photos, loader.batch_size)
     for each in exports:
         say(f"wrote {each.finish()}")
     left_out = stages.left_out

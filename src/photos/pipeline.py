@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from ..data.images import photo_pixels
 from ..runtime import cores
-from .files import PhotoFile
+from .photo_files import PhotoFile
 
 MAX_WORKERS = 8
 MAX_PIXELS = 2**27
@@ -63,7 +63,7 @@ class Stages(Protocol[Read]):
         ...
 
 
-def run(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: int) -> None:
+def segment_photos(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: int) -> None:
     """Take ``photos`` through ``stages``, up to ``batch_size`` at once through the model.
 
     Raises:

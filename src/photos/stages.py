@@ -26,8 +26,8 @@ from ..files import write_bytes
 from ..method.segmenter import FrameAnalysis, Segmenter
 from ..output.exports import Export, LabelledPhoto
 from ..screen import counted, note, say
-from .files import EXPLORER, LABELS, PhotoFile
 from .photo import pictures_of, summary
+from .photo_files import EXPLORER, LABELS, PhotoFile
 from .pipeline import Drawing, Drawn
 
 

@@ -484,7 +484,7 @@ def test_every_configuration_names_a_data_set_that_a_command_prepares() -> None:
 
 
 def test_missing_lists_of_your_own_and_of_the_miniature_name_their_commands(tmp_path: Path) -> None:
-    assert "`python -m tools.miniature.dataset`" in _how_to_prepare(REPOSITORY / "data/miniature/x.txt", tmp_path)
+    assert "`python -m tools.miniature.draw`" in _how_to_prepare(REPOSITORY / "data/miniature/x.txt", tmp_path)
     (tmp_path / "training_free.yaml").touch()
     with pytest.raises(UserError, match=f"`python -m tools.prepare own --root {tmp_path} "):
         read_list(tmp_path / "list.txt", tmp_path)

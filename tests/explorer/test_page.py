@@ -20,7 +20,7 @@ from PIL import Image
 
 from src.config.reader import load_config
 from src.data.frame import Frame
-from src.explorer import infoscore
+from src.explorer import infoscore_page
 from src.explorer.content import Truth, _packed, page_content
 from src.explorer.page import page
 from src.files import REPOSITORY
@@ -656,4 +656,4 @@ def test_without_a_browser_tests_are_skipped_but_not_in_continuous_integration(m
     ],
 )
 def test_ticks_are_round_numbers_within_the_values(values: list[float], expected: list[str]) -> None:
-    assert infoscore._ticks(values) == expected
+    assert infoscore_page._ticks(values) == expected

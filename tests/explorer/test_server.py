@@ -30,7 +30,7 @@ from src.data.images import format_names
 from src.errors import UserError
 from src.explorer import server as server_module
 from src.explorer import studio as studio_module
-from src.explorer.command import address_of, bind, main
+from src.explorer.launch import address_of, bind, main
 from src.explorer.server import Guard, make_app, server_config
 from src.explorer.studio import Studio
 from src.files import REPOSITORY
@@ -358,7 +358,7 @@ def test_the_address_can_be_typed_into_a_browser(host: str, named: str) -> None:
 
 
 def test_wrong_words_are_reported_before_torch_is_imported() -> None:
-    code = "import sys; from src import cli; from src.explorer.command import main; "
+    code = "import sys; from src import cli; from src.explorer.launch import main; "
     code += "print(cli.run(main), 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog; mug"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

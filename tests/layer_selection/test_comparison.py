@@ -19,7 +19,7 @@ from src.data.lists import evaluation_entries
 from src.errors import UserError
 from src.evaluation.evaluate import evaluate
 from src.evaluation.journal import Journal
-from src.layer_selection.comparison import Comparison, compare
+from src.layer_selection.comparison import LayerComparison, compare_layers
 from src.layer_selection.ranking import rank_layers, ranking_segmenter
 from src.method.blip import load_blip
 from src.method.prompts import build_prompts, read_class_file
@@ -31,13 +31,13 @@ CONFIG = ROOT / "tests" / "golden_training_free.yaml"
 CPU = torch.device("cpu")
 
 
-def compared(config: Config, top_k: int, journal: Journal | None = None) -> tuple[Comparison, list[int]]:
+def compared(config: Config, top_k: int, journal: Journal | None = None) -> tuple[LayerComparison, list[int]]:
     """A comparison, and how many images each call of the vision encoder had."""
     blip = load_blip(config.model.name, CPU, config.runtime.attention == "fused")
     encodings: list[int] = []
     blip.model.vision_model.register_forward_hook(lambda *args: encodings.append(len(args[2].last_hidden_state)))
     segmenter = ranking_segmenter(config, blip, read_class_file(GOLDEN / "classes.json", 7))
-    return compare(segmenter, evaluation_entries(config), config, top_k, journal), encodings
+    return compare_layers(segmenter, evaluation_entries(config), config, top_k, journal), encodings
 
 
 @pytest.mark.parametrize(("resolution", "batch"), [("letterbox", 1), ("letterbox", 3), ("original", 2)])

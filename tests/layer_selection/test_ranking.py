@@ -27,7 +27,7 @@ from src.errors import UserError
 from src.evaluation import identity
 from src.files import REPOSITORY
 from src.layer_selection.choice import choose_layers
-from src.layer_selection.comparison import compare
+from src.layer_selection.comparison import compare_layers
 from src.layer_selection.infoscore import COLUMNS
 from src.layer_selection.ranking import rank_layers, ranking_segmenter
 from src.method.blip import load_blip
@@ -350,7 +350,7 @@ def test_layers_that_are_not_all_keep_their_numbers(case: Path, tmp_path: Path) 
     scores, whole = rank_layers(some, entries, config), rank_layers(every, entries, config)
     assert scores.ranking == [layer for layer in whole.ranking if layer in (1, 3)]
     torch.testing.assert_close(scores.infoscore, whole.infoscore[[1, 3]], rtol=1e-5, atol=0)
-    compared = compare(some, entries, config, 1)
+    compared = compare_layers(some, entries, config, 1)
     assert [choice.layers for choice in compared.choices] == [(1,), (3,), (scores.ranking[0],), (1, 3), (3,)]
 
 

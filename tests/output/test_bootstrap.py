@@ -12,8 +12,8 @@ import pytest
 from src.errors import UserError
 from src.evaluation.per_image import PerImageCounts
 from src.output import bootstrap
-from src.output.bootstrap import Comparison, compare, resampled
-from src.output.per_image import PerImageTable
+from src.output.bootstrap import PairedComparison, compare_results, resampled
+from src.output.per_image_table import PerImageTable
 
 RESULTS = (Path("a.json"), Path("b.json"))
 
@@ -35,8 +35,8 @@ def table(
     return PerImageTable(Path("x.csv"), list(names), [f"{n}.jpg" for n in images], [], counted)
 
 
-def compared(first: PerImageTable, second: PerImageTable, resamples: int = 200, seed: int = 3) -> Comparison:
-    return compare(RESULTS, (first, second), resamples, seed)
+def compared(first: PerImageTable, second: PerImageTable, resamples: int = 200, seed: int = 3) -> PairedComparison:
+    return compare_results(RESULTS, (first, second), resamples, seed)
 
 
 def plain_differences(images: tuple[int, ...] | list[int]) -> list[float]:

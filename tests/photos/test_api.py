@@ -15,7 +15,7 @@ from src.config.reader import load_config
 from src.errors import UserError
 from src.files import REPOSITORY
 from src.photos.api import PhotoResult, PhotoSegmenter
-from src.photos.segmenter import segmenter_of_words
+from src.photos.photo_segmenter import segmenter_of_words
 from src.photos.words import prompts_of_words
 
 PHOTO = REPOSITORY / "data" / "miniature" / "JPEGImages" / "val_083.jpg"

@@ -21,9 +21,9 @@ from src.data.frame import Frame
 from src.files import REPOSITORY
 from src.method.segmenter import FrameAnalysis, ImageAnalysis, Segmenter
 from src.photos import command as photos
-from src.photos.files import find_photos, name_outputs
 from src.photos.photo import summary
-from src.photos.segmenter import segmenter_of_words
+from src.photos.photo_files import find_photos, name_outputs
+from src.photos.photo_segmenter import segmenter_of_words
 from src.photos.stages import PhotoStages
 from src.photos.words import prompts_of_words
 from src.screen import progress

@@ -12,7 +12,7 @@ import pytest
 
 from src.errors import UserError
 from src.photos import pipeline
-from src.photos.files import PhotoFile
+from src.photos.photo_files import PhotoFile
 from src.photos.pipeline import Drawing, Drawn
 
 PHOTOS = [PhotoFile(Path(f"{number}.png"), str(number)) for number in range(23)]

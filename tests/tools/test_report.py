@@ -17,9 +17,9 @@ from src.data.images import read_image
 from src.errors import UserError
 from src.evaluation.per_image import PerImageCounts
 from src.output import charts, pictures
-from src.output.per_image import PerImageTable
+from src.output.per_image_table import PerImageTable
 from src.output.reading import Found, find_results, read_named
-from src.output.report import column_titles, markdown
+from src.output.report_tables import column_titles, report_markdown
 from src.output.worst import worst_images
 from tools import report
 
@@ -80,10 +80,10 @@ def test_tuned_weights_are_named(tmp_path: Path) -> None:
         tmp_path / "x_tuned.json", {**training_free(0.5), "tuned": {"file": "results/run0.st", "sha256": sha256}}
     )
     other = write(tmp_path / "y_tuned.json", {**training_free(0.5), "tuned": {"file": "a/run0.st", "sha256": "f" * 64}})
-    rows = cells(markdown(find_results([own, tuned, other])))
+    rows = cells(report_markdown(find_results([own, tuned, other])))
     assert rows["tuned"] == ["–", "run0.st (01234567)", "run0.st (ffffffff)"]
     assert not read_named(own).says_the_same_as(read_named(tuned))
-    assert "tuned" not in cells(markdown(find_results([own])))
+    assert "tuned" not in cells(report_markdown(find_results([own])))
 
 
 @pytest.mark.parametrize("tuned", ["run0.st", {"file": "run0.st"}, {"file": 3, "sha256": "f" * 64}])
@@ -115,7 +115,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     other = training_free(0.5)
     other["classes"] = [{"name": "dog", "iou": 0.1}, {"name": "cow", "iou": 0.2}]
     found = find_results([write(tmp_path / "a.json", training_free(0.5)), write(tmp_path / "b.json", other)])
-    rows = cells(markdown(found))
+    rows = cells(report_markdown(found))
     assert rows["dog"] == ["25.00", "10.00"]
     assert rows["cow"] == ["–", "20.00"]
     assert rows["cat"] == ["50.00", "–"]
@@ -202,10 +202,10 @@ def test_settings_are_told_where_they_differ(tmp_path: Path) -> None:
         for n in (0, 20)
     ]
     old = write(tmp_path / "old.json", training_free(0.4))
-    rows = cells(markdown(find_results([*paths, old])))
+    rows = cells(report_markdown(find_results([*paths, old])))
     assert rows["crf.iters"] == ["0", "20", "–"]
     assert "data_set" in rows
-    assert "data_set" not in cells(markdown(find_results(paths)))
+    assert "data_set" not in cells(report_markdown(find_results(paths)))
 
 
 def test_absent_classes_give_a_row_of_their_own(tmp_path: Path) -> None:
@@ -216,9 +216,9 @@ def test_absent_classes_give_a_row_of_their_own(tmp_path: Path) -> None:
         write(tmp_path / "lacking.json", {**training_free(0.5), **lacking}),
         write(tmp_path / "runs.json", {**one_shot(), **lacking_runs}),
     ]
-    rows = cells(markdown(find_results(paths)))
+    rows = cells(report_markdown(find_results(paths)))
     assert rows["mIoU of the classes present"] == ["50.00", "62.50", "70.00 ± 10.00"]
-    assert "mIoU of the classes present" not in cells(markdown(find_results(paths[:1])))
+    assert "mIoU of the classes present" not in cells(report_markdown(find_results(paths[:1])))
 
 
 def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,9 +58,9 @@ def main(arguments: list[str]) -> None:
 
         growth(options, args.amp, args.plot)
     elif args.what == "precision":
-        from tools.benchmark.precision import precision
+        from tools.benchmark.short_formats import compare_formats
 
-        precision(options)
+        compare_formats(options)
     elif args.what == "photos":
         from tools.benchmark.photos import photos
 
@@ -70,9 +70,9 @@ def main(arguments: list[str]) -> None:
 
         startup(options.repeats)
     else:
-        from tools.benchmark.comparison import compare
+        from tools.benchmark.against_published import compare_with_published
 
-        compare(dataclasses.replace(options, what=args.what), args.amp)
+        compare_with_published(dataclasses.replace(options, what=args.what), args.amp)
     plot = f"open {args.plot}" if args.what == "growth" and args.plot else ""
     say_next(plot, "docs/speed.md says what the rows mean and compares with other machines")
 

@@ -10,7 +10,7 @@ from src.method.replacements import onednn_linear
 from src.runtime import choose_device
 from tools.benchmark.options import RUNS, STEP_IMAGES, Options
 from tools.benchmark.stopwatch import best_of
-from tools.benchmark.workload import ALL_LAYERS, LAYERS, Words, vocabulary
+from tools.benchmark.workload import ALL_LAYERS, LAYERS, Words, benchmark_prompts
 
 VISION = {"blip": (24, 1024), "albef": (12, 768)}  # layers and width
 
@@ -24,7 +24,7 @@ def floors(options: Options, numbers: str) -> dict[str, float]:
     """
     device = choose_device(options.device)
     rate, crf_rate, copy = matmul_rate(device, numbers), matmul_rate(device, "float32"), copy_rate(device)
-    prompts = vocabulary(options)
+    prompts = benchmark_prompts(options)
     tokens = Words()(prompts.prompts).input_ids.numel()
     classes, size, patches = len(prompts.class_names), options.image_size, 1 + (options.image_size // 16) ** 2
     depth, width = VISION[options.model]

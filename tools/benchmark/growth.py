@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from src.files import replacing
 from src.screen import say
-from tools.benchmark.comparison import measure_formats
+from tools.benchmark.against_published import measure_formats
 from tools.benchmark.measure import measure_apart
 from tools.benchmark.options import CLASSES, Options
 
@@ -63,13 +63,13 @@ def growth(options: Options, formats: Sequence[str], plot: Path | None) -> None:
     measure("image_size", IMAGE_SIZES)
     measure("batch_size", BATCHES)
     if plot is not None:
-        draw(plot, curves)
+        draw_growth(plot, curves)
 
 
 MARKERS = "os^DvP"  # of curves: they differ without colour
 
 
-def draw(path: Path, curves: list[Curve]) -> None:
+def draw_growth(path: Path, curves: list[Curve]) -> None:
     """Plot ``curves``, one panel for each thing that grows, a colour for each number format."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     names = list(dict.fromkeys(curve.grows for curve in curves))

@@ -34,7 +34,7 @@ class Ours:
         tokenizer = cast(PreTrainedTokenizerBase, cast(object, workload.Words()))
         blip = Blip(prepare(workload.model_on(device, options)), tokenizer, f"random {options.model}")
         crf = ConvCRF(iterations=CrfConfig().iters)
-        prompts, layers = workload.vocabulary(options), workload.layers_of(options)
+        prompts, layers = workload.benchmark_prompts(options), workload.layers_of(options)
         self.segmenter = Segmenter(blip, prompts, layers, Frame(options.image_size), crf, AMP[options.amp])
         runs = RUNS if options.what == "runs" else 0
         self.tuned = [self.segmenter.with_weights(self.segmenter.untuned_weights()) for _ in range(runs)]
@@ -90,4 +90,4 @@ class Ours:
         """Load the model only, to measure its memory."""
 
     def _read(self, jpegs: list[bytes]) -> Tensor:
-        return torch.stack([workload.read(jpeg, self.segmenter.frame.size) for jpeg in jpegs]).to(self.device)
+        return torch.stack([workload.decode_photo(jpeg, self.segmenter.frame.size) for jpeg in jpegs]).to(self.device)

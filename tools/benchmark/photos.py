@@ -15,14 +15,14 @@ from PIL import Image
 from src.config.reader import load_config
 from src.files import REPOSITORY
 from src.photos import pipeline
-from src.photos.files import PhotoFile
+from src.photos.photo_files import PhotoFile
+from src.photos.photo_segmenter import segmenter_of_words
 from src.photos.pipeline import Drawn
-from src.photos.segmenter import segmenter_of_words
 from src.photos.stages import PhotoStages
 from src.photos.words import prompts_of_words
 from src.screen import counted, progress, say
 from tools.benchmark.options import Options
-from tools.miniature.dataset import draw_listed_scene
+from tools.miniature.draw import draw_listed_scene
 
 PHOTOS = 200
 SIZES = ((320, 240), (1600, 1200))  # width and height, pixels
@@ -41,7 +41,10 @@ def photos(options: Options, amp: str, count: int = PHOTOS, sizes: Sequence[tupl
         with tempfile.TemporaryDirectory() as folder, progress(0, "", disable=True) as bar:
             drawn = draw_photos(Path(folder), count, (width, height))
             stages = PhotoStages(segmenter, Path(folder) / "out", bar)
-            ways = partial(one_by_one, stages, drawn), partial(pipeline.run, stages, drawn, options.batch_size)
+            ways = (
+                partial(one_by_one, stages, drawn),
+                partial(pipeline.segment_photos, stages, drawn, options.batch_size),
+            )
             # alternating, so that other load of the machine affects both
             seconds = [[_seconds(way) for way in ways] for _ in range(options.warm_up + options.repeats)]
         plain, ours = (count / min(taken) for taken in zip(*seconds[options.warm_up :], strict=True))
@@ -59,7 +62,7 @@ def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[PhotoFi
 
 
 def one_by_one(stages: PhotoStages, photos: Sequence[PhotoFile]) -> None:
-    """The work of :func:`src.photos.pipeline.run` without overlap."""
+    """The work of :func:`src.photos.pipeline.segment_photos` without overlap."""
     for photo in photos:
         try:
             (drawing,) = stages.analyse([stages.read(photo)])

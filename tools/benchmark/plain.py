@@ -31,7 +31,7 @@ class Plain:
 
     def __init__(self, options: Options, device: torch.device) -> None:
         self.model = workload.model_on(device, options)
-        self.prompts = workload.vocabulary(options)
+        self.prompts = workload.benchmark_prompts(options)
         tokens = workload.Words()(self.prompts.prompts)
         self.tokens = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         self.layers = workload.layers_of(options)
@@ -78,7 +78,7 @@ class Plain:
             self.segment(watch, jpegs)
 
     def _read(self, jpeg: bytes) -> Tensor:
-        return workload.read(jpeg, self.size)[None].to(self.device)
+        return workload.decode_photo(jpeg, self.size)[None].to(self.device)
 
     def _attend(self, watch: Stopwatch, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         embeds = watch("vision", plain_encode, self.model, pixels)

@@ -103,7 +103,7 @@ def layers_of(options: Options) -> tuple[int, ...]:
     return tuple(ALL_LAYERS[options.model]) if options.what == "infoscore" else LAYERS[options.model]
 
 
-def vocabulary(options: Options) -> PromptSet:
+def benchmark_prompts(options: Options) -> PromptSet:
     """The prompts of the benchmark; ``options.prompts`` is reached by repeating words of the vocabulary.
 
     Raises:
@@ -133,7 +133,7 @@ def photo(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def read(jpeg: bytes, size: int) -> Tensor:
+def decode_photo(jpeg: bytes, size: int) -> Tensor:
     """Decode, letterbox and normalise: [3, S, S]."""
     with Image.open(io.BytesIO(jpeg)) as image:
         pixels = np.asarray(image.convert("RGB"))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from tools.miniature.canvas import Canvas, blotches
-from tools.miniature.colours import choose, dark, jitter, light, vivid
+from tools.miniature.palette import choose, dark, jitter, light, vivid
 
 OUTDOOR_GROUNDS = ("grass", "road", "sea", "sands")
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from src.method.prompts import TEMPLATE
-from tools.miniature.model import PATCH
-from tools.miniature.words import CLASSES, SUBJECT_NUMBER, SUBJECTS, UNDRAWN_WORDS, WORDS, WORDS_OF
+from tools.miniature.class_words import CLASSES, SUBJECT_NUMBER, SUBJECTS, UNDRAWN_WORDS, WORDS, WORDS_OF
+from tools.miniature.tiny_blip import PATCH
 
 # the normalisation of the PASCAL configurations (ImageNet's), which the miniature's shares
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -30,7 +30,7 @@ SUBJECT_OF_WORD = {word: subject for subject, words in WORDS_OF.items() for word
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureBatch:
     """A batch of augmented pictures.
 
     Attributes:
@@ -125,14 +125,14 @@ class PictureSampler:
         self.pictures = pictures
         self.named = named_subjects(captions)
 
-    def sample(self, indices: np.ndarray, rng: Generator) -> Pictures:
+    def sample(self, indices: np.ndarray, rng: Generator) -> PictureBatch:
         pictures = self.pictures[indices]
         mirrored = rng.random(len(indices)) < 0.5
         pictures[mirrored] = pictures[mirrored, :, ::-1]
-        pixels = normalise(pictures)
+        pixels = normalise_pixels(pictures)
         pixels *= torch.from_numpy(rng.normal(1, JITTER, (len(indices), 1, 1, 1))).float()
         pixels += torch.from_numpy(rng.normal(0, JITTER, (len(indices), 3, 1, 1))).float()
-        return Pictures(pixels, self.named[indices], content_patches(pictures), torch.from_numpy(mirrored))
+        return PictureBatch(pixels, self.named[indices], content_patches(pictures), torch.from_numpy(mirrored))
 
 
 def content_patches(pictures: np.ndarray) -> Tensor:
@@ -142,7 +142,7 @@ def content_patches(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(patches.any(axis=(2, 4, 5)).reshape(len(pictures), -1)).float()
 
 
-def normalise(pictures: np.ndarray) -> Tensor:
+def normalise_pixels(pictures: np.ndarray) -> Tensor:
     """uint8 [B, S, S, 3] to float32 [B, 3, S, S], as the evaluation does it."""
     return (torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()).float() / 255 - MEAN) / STD
 

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from tools.miniature.colours import BLACK, Colour
-from tools.miniature.words import CLASSES, SUBJECT_NUMBER, VOID
+from tools.miniature.class_words import CLASSES, SUBJECT_NUMBER, VOID
+from tools.miniature.palette import BLACK, Colour
 
 Point = tuple[float, float]
 
@@ -86,7 +86,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Placement:
     """Position of an object: the unit square [-1, 1] x [-1, 1] (y down) is moved to ``x``, ``y``.
 
     Attributes:
@@ -115,7 +115,7 @@ class Frame:
 class Pen:
     """Draws one object on a canvas, in the coordinates of its frame."""
 
-    def __init__(self, canvas: Canvas, frame: Frame, subject: str) -> None:
+    def __init__(self, canvas: Canvas, frame: Placement, subject: str) -> None:
         self.canvas = canvas
         self.matrix = frame.matrix()
         self.centre = np.array([frame.x, frame.y])

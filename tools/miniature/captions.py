@@ -22,8 +22,8 @@ import numpy as np
 from numpy.random import Generator
 
 from src.files import replacing, write_text
+from tools.miniature.class_words import CLASSES, SUBJECT_NUMBER, SUBJECTS, WORDS_OF
 from tools.miniature.scenes import Scene, draw_scene
-from tools.miniature.words import CLASSES, SUBJECT_NUMBER, SUBJECTS, WORDS_OF
 
 PICTURE_SIDE = 128
 CLOSE_UPS = 3

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from tools.miniature.canvas import Pen
-from tools.miniature.colours import (
+from tools.miniature.class_words import CLASSES, WORDS_OF
+from tools.miniature.palette import (
     BLACK,
     GLASS,
     HAIRS,
@@ -26,14 +27,13 @@ from tools.miniature.colours import (
     dark,
     jitter,
     light,
-    paint,
+    paint_colour,
     vivid,
 )
-from tools.miniature.words import CLASSES, WORDS_OF
 
 
 def airplane(pen: Pen, rng: Generator) -> None:
-    body = light(paint(rng), 0.4)
+    body = light(paint_colour(rng), 0.4)
     wing = dark(body, 0.75)
     pen.polygon([(0.2, -0.05), (-0.2, -0.62), (-0.48, -0.62), (-0.25, -0.05)], wing)
     pen.ellipse(0, 0, 1, 0.23, body)
@@ -45,7 +45,7 @@ def airplane(pen: Pen, rng: Generator) -> None:
 
 
 def bicycle(pen: Pen, rng: Generator) -> None:
-    frame = paint(rng)
+    frame = paint_colour(rng)
     for x in (-0.57, 0.57):
         pen.disc(x, 0.26, 0.43, BLACK)
         pen.disc(x, 0.26, 0.33, (205, 205, 210))
@@ -104,7 +104,7 @@ def bottle(pen: Pen, rng: Generator) -> None:
 
 
 def bus(pen: Pen, rng: Generator) -> None:
-    body = paint(rng)
+    body = paint_colour(rng)
     pen.rectangle(-1, -0.62, 1, 0.5, body)
     pen.rectangle(-1, 0.12, 1, 0.24, light(body, 0.6))
     for window in range(5):
@@ -115,7 +115,7 @@ def bus(pen: Pen, rng: Generator) -> None:
 
 
 def car(pen: Pen, rng: Generator) -> None:
-    body = paint(rng)
+    body = paint_colour(rng)
     pen.polygon([(-0.65, 0), (-0.38, -0.46), (0.32, -0.46), (0.68, 0)], body)
     pen.polygon([(-0.48, -0.04), (-0.29, -0.36), (-0.03, -0.36), (-0.03, -0.04)], GLASS)
     pen.polygon([(0.04, -0.04), (0.04, -0.36), (0.26, -0.36), (0.48, -0.04)], GLASS)
@@ -328,7 +328,7 @@ def couch(pen: Pen, rng: Generator) -> None:
 
 
 def train(pen: Pen, rng: Generator) -> None:
-    engine = paint(rng)
+    engine = paint_colour(rng)
     pen.rectangle(-1, -0.35, 0.45, 0.35, engine)
     pen.ellipse(0.45, 0, 0.52, 0.36, engine)
     pen.rectangle(-1, -0.88, -0.42, 0.3, dark(engine, 0.7))

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.random import Generator
 
 from tools.miniature.backgrounds import OUTDOOR_GROUNDS, draw_background
-from tools.miniature.canvas import Canvas, Frame, Pen
+from tools.miniature.canvas import Canvas, Pen, Placement
+from tools.miniature.class_words import CLASSES
 from tools.miniature.objects import HOMES, LOOKS, WIDE, Look
-from tools.miniature.words import CLASSES
 
 SHAPES = ((384, 384), (288, 384), (384, 288))  # height and width, pixels
 SHAPE_CHANCES = (0.6, 0.25, 0.15)
@@ -55,7 +55,7 @@ def choose_ground(rng: Generator, name: str) -> str:
     return str(rng.choice(OUTDOOR_GROUNDS)) if rng.random() < 0.62 else "floor"
 
 
-def arrange(canvas: Canvas, rng: Generator, names: list[str]) -> list[Frame]:
+def arrange(canvas: Canvas, rng: Generator, names: list[str]) -> list[Placement]:
     """Frames for the objects: a single one is large, several share the canvas without hiding one another."""
     height, width = canvas.height, canvas.width
     short = min(height, width)
@@ -79,7 +79,7 @@ def arrange(canvas: Canvas, rng: Generator, names: list[str]) -> list[Frame]:
     if len(names) > 1:
         sizes = [size * rng.uniform(0.9, 1.1) for size in sizes]
     return [
-        Frame(
+        Placement(
             x=(x + rng.uniform(-0.03, 0.03)) * width,
             y=(y + rng.uniform(-0.03, 0.03)) * height,
             size=size,

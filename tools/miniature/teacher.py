@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.miniature.words import CLASSES, SUBJECTS
+from tools.miniature.class_words import CLASSES, SUBJECTS
 
 NUM_SUBJECTS = len(SUBJECTS) - 1
 INPUT_SIDE = 64  # the picture is halved: the network has a stride of 8, so that it sees the 8 x 8 patches

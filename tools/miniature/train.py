@@ -41,10 +41,10 @@ from src import cli
 from src.files import refuse_special, user_path, write_text
 from src.screen import counted, say, say_next
 from tools.miniature import student, teacher
-from tools.miniature.batches import PictureSampler, PromptSampler, normalise
+from tools.miniature.batches import PictureSampler, PromptSampler, normalise_pixels
 from tools.miniature.captions import read_pairs, write_pairs
-from tools.miniature.model import GRID, WIDTH, build_model, encode_images, match
 from tools.miniature.optimizer import FlatAdamW
+from tools.miniature.tiny_blip import GRID, WIDTH, build_model, encode_images, match_prompts
 from tools.miniature.vocabulary import build_tokenizer, save_tokenizer
 
 BATCH = 32  # pictures per process and step
@@ -152,7 +152,7 @@ class Training:
         _wait()
         labels = np.load(self.labels_path, mmap_mode="r+")
         for part in np.array_split(np.arange(count), -(-count // 256))[self.rank :: self.settings.processes]:
-            pixels = normalise(self.pictures.pictures[part])
+            pixels = normalise_pixels(self.pictures.pictures[part])
             labels[part] = teacher.patch_labels(network, pixels, self.pictures.named[part], GRID).half().numpy()
         labels.flush()
         _wait()
@@ -181,7 +181,7 @@ class Training:
             losses["head_loss"] = student.head_loss(head(embeds[:, 1:]), patch_labels, weights)
             if step / steps >= VISION_ONLY:
                 prompts = prompt_sampler.sample([self.captions[index] for index in indices], self.rng)
-                itm_logits, token_logits = match(model, embeds, prompts.input_ids, prompts.attention_mask)
+                itm_logits, token_logits = match_prompts(model, embeds, prompts.input_ids, prompts.attention_mask)
                 supervised = [token_logits[layer] for layer in settings.layers]
                 losses["matching_loss"] = student.matching_loss(itm_logits, prompts.wanted)
                 losses["attention_loss"] = student.attention_loss(supervised, prompts, patch_labels, weights)
@@ -250,7 +250,7 @@ def work(rank: int, settings: Settings, scratch: Path) -> None:
         dist.destroy_process_group()
 
 
-def train(settings: Settings) -> None:
+def train_blip(settings: Settings) -> None:
     """Draw the pictures, then train in ``settings.processes`` processes."""
     if not (settings.cache / "captions.txt").exists():
         say(f"drawing {counted(settings.scenes, 'scene')} to {settings.cache}")
@@ -308,7 +308,7 @@ def main(arguments: list[str]) -> None:
         help="folder of the drawn pictures and captions (default: results/miniature_cache, 2.4 GB)",
     )
     args = parser.parse_args(arguments)
-    train(Settings(**{**vars(args), "steps": tuple(args.steps), "layers": tuple(args.layers)}))
+    train_blip(Settings(**{**vars(args), "steps": tuple(args.steps), "layers": tuple(args.layers)}))
 
 
 if __name__ == "__main__":

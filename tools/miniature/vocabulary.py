@@ -9,12 +9,12 @@ from pathlib import Path
 from transformers import BertTokenizer
 
 from src.method.prompts import TEMPLATE
-from tools.miniature.words import WORDS
+from tools.miniature.class_words import WORDS
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def vocabulary() -> list[str]:
+def wordpieces() -> list[str]:
     """Tokens in the order of their ids: special ones, every word of the prompts, then characters.
 
     The characters spell words that the class file does not have; what can't be spelled is [UNK].
@@ -28,10 +28,10 @@ def vocabulary() -> list[str]:
 
 def build_tokenizer() -> BertTokenizer:
     """A lower-casing BERT tokenizer with :func:`vocabulary`."""
-    return BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary())}, do_lower_case=True)
+    return BertTokenizer(vocab={token: number for number, token in enumerate(wordpieces())}, do_lower_case=True)
 
 
 def save_tokenizer(tokenizer: BertTokenizer, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and a plain vocab.txt."""
     tokenizer.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(wordpieces()) + "\n", encoding="utf-8")

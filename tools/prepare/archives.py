@@ -17,7 +17,7 @@ from typing import IO
 from src.errors import UserError
 from src.files import replacing, require_space
 from src.screen import counted, progress, say
-from tools.prepare.sources import DIAM, ELSEWHERE
+from tools.prepare.archive_addresses import DIAM, ELSEWHERE
 
 MAKE_ROOM = "make room or choose another --root"
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from src.errors import UserError
 from src.files import GB, require_space, write_text
 from src.screen import counted, say
+from tools.prepare.archive_addresses import COCO_ANNOTATIONS
 from tools.prepare.archives import MAKE_ROOM, extract
 from tools.prepare.coco_masks import Instances, MaskJob, draw_and_save, read_instances
 from tools.prepare.download import download_coco
-from tools.prepare.lists import check_list, say_count, write_list
+from tools.prepare.list_writing import check_list, say_count, write_list
 from tools.prepare.masks import MASK_BYTES, names_in, require_folder
 from tools.prepare.pairs import check_pairs
 from tools.prepare.parallel import for_each
-from tools.prepare.sources import COCO_ANNOTATIONS
 
 EXPECTED_LINES = {"train": 82_081, "val": 40_137}
 EXPECTED_CATEGORIES = 80

@@ -103,17 +103,17 @@ def draw_and_save(job: MaskJob) -> None:
     Raises:
         UserError: an annotation cannot be decoded, or the mask cannot be written.
     """
-    save_mask(job.target, draw(job))
+    save_mask(job.target, draw_mask(job))
 
 
-def draw(job: MaskJob) -> np.ndarray:
+def draw_mask(job: MaskJob) -> np.ndarray:
     """Draw the annotations of a job; see :func:`paint`.
 
     Raises:
         UserError: an annotation cannot be decoded.
     """
     try:
-        return paint(job.annotations, job.height, job.width, job.labels)
+        return paint_annotations(job.annotations, job.height, job.width, job.labels)
     except UndecodableError as error:
         raise UserError(f"{job.target.name}: {error}; unpack annotations_trainval2014.zip again") from error
 
@@ -122,7 +122,7 @@ class UndecodableError(ValueError):
     """An annotation cannot be decoded; the message names its id and the reason."""
 
 
-def paint(annotations: list[Annotation], height: int, width: int, labels: dict[int, int]) -> np.ndarray:
+def paint_annotations(annotations: list[Annotation], height: int, width: int, labels: dict[int, int]) -> np.ndarray:
     """Draw annotations, larger ones first, so that the smaller ones stay visible: uint8 [height, width], 0 elsewhere.
 
     Size is the number of pixels of the whole annotation, all its parts together; equal ones go by annotation id.

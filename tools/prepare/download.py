@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.errors import UserError
 from src.files import refuse_special
-from tools.prepare.sources import COCO_MD5, COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
+from tools.prepare.archive_addresses import COCO_MD5, COCO_URLS, ELSEWHERE, SBD_ARCHIVE, VOC_ARCHIVE
 
 # no network or a broken connection (OSError, HTTPException), and a file with another checksum (RuntimeError, as
 # torchvision raises it)
@@ -51,7 +51,7 @@ def download_sbd(folder: Path) -> None:
 
 
 def download_coco(name: str, root: Path) -> None:
-    """Download one of the archives of :data:`tools.prepare.sources.COCO_URLS` to ``root``.
+    """Download one of the archives of :data:`tools.prepare.archive_addresses.COCO_URLS` to ``root``.
 
     The archive gets its name only when it is whole and has the known checksum: torchvision takes any file of that name
     for the archive.

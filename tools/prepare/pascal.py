@@ -10,9 +10,10 @@ from pathlib import Path
 from src.errors import UserError
 from src.files import GB, replacing, require_space
 from src.screen import counted, progress, say
+from tools.prepare.archive_addresses import DIAM, SBD_ARCHIVE, VOC_ARCHIVE
 from tools.prepare.archives import MAKE_ROOM
 from tools.prepare.download import download_sbd, download_voc
-from tools.prepare.lists import check_list, say_count, say_published, write_list
+from tools.prepare.list_writing import check_list, say_count, say_published, write_list
 from tools.prepare.masks import MASK_BYTES, names_in, require_folder, save_mask
 from tools.prepare.pairs import check_pairs
 from tools.prepare.parallel import for_each
@@ -23,7 +24,6 @@ from tools.prepare.pascal_sources import (
     read_sbd_mask,
     read_voc_mask,
 )
-from tools.prepare.sources import DIAM, SBD_ARCHIVE, VOC_ARCHIVE
 
 EXPECTED_MASKS = 12_031  # 10,582 images outside the official val and its 1,449
 EXPECTED_LINES = {"train": 5_953, "val": 1_449}
@@ -44,7 +44,7 @@ SBD_BYTES = 4 * GB
 
 
 @dataclass(frozen=True)
-class MaskJob:
+class ConversionJob:
     """A mask to convert: from a VOC palette PNG or an SBD .mat file to a grey PNG."""
 
     source: Path
@@ -136,7 +136,7 @@ def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> 
     return devkit, sbd_folder
 
 
-def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list[MaskJob]:
+def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list[ConversionJob]:
     sources = {name: sbd / "cls" / f"{name}.mat" for name in names_in(sbd / "cls", ".mat")}
     voc = names_in(devkit.masks, ".png")
     # if VOC's own mask is missing, SBD's must not silently replace it: it has no void
@@ -147,10 +147,10 @@ def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list
             f"{min(lost)}.png; they are part of {VOC_ARCHIVE}: unpack it again"
         )
     sources |= {name: devkit.masks / f"{name}.png" for name in voc}
-    return [MaskJob(sources[name], folder / f"{name}.png") for name in sorted(sources.keys() - there)]
+    return [ConversionJob(sources[name], folder / f"{name}.png") for name in sorted(sources.keys() - there)]
 
 
-def convert(job: MaskJob) -> None:
+def convert(job: ConversionJob) -> None:
     """Convert one mask.
 
     Raises:

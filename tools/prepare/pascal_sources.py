@@ -9,8 +9,8 @@ import numpy as np
 
 from src.data.images import open_image
 from src.errors import UserError
+from tools.prepare.archive_addresses import SBD_ARCHIVE, VOC_ARCHIVE
 from tools.prepare.archives import extract
-from tools.prepare.sources import SBD_ARCHIVE, VOC_ARCHIVE
 
 LABELS = frozenset({*range(21), 255})
 

@@ -17,11 +17,11 @@ from src.errors import UserError
 from src.files import require_space
 from src.screen import counted, say
 from tools.prepare.archives import MAKE_ROOM, extract
-from tools.prepare.lists import check_list, say_count, write_list
+from tools.prepare.list_writing import check_list, say_count, write_list
 from tools.prepare.masks import MASK_BYTES, require_folder, save_mask
 from tools.prepare.pairs import check_pairs
 from tools.prepare.parallel import for_each
-from tools.prepare.pictures import read_labels
+from tools.prepare.picture_files import read_labels
 
 IGNORED = 255
 

@@ -33,7 +33,7 @@ from src.result_files import write_result
 from src.runtime import rank
 from src.screen import counted, duration, say, say_next
 from tools.reproduce.jobs import CONFIGS, SCRIPTS, read_jobs
-from tools.reproduce.report import Row, bars, markdown, read_reference
+from tools.reproduce.reproduction_report import Row, read_reference, reproduction_bars, reproduction_markdown
 
 
 def main(arguments: list[str]) -> int:
@@ -82,10 +82,10 @@ def main(arguments: list[str]) -> int:
     if args.limit is not None:
         changes.append(f"Not the paper's protocol: only the first {counted(args.limit, 'image')} of every list.")
     changes += [f"Changed from the shipped configurations: {', '.join(args.set)}."] * bool(args.set)
-    text = markdown(rows, reference, changes)
+    text = reproduction_markdown(rows, reference, changes)
     say(f"\n{text}")
     write_result(report, text)
-    charts.grouped_bars(report.with_suffix(".png"), *bars(rows))
+    charts.grouped_bars(report.with_suffix(".png"), *reproduction_bars(rows))
     say(f"wrote {report} and {report.with_suffix('.png').name}")
     say_next(f"open {report}")
     return 0

@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.evaluation import processes
 from src.evaluation.evaluate import predict
 from src.evaluation.identity import file_digest, fingerprint, settings_of
-from src.layer_selection.comparison import compare
+from src.layer_selection.comparison import compare_layers
 from src.method.checkpoints import load_configured
 from src.method.model import Model
 from src.method.segmenter import Segmenter
@@ -113,7 +113,7 @@ def _seconds(job: Job, segmenter: Segmenter) -> float:
     for _ in range(2 if segmenter.device.type == "cuda" else 1):  # kernels are compiled in the first call
         begin = time.perf_counter()
         if shared:
-            compare(segmenter, entries, dataclasses.replace(config, dataloader=loader), config.model.top_k)
+            compare_layers(segmenter, entries, dataclasses.replace(config, dataloader=loader), config.model.top_k)
         else:
             for prediction in predict(segmenter, SegmentationDataset.from_config(entries, config), loader):
                 prediction.labels.cpu()

@@ -7,14 +7,13 @@ weight, version and line of code that the numbers depend on, as in the journal o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.evaluation.identity import file_digest
+from src.evaluation.identity import digest, file_digest
 from src.evaluation.journal import differences
 from src.files import read_regular, write_text
 from src.runtime import rank
@@ -83,8 +82,3 @@ class State:
             "settings": settings,
         }
         write_text(self.path, json.dumps({"jobs": self.jobs}, indent=1, ensure_ascii=False) + "\n")
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """Digest of settings after conversion to JSON and back."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

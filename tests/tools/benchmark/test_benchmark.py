@@ -19,7 +19,18 @@ from src.errors import UserError
 from src.layer_selection import infoscore
 from tests import tiny
 from tests.oracles import stages
-from tools.benchmark import __main__, comparison, floors, growth, measure, photos, plain, startup, stopwatch, workload
+from tools.benchmark import (
+    __main__,
+    against_published,
+    floors,
+    growth,
+    measure,
+    photos,
+    plain,
+    startup,
+    stopwatch,
+    workload,
+)
 from tools.benchmark.measure import Measurement
 from tools.benchmark.options import Options
 from tools.benchmark.ours import Ours
@@ -60,7 +71,7 @@ def test_both_sides_see_the_same_with_albef() -> None:
     options = dataclasses.replace(SMALL, what="infoscore", model="albef")
     side, segmenter = plain.Plain(options, CPU), Ours(options, CPU).segmenter
     assert segmenter.layers == segmenter.model.layers == (1, 2, 3)
-    pixels = workload.read(workload.photo(0), 64)[None]
+    pixels = workload.decode_photo(workload.photo(0), 64)[None]
     with torch.no_grad():
         itm, logits = side._attend(stopwatch.Stopwatch(CPU), pixels)
     seen = segmenter.attend(segmenter.encode_images(pixels))
@@ -208,11 +219,11 @@ def test_the_model_alone_is_a_job_of_ours() -> None:
 
 
 def test_prompts_repeat_words_until_there_are_enough() -> None:
-    prompts = workload.vocabulary(Options(prompts=60))
+    prompts = workload.benchmark_prompts(Options(prompts=60))
     assert (len(prompts), len(prompts.class_names), sum(prompts.prompts_per_class)) == (60, 21, 60)
-    assert len(workload.vocabulary(Options(prompts=60, all_classes=True)).class_names) == 60
+    assert len(workload.benchmark_prompts(Options(prompts=60, all_classes=True)).class_names) == 60
     with pytest.raises(UserError, match=r"--prompts 3: pascal alone has 49"):
-        workload.vocabulary(Options(prompts=3))
+        workload.benchmark_prompts(Options(prompts=3))
 
 
 def test_peak_memory_needs_no_resource_module_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +259,7 @@ def test_the_table_compares_stage_by_stage() -> None:
         for side in (((1.0, 9.0, 4), (1.0, 5.0, 3)), ((1.0, 1.5, 3), (0.5, 0.5, 2.5)))
     )
     least = {"float32": {"text": 0.5}, "bfloat16": {"text": 0.25}}
-    lines = comparison.markdown(plain, ours, least, 2 * gib).splitlines()
+    lines = against_published.measurement_table(plain, ours, least, 2 * gib).splitlines()
     columns = lines[0].count("|")
     assert all(line.count("|") == columns for line in lines)
     assert lines[2:] == [
@@ -266,8 +277,8 @@ def test_a_format_that_is_the_same_as_another_is_measured_once(monkeypatch: pyte
     def measured(side: str, options: Options) -> Measurement:
         return Measurement({}, 2**30, {"false": "float32", "true": "float32", "bf16": "bfloat16"}[options.amp])
 
-    monkeypatch.setattr(comparison, "measure_apart", measured)
-    assert list(comparison.measure_formats(SMALL, ["false", "true", "bf16"])) == ["float32", "bfloat16"]
+    monkeypatch.setattr(against_published, "measure_apart", measured)
+    assert list(against_published.measure_formats(SMALL, ["false", "true", "bf16"])) == ["float32", "bfloat16"]
 
 
 def test_the_published_side_takes_the_format_that_ours_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,9 +289,9 @@ def test_the_published_side_takes_the_format_that_ours_found(monkeypatch: pytest
         numbers = {"false": "float32", "true": "float16", "fp16": "float16"}[options.amp]
         return Measurement({"text": 1.0}, 2**30 if options.what == "nothing" else 2**31, numbers)
 
-    monkeypatch.setattr(comparison, "measure_apart", measured)
-    monkeypatch.setattr(comparison, "floors", lambda *_: {})
-    comparison.compare(SMALL, ["false", "true"])
+    monkeypatch.setattr(against_published, "measure_apart", measured)
+    monkeypatch.setattr(against_published, "floors", lambda *_: {})
+    against_published.compare_with_published(SMALL, ["false", "true"])
     assert taken == [("ours", "false"), ("ours", "true"), ("plain", "false"), ("plain", "fp16"), ("ours", "false")]
 
 
@@ -294,7 +305,7 @@ def test_growth_asks_for_one_value_after_the_other(
         gain = {"false": 1, "true": 4}[options.amp]
         return Measurement({"text": options.batch_size / 10 / gain}, 2**30, {1: "float32", 4: "bfloat16"}[gain])
 
-    for module in (growth, comparison):
+    for module in (growth, against_published):
         monkeypatch.setattr(module, "measure_apart", measured)
     growth.growth(SMALL, ["false", "true"], tmp_path / "new" / "growth.png")
     assert asked.pop(0).what == "nothing"

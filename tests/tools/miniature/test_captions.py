@@ -9,11 +9,11 @@ import pytest
 
 from tools.miniature import captions
 from tools.miniature.backgrounds import wall
-from tools.miniature.canvas import Canvas, Frame, Pen
-from tools.miniature.dataset import FIRST_SEED, SCENES_PER_LIST
+from tools.miniature.canvas import Canvas, Pen, Placement
+from tools.miniature.class_words import SUBJECT_NUMBER, SUBJECTS, WORDS_OF
+from tools.miniature.draw import FIRST_SEED, SCENES_PER_LIST
 from tools.miniature.objects import LOOKS
 from tools.miniature.scenes import Scene, draw_scene
-from tools.miniature.words import SUBJECT_NUMBER, SUBJECTS, WORDS_OF
 
 WHOLE = (slice(None), slice(None))
 
@@ -45,7 +45,7 @@ def test_words_fit_the_drawing() -> None:
     canvas = Canvas(100, 200)
     wall(canvas, rng)
     for look, x in ((dress, 50), (trousers, 150)):
-        look.draw(Pen(canvas, Frame(x, 50, 40), "person"), rng)
+        look.draw(Pen(canvas, Placement(x, 50, 40), "person"), rng)
     scene = Scene(canvas, (dress, trousers))
     left, right = ((slice(None), slice(0, 100)), (slice(None), slice(100, 200)))
     assert set(captions.fitting_words(scene, left, "person")) == set(dress.words)
@@ -59,7 +59,7 @@ def test_every_word_of_a_class_is_said_at_times() -> None:
     canvas = Canvas(100, 100)
     wall(canvas, np.random.default_rng(0))
     look = LOOKS["tv"][0]
-    look.draw(Pen(canvas, Frame(50, 50, 45), "tv"), np.random.default_rng(0))
+    look.draw(Pen(canvas, Placement(50, 50, 45), "tv"), np.random.default_rng(0))
     said = [word for seed in range(400) for word in describe(Scene(canvas, (look,)), WHOLE, seed) if word != "wall"]
     assert len(said) == 400
     assert set(said) == set(WORDS_OF["tv"])

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from src.errors import UserError
-from tools.miniature import dataset, objects
+from tools.miniature import draw, objects
 from tools.miniature.backgrounds import OUTDOOR_GROUNDS, draw_background
-from tools.miniature.canvas import Canvas, Frame, Pen
-from tools.miniature.scenes import draw_scene
-from tools.miniature.words import (
+from tools.miniature.canvas import Canvas, Pen, Placement
+from tools.miniature.class_words import (
     BACKGROUND_WORDS,
     CLASSES,
     SCENERY,
@@ -25,8 +24,9 @@ from tools.miniature.words import (
     WORDS,
     WORDS_OF,
 )
+from tools.miniature.scenes import draw_scene
 
-SHIPPED = dataset.FOLDER
+SHIPPED = draw.FOLDER
 LOOKS = [(name, look) for name in CLASSES for look in objects.LOOKS[name]]
 SIDE = 200
 
@@ -39,24 +39,24 @@ def listed(split: str) -> list[tuple[Path, Path]]:
 def draw_alone(look: objects.Look, name: str, seed: int) -> tuple[Canvas, np.ndarray]:
     """A canvas with one object that nearly fills it, and where the object is."""
     canvas = Canvas(SIDE, SIDE)
-    look.draw(Pen(canvas, Frame(SIDE / 2, SIDE / 2, 0.43 * SIDE), name), np.random.default_rng(seed))
+    look.draw(Pen(canvas, Placement(SIDE / 2, SIDE / 2, 0.43 * SIDE), name), np.random.default_rng(seed))
     return canvas, canvas.subjects == SUBJECT_NUMBER[name]
 
 
 @pytest.mark.parametrize("split", ["val", "train"])
 def test_redrawing_gives_the_shipped_masks_and_images(split: str, tmp_path: Path) -> None:
-    for number in range(0, dataset.SCENES_PER_LIST, 9):
+    for number in range(0, draw.SCENES_PER_LIST, 9):
         image, mask = listed(split)[number]
-        canvas = dataset.draw_listed_scene(split, number).canvas
+        canvas = draw.draw_listed_scene(split, number).canvas
         assert np.array_equal(np.array(Image.open(mask)), canvas.labels()), mask
-        dataset.write_picture(canvas.picture, tmp_path / "again.jpg")
+        draw.write_picture(canvas.picture, tmp_path / "again.jpg")
         assert np.array_equal(np.array(Image.open(tmp_path / "again.jpg")), np.array(Image.open(image))), image
 
 
 @pytest.mark.parametrize("split", ["val", "train"])
 def test_every_list_holds_every_class(split: str) -> None:
     masks = [np.array(Image.open(mask)) for _, mask in listed(split)]
-    assert len(masks) == dataset.SCENES_PER_LIST
+    assert len(masks) == draw.SCENES_PER_LIST
     scenes_with = np.sum([np.isin(np.arange(256), mask) for mask in masks], axis=0)
     assert (scenes_with[1:21] >= 5).all()
     assert set(np.flatnonzero(scenes_with)) == {*range(21), VOID}
@@ -97,8 +97,8 @@ def test_masks_have_the_colours_of_voc() -> None:
 def test_void_lies_along_the_outlines_of_objects_and_nowhere_else() -> None:
     canvas = Canvas(60, 60)
     draw_background(canvas, np.random.default_rng(0), "grass")
-    Pen(canvas, Frame(20, 30, 10), "bus").rectangle(-1, -1, 1, 1, (255, 0, 0))
-    Pen(canvas, Frame(36, 30, 6), "cat").rectangle(-1, -1, 1, 1, (0, 0, 255))
+    Pen(canvas, Placement(20, 30, 10), "bus").rectangle(-1, -1, 1, 1, (255, 0, 0))
+    Pen(canvas, Placement(36, 30, 6), "cat").rectangle(-1, -1, 1, 1, (0, 0, 255))
     labels = canvas.labels()
     row = labels[30]
     assert row[:8].tolist() == [0] * 8
@@ -173,17 +173,17 @@ def test_words_are_those_of_the_class_file() -> None:
 
 
 def test_drawing_into_a_folder_with_scenes_needs_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "SCENES_PER_LIST", 2)
-    monkeypatch.setattr(dataset, "draw_dataset", lambda folder: (folder / "JPEGImages").mkdir(parents=True))
+    monkeypatch.setattr(draw, "SCENES_PER_LIST", 2)
+    monkeypatch.setattr(draw, "draw_dataset", lambda folder: (folder / "JPEGImages").mkdir(parents=True))
     command = ["--output", str(tmp_path)]
-    dataset.main(command)
+    draw.main(command)
     with pytest.raises(UserError, match="--force"):
-        dataset.main(command)
-    dataset.main([*command, "--force"])
+        draw.main(command)
+    draw.main([*command, "--force"])
 
 
 def test_the_command_writes_the_layout_of_voc(tmp_path: Path) -> None:
-    dataset.draw_dataset(tmp_path, scenes_per_list=2)
+    draw.draw_dataset(tmp_path, scenes_per_list=2)
     assert (tmp_path / "val.txt").read_text() == (
         "JPEGImages/val_000.jpg SegmentationClassAug/val_000.png\n"
         "JPEGImages/val_001.jpg SegmentationClassAug/val_001.png\n"

@@ -14,11 +14,11 @@ from src.method.attention import sum_over_tokens
 from src.method.prompts import TEMPLATE
 from tools.miniature import batches, student, teacher
 from tools.miniature.captions import PICTURE_SIDE
-from tools.miniature.model import GRID, HEADS, LAYERS, WIDTH, build_model, encode_images, match
+from tools.miniature.class_words import CLASSES, SUBJECT_NUMBER, UNDRAWN_WORDS, WORDS
 from tools.miniature.optimizer import FlatAdamW
+from tools.miniature.tiny_blip import GRID, HEADS, LAYERS, WIDTH, build_model, encode_images, match_prompts
 from tools.miniature.train import learning_rate, main, mirror_labels
 from tools.miniature.vocabulary import build_tokenizer
-from tools.miniature.words import CLASSES, SUBJECT_NUMBER, UNDRAWN_WORDS, WORDS
 
 CAT, WALL, SKY = (SUBJECT_NUMBER[name] - 1 for name in ("cat", "wall", "sky"))
 PROMPTS = [TEMPLATE.format(word=word) for word in ("cat", "person in jacket", "sky")]
@@ -54,7 +54,7 @@ def test_the_training_forward_is_that_of_huggingface(
     encoded = tokenizer(PROMPTS, padding=True, return_tensors="pt")
     inputs = [tensor.expand(2, -1, -1) for tensor in (encoded.input_ids, encoded.attention_mask)]
     embeds = encode_images(model, pixels)
-    itm_logits, token_logits = match(model, embeds, *inputs)
+    itm_logits, token_logits = match_prompts(model, embeds, *inputs)
     torch.testing.assert_close(embeds, model.vision_model(pixels).last_hidden_state)
     assert [tuple(logits.shape) for logits in token_logits] == [(2, len(PROMPTS), GRID**2)] * LAYERS
 

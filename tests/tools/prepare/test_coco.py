@@ -16,7 +16,7 @@ from src.errors import UserError
 from tests.tools.prepare.devkits import HEIGHT, WIDTH, box, crowd_area, crowd_rle, make_coco, pack_zip, pixels, snapshot
 from tools.prepare import coco, coco_masks
 from tools.prepare.coco import prepare_coco
-from tools.prepare.coco_masks import MaskJob, draw, uncompressed
+from tools.prepare.coco_masks import MaskJob, draw_mask, uncompressed
 
 # categories 1, 18 and 90 are the labels 1, 2 and 3
 LABELS = {1: 1, 18: 2, 90: 3}
@@ -34,7 +34,7 @@ def painted(*annotations: tuple[int, int, object], height: int = HEIGHT, width: 
     """Draw annotations given as id, category, segmentation."""
     keys = ("id", "category_id", "segmentation")
     records = [dict(zip(keys, annotation, strict=True)) for annotation in annotations]
-    return draw(MaskJob(Path("x.png"), height, width, records, LABELS))
+    return draw_mask(MaskJob(Path("x.png"), height, width, records, LABELS))
 
 
 @pytest.fixture

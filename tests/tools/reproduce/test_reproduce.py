@@ -18,9 +18,9 @@ from src.files import REPOSITORY
 from src.screen import duration
 from tests import tiny
 from tools.reproduce import jobs, plan
-from tools.reproduce import report as reports
+from tools.reproduce import reproduction_report as reports
 from tools.reproduce.__main__ import main
-from tools.reproduce.report import read_reference
+from tools.reproduce.reproduction_report import read_reference
 from tools.reproduce.state import NAME, State
 
 ConfigFile = Callable[..., Path]
@@ -170,7 +170,8 @@ def test_the_papers_layers_are_of_blip_large(drawn: Path) -> None:
     values = {**row.values, "layers": [3, 0]}
     large = dataclasses.replace(row, job=dataclasses.replace(job, task=task), values=values)
     cells = [
-        cell.strip() for cell in reports.markdown([large], {}, []).split("## Layers")[1].splitlines()[4].split("|")
+        cell.strip()
+        for cell in reports.reproduction_markdown([large], {}, []).split("## Layers")[1].splitlines()[4].split("|")
     ]
     assert cells[2:7] == ["0, 3", "3, 0", "yes", "0, 3", "yes"]
 

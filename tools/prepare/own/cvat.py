@@ -16,7 +16,7 @@ from tools.prepare.own.source import (
     Names,
     Source,
     labels_of_colours,
-    left_out,
+    notes_on_unused,
     read_text,
 )
 
@@ -47,7 +47,7 @@ def read(folder: Path, images: Path | None) -> Source:
     if not items:
         raise UserError(f"none of {counted(len(found), 'mask')} in {masks} has an image of its name in {place}")
     alone = [path for key, path in photos.items() if key not in found]
-    notes = left_out(place, masks, alone, [path for key, path in found.items() if key not in photos])
+    notes = notes_on_unused(place, masks, alone, [path for key, path in found.items() if key not in photos])
     return Source(
         f"CVAT, Segmentation mask 1.1: {counted(len(names), 'name')} in labelmap.txt", items, names, True, notes
     )

@@ -11,7 +11,7 @@ import numpy as np
 from src.data.images import format_names
 from src.errors import UserError
 from src.screen import counted
-from tools.prepare.own import coco, cvat, labelme, roboflow
+from tools.prepare.own import coco_json, cvat, labelme, roboflow
 from tools.prepare.own.pairing import pair
 from tools.prepare.own.source import (
     IGNORED,
@@ -19,11 +19,11 @@ from tools.prepare.own.source import (
     Labelled,
     Source,
     labels_of_colours,
-    left_out,
+    notes_on_unused,
     read_json,
     read_text,
 )
-from tools.prepare.pictures import read_grey, read_labels
+from tools.prepare.picture_files import read_grey, read_labels
 
 
 def read_source(images: Path | None, masks: Path | None, colours: Path | None, threshold: int | None) -> Source:
@@ -48,7 +48,7 @@ def read_source(images: Path | None, masks: Path | None, colours: Path | None, t
         return _plain(images or given, given, colours, threshold)
     images = images if masks is not None else None
     if given.is_file():
-        return coco.read(given, images)
+        return coco_json.read(given, images)
     if (given / "labelmap.txt").is_file():
         return cvat.read(given, images)
     if (given / "_classes.csv").is_file():
@@ -64,7 +64,7 @@ def read_source(images: Path | None, masks: Path | None, colours: Path | None, t
             f"{given} holds {len(files)} COCO files ({files[0].name}, {files[1].name}); name one of them with --masks"
         )
     if files:
-        return coco.read(files[0], images)
+        return coco_json.read(files[0], images)
     return _plain(images or given, given, None, None)
 
 
@@ -86,7 +86,7 @@ def _plain(images: Path, masks: Path, colours: Path | None, threshold: int | Non
         make = partial(above, threshold=threshold)
     converted = colours is not None or threshold is not None
     items = [Labelled(i, partial(make, m), i.stem, None if converted else m, m) for i, m in pairs.matched]
-    return Source(kind, items, names, converted, left_out(images, masks, pairs.images, pairs.masks))
+    return Source(kind, items, names, converted, notes_on_unused(images, masks, pairs.images, pairs.masks))
 
 
 def _nothing_paired(images: Path, masks: Path, without_mask: Sequence[Path], without_image: Sequence[Path]) -> str:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from src.data.images import image_endings, images_in
 from src.errors import UserError
 from src.screen import counted
-from tools.prepare.own.source import Labelled, Names, Source, left_out, read_json
+from tools.prepare.own.source import Labelled, Names, Source, notes_on_unused, read_json
 
 POLYGONS = ("polygon", "oriented_rectangle")
 WITHOUT_AREA = ("line", "linestrip", "point", "points")
@@ -59,14 +59,14 @@ def read(folder: Path, files: Sequence[Path], images: Path | None) -> Source:
             else:
                 shapes.append(read_shape)
         image = _image(path, content, images)
-        items.append(Labelled(image, partial(draw, height, width, tuple(shapes)), image.stem, None, path))
+        items.append(Labelled(image, partial(draw_shapes, height, width, tuple(shapes)), image.stem, None, path))
     if len({item.name for item in items}) < len(items):
         twice = Counter(item.name for item in items).most_common(1)[0][0]
         raise UserError(f"{folder}: two labelme files name the image {twice}; remove one")
     used = {item.image.resolve() for item in items}
     place = images or folder
     alone = [path for path in images_in(place) if path.resolve() not in used]
-    notes = left_out(place, folder, alone, [], ".json")
+    notes = notes_on_unused(place, folder, alone, [], ".json")
     if skipped:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(skipped.items()))
         notes.append(f"{counted(sum(skipped.values()), 'shape')} without an area left out: {kinds}")
@@ -143,7 +143,7 @@ def _image(path: Path, content: dict[str, Any], images: Path | None) -> Path:
     return Path(*found.parts)
 
 
-def draw(height: int, width: int, shapes: Sequence[Shape]) -> np.ndarray:
+def draw_shapes(height: int, width: int, shapes: Sequence[Shape]) -> np.ndarray:
     """Draw shapes in the order of the file, later ones on top, as labelme itself does: uint8 [height, width].
 
     Raises:

@@ -36,11 +36,11 @@ def pair(images: Path, masks: Path) -> Pairs:
         pictures = images_in(images)
         candidates = _masks_among(pictures)
         chosen = set(candidates)
-        return match([path for path in pictures if path not in chosen], candidates)
-    return match(images_in(images), images_in(masks))
+        return match_names([path for path in pictures if path not in chosen], candidates)
+    return match_names(images_in(images), images_in(masks))
 
 
-def match(images: Sequence[Path], masks: Sequence[Path]) -> Pairs:
+def match_names(images: Sequence[Path], masks: Sequence[Path]) -> Pairs:
     """Pair ``images`` with ``masks``; see :func:`pair`."""
     same_name = _by_name((stem(mask), mask) for mask in masks)
     with_suffix = _by_name((plain, mask) for mask in masks if (plain := _plain(mask)) is not None)

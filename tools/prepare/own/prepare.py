@@ -17,13 +17,13 @@ from src.files import check_writable
 from src.method.prompts import fault_of_word
 from src.screen import counted, say, say_next, table
 from src.task import PHOTO_MODEL
-from tools.prepare.lists import check_list, write_list
+from tools.prepare.list_writing import check_list, write_list
 from tools.prepare.masks import save_mask
+from tools.prepare.own.configurations import MODEL_SIZE, write_class_file, write_configurations
 from tools.prepare.own.formats import read_source
-from tools.prepare.own.output import MODEL_SIZE, write_class_file, write_configurations
 from tools.prepare.own.source import BACKGROUND, IGNORED, MAX_CLASSES, Labelled, Source
 from tools.prepare.parallel import for_each
-from tools.prepare.pictures import picture_size, read_labels
+from tools.prepare.picture_files import picture_size, read_labels
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 

@@ -11,8 +11,8 @@ import numpy as np
 from src.errors import UserError
 from src.screen import counted
 from tools.prepare.own.pairing import pair
-from tools.prepare.own.source import IGNORED, Labelled, Source, left_out, read_text
-from tools.prepare.pictures import read_labels
+from tools.prepare.own.source import IGNORED, Labelled, Source, notes_on_unused, read_text
+from tools.prepare.picture_files import read_labels
 
 BACKGROUNDS = ("background", "unlabeled")
 
@@ -42,7 +42,7 @@ def read(folder: Path, images: Path | None) -> Source:
         )
         for image, mask in pairs.matched
     ]
-    notes = left_out(place, folder, pairs.images, pairs.masks, ".csv")
+    notes = notes_on_unused(place, folder, pairs.images, pairs.masks, ".csv")
     moved = {label + shift: name for label, name in classes.items()}
     return Source(f"Roboflow, masks with {counted(len(names), 'name')} in _classes.csv", items, moved, True, notes)
 

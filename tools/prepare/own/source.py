@@ -14,7 +14,7 @@ from src.data.images import passed_over
 from src.errors import UserError
 from src.files import size
 from src.screen import counted
-from tools.prepare.pictures import read_colours
+from tools.prepare.picture_files import read_colours
 
 BACKGROUND, IGNORED = 0, 255
 MAX_CLASSES = 254  # labels are bytes, and one of them stands for ignored pixels
@@ -63,7 +63,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def left_out(
+def notes_on_unused(
     images: Path,
     masks: Path,
     without_mask: Sequence[Path],

@@ -12,9 +12,9 @@ import numpy as np
 
 from src.errors import UserError
 from src.screen import counted
-from tools.prepare.coco_masks import UndecodableError, paint
+from tools.prepare.coco_masks import UndecodableError, paint_annotations
 from tools.prepare.own.source import IGNORED, Labelled, Names, Source, read_json
-from tools.prepare.pictures import read_colours
+from tools.prepare.picture_files import read_colours
 
 MAX_PIXELS = 10**9
 CONTENT = ("images", "annotations", "categories")
@@ -115,7 +115,7 @@ def _instances(file: Path, annotations: Sequence[Any], records: Records, labels:
 
 def _draw(file: Path, annotations: list[dict[str, Any]], height: int, width: int, labels: dict[int, int]) -> np.ndarray:
     try:
-        return paint(annotations, height, width, labels)
+        return paint_annotations(annotations, height, width, labels)
     except UndecodableError as error:
         raise UserError(f"{file}: {error}; export it again") from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.photos.files import find_photos, name_outputs
+from src.photos.photo_files import find_photos, name_outputs
 from tests.pictures import left_red_right_blue, save
 
 

@@ -27,7 +27,7 @@ MINIATURE_LAYERS = (0, 1)
 SHORT: dict[Literal["bf16", "fp16"], str] = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def precision(options: Options) -> None:
+def compare_formats(options: Options) -> None:
     """Print mIoU on the miniature in each format, and the share of labels that differ from float32's there and at full
     size."""
     device = choose_device(options.device)
@@ -66,7 +66,7 @@ def _miniature(options: Options, device: torch.device, iterations: int) -> None:
 def _full_size(options: Options, device: torch.device) -> None:
     """With random weights, among the foreground classes: the background's many prompts win everywhere."""
     full = Ours(options, device).segmenter
-    images = [workload.read(workload.photo(seed), full.frame.size) for seed in range(options.batch_size)]
+    images = [workload.decode_photo(workload.photo(seed), full.frame.size) for seed in range(options.batch_size)]
     pixels = torch.stack(images).to(device)
     shares: dict[str, list[str]] = {"no CRF": [], "CRF": []}
     exact = {}

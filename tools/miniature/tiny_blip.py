@@ -112,7 +112,7 @@ def encode_images(model: BlipForImageTextRetrieval, pixels: Tensor) -> Tensor:
     return tower.post_layernorm(hidden)
 
 
-def match(
+def match_prompts(
     model: BlipForImageTextRetrieval, image_embeds: Tensor, input_ids: Tensor, attention_mask: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Match every image with its own prompts.

@@ -19,10 +19,10 @@ from src.files import REPOSITORY
 from src.method.blip import Blip, load_blip
 from src.method.prompts import TEMPLATE, PromptSet, build_prompts, read_class_file
 from src.method.segmenter import Segmenter
-from tools.miniature.dataset import FOLDER
-from tools.miniature.model import SCOPE, build_model
+from tools.miniature.class_words import CLASS_FILE, CLASSES, WORDS
+from tools.miniature.draw import FOLDER
+from tools.miniature.tiny_blip import SCOPE, build_model
 from tools.miniature.vocabulary import build_tokenizer
-from tools.miniature.words import CLASS_FILE, CLASSES, WORDS
 
 CONFIG = Path(__file__).parents[3] / "configs" / "miniature.yaml"
 MODEL = FOLDER / "blip"

@@ -80,10 +80,10 @@ def tables(found: Found) -> list[Table]:
     return made
 
 
-def markdown(found: Found) -> str:
+def report_markdown(found: Found) -> str:
     """The tables in Markdown; last the files that were left out."""
     parts = markdown_of(tables(found))
-    return "\n".join([*parts, left_out(found)] if found.left_out else parts)
+    return "\n".join([*parts, left_out_lines(found)] if found.left_out else parts)
 
 
 def markdown_of(tables: Iterable[Table]) -> list[str]:
@@ -162,7 +162,7 @@ def csv_table(found: Found) -> str:
     return csv_text([*header, *(f"InfoScore of layer {layer}" for layer in layers)], rows)
 
 
-def left_out(found: Found) -> str:
+def left_out_lines(found: Found) -> str:
     """Files that are no results, by the reason."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in found.left_out:
@@ -171,7 +171,7 @@ def left_out(found: Found) -> str:
     return "Left out:\n\n" + "".join(lines)
 
 
-def bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:
+def report_bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:
     """What :func:`src.output.charts.grouped_bars` draws of the evaluations among the results.
 
     Returns:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..evaluation.provenance import command_line
 from ..files import write_bytes
-from ..layer_selection.comparison import Comparison
+from ..layer_selection.comparison import LayerComparison
 from ..layer_selection.infoscore import LayerScores
 from ..runtime import rank
 from .page import fill
@@ -24,7 +24,7 @@ PARTS = {
 
 
 def write_infoscore_page(
-    path: Path, scores: LayerScores, top: Sequence[int], comparison: Comparison | None, title: str, about: str
+    path: Path, scores: LayerScores, top: Sequence[int], comparison: LayerComparison | None, title: str, about: str
 ) -> None:
     """Write the page of ``scores``; it replaces an existing one.
 
@@ -70,7 +70,7 @@ def _row(layer: int, values: Sequence[float], highest: Sequence[float], chosen: 
     return f"<tr{' class=chosen' if chosen else ''}><td>{layer}{mark}</td>{''.join(cells)}</tr>"
 
 
-def _comparison(comparison: Comparison, top: Sequence[int]) -> str:
+def _comparison(comparison: LayerComparison, top: Sequence[int]) -> str:
     """mIoU of the choices of several layers, and the scatter plot."""
     rows = [
         f"<tr><td>{html.escape(choice.name)}</td><td>{', '.join(map(str, choice.layers))}</td>"
@@ -84,7 +84,7 @@ def _comparison(comparison: Comparison, top: Sequence[int]) -> str:
     )
 
 
-def _scatter(comparison: Comparison, top: Sequence[int]) -> str:
+def _scatter(comparison: LayerComparison, top: Sequence[int]) -> str:
     """mIoU of every layer alone over its InfoScore, as SVG."""
     infoscore = comparison.scores.infoscore.tolist()
     miou = [100 * value for value in comparison.single_layer_miou]

@@ -25,7 +25,7 @@ from src.evaluation.evaluate import AREAS, IMAGES, MeanIoU, evaluate, predict
 from src.method.blip import Blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
-from src.output.per_image import read_per_image
+from src.output.per_image_table import read_per_image
 from tests.oracles.method import plain_iou
 
 NAMES = ["background", "cat", "dog", "red mug"]
@@ -130,7 +130,7 @@ def test_halves_of_a_batch_and_other_orders_give_the_same(make_config: Callable[
 
 
 def test_scores_of_images_equal_those_of_the_explorer(make_config: Callable[..., Config], fused: Blip) -> None:
-    from src.explorer.evaluation import image_iou
+    from src.explorer.evaluation_pages import image_iou
 
     config = make_config()
     segmenter, dataset = setup(config, fused)

@@ -22,7 +22,7 @@ from ..config.schema import Config
 from ..data.lists import evaluation_entries
 from ..errors import UserError
 from ..files import user_path
-from ..photos.files import find_photos
+from ..photos.photo_files import find_photos
 from ..photos.words import prompts_of_words
 from ..screen import note, say
 from ..task import note_scope

@@ -1,4 +1,4 @@
-"""Draw the miniature PASCAL: python -m tools.miniature.dataset [--output FOLDER] [--force]
+"""Draw the miniature PASCAL: python -m tools.miniature.draw [--output FOLDER] [--force]
 
 Writes 200 validation and 200 train scenes in PASCAL VOC's layout, under 8 MB:
 
@@ -26,8 +26,8 @@ from src.errors import UserError
 from src.files import user_path, write_text
 from src.output.colours import VOC_PALETTE
 from src.screen import say, say_next
+from tools.miniature.class_words import CLASSES
 from tools.miniature.scenes import Scene, draw_scene
-from tools.miniature.words import CLASSES
 
 FOLDER = Path(__file__).parents[2] / "data" / "miniature"
 SCENES_PER_LIST = 200

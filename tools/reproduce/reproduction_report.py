@@ -13,7 +13,7 @@ from typing import Any
 from src.errors import UserError
 from src.files import read_regular
 from src.output.reading import Result, Score, read_named
-from src.output.report import NOTHING, markdown_table
+from src.output.report_tables import NOTHING, markdown_table
 from tools.reproduce.jobs import CONFIGS, SCRIPTS, Job
 
 PAPERS_LAYERS = {"blip-itm-large": (0, 3)}
@@ -59,7 +59,7 @@ class Row:
         return next(choice["miou"] for choice in choices if choice["name"].startswith(name))
 
 
-def markdown(rows: Sequence[Row], reference: Reference, changes: Sequence[str]) -> str:
+def reproduction_markdown(rows: Sequence[Row], reference: Reference, changes: Sequence[str]) -> str:
     """The report.
 
     Args:
@@ -79,7 +79,9 @@ def markdown(rows: Sequence[Row], reference: Reference, changes: Sequence[str]) 
     return "\n".join(parts)
 
 
-def bars(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:
+def reproduction_bars(
+    rows: Sequence[Row],
+) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:
     """The input of :func:`src.output.charts.grouped_bars`: a group per data set, a bar per experiment and prompts."""
     groups = list(dict.fromkeys(row.job.data for row in rows))
     series = []

@@ -11,13 +11,13 @@ from tools.benchmark.measure import Measurement, measure_apart
 from tools.benchmark.options import Options
 
 
-def compare(options: Options, formats: Sequence[str]) -> None:
+def compare_with_published(options: Options, formats: Sequence[str]) -> None:
     """Measure both sides in each of ``formats`` (values of ``--amp``), and print the comparison."""
     ours = measure_formats(options, formats)
     # what ``true`` stands for is decided once, so that both sides compute in the same format
     plain = {numbers: measure_apart("plain", dataclasses.replace(options, amp=amp_of(numbers))) for numbers in ours}
     model = measure_apart("ours", dataclasses.replace(options, what="nothing", amp="false")).peak_bytes
-    say(markdown(plain, ours, {numbers: floors(options, numbers) for numbers in ours}, model))
+    say(measurement_table(plain, ours, {numbers: floors(options, numbers) for numbers in ours}, model))
 
 
 def amp_of(numbers: str) -> str:
@@ -34,7 +34,7 @@ def measure_formats(options: Options, formats: Sequence[str]) -> dict[str, Measu
     return found
 
 
-def markdown(
+def measurement_table(
     plain: Mapping[str, Measurement],
     ours: Mapping[str, Measurement],
     least: Mapping[str, Mapping[str, float]],

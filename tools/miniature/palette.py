@@ -35,7 +35,7 @@ def vivid(rng: Generator) -> Colour:
     return 255 * red, 255 * green, 255 * blue
 
 
-def paint(rng: Generator) -> Colour:
+def paint_colour(rng: Generator) -> Colour:
     """A colour that vehicles come in: mostly strong, at times white, black or grey."""
     if rng.random() < 0.75:
         return vivid(rng)
