@@ -134,7 +134,7 @@ class Segmenter:
         layers: text layers whose attention is averaged.
         frame: resizes images to side S, normalises them, and maps results back to an image's own size.
         crf: the refinement, or None.
-        amp: ``runtime.amp`` of the configuration, see :func:`src.runtime.number_format`.
+        amp: ``runtime.amp`` of the configuration, see :func:`src.method.precision.number_format`.
 
     Attributes:
         input_ids: [P, T] tokens of the prompts.

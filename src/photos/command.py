@@ -118,7 +118,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     shown = len(photos) >= MANY
     with progress(len(photos), "segmenting", disable=None if shown else True) as bar:  # None: shown in a terminal
         stages = PhotoStages(segmenter, output, bar, args.save_heatmaps, args.save_explorer, exports, args.any_size)
-        pipeline.segment_photos(stages, photos, loader.batch_size)
+        pipeline.run_stages(stages, photos, loader.batch_size)
     for each in exports:
         say(f"wrote {each.finish()}")
     left_out = stages.left_out

@@ -63,7 +63,7 @@ class Stages(Protocol[Read]):
         ...
 
 
-def segment_photos(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: int) -> None:
+def run_stages(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: int) -> None:
     """Take ``photos`` through ``stages``, up to ``batch_size`` at once through the model.
 
     Raises:

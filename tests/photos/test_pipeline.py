@@ -72,7 +72,7 @@ def no_thread_is_left() -> bool:
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_photos_come_out_in_their_order_and_those_that_fail_in_their_place(batch_size: int) -> None:
     stages = Stages(unreadable="0 7 22", unseen="4 8", undrawn="12")
-    pipeline.segment_photos(stages, PHOTOS, batch_size)
+    pipeline.run_stages(stages, PHOTOS, batch_size)
     failed = {"0": "unreadable", "7": "unreadable", "22": "unreadable", "4": "unseen", "8": "unseen", "12": "undrawn"}
     names = [photo.name for photo in PHOTOS]
     assert stages.finished == [f"{name} {failed[name]}" if name in failed else name for name in names]
@@ -102,7 +102,7 @@ def test_no_more_photos_are_on_their_way_than_the_bound(batch_size: int) -> None
         finish(photo, drawn)
 
     stages.read, stages.finish = counted, late
-    pipeline.segment_photos(stages, PHOTOS, batch_size)
+    pipeline.run_stages(stages, PHOTOS, batch_size)
     assert stages.most == bound
     assert len(stages.finished) == len(PHOTOS)
 
@@ -112,7 +112,7 @@ def test_of_large_photos_fewer_are_on_their_way(monkeypatch: pytest.MonkeyPatch)
     assert [len(batch.photos) for batch in pipeline.photo_batches(PHOTOS[:5], 4)] == [2, 2, 1]
     monkeypatch.setattr(pipeline, "MAX_PIXELS", 199)
     stages = Stages()
-    pipeline.segment_photos(stages, PHOTOS, 4)
+    pipeline.run_stages(stages, PHOTOS, 4)
     assert stages.most == 1
     assert len(stages.finished) == len(PHOTOS)
 
@@ -121,7 +121,7 @@ def test_of_large_photos_fewer_are_on_their_way(monkeypatch: pytest.MonkeyPatch)
 def test_what_cannot_be_written_ends_it(batch_size: int) -> None:
     stages = Stages(unwritten="5")
     with pytest.raises(UserError, match="unwritten"):
-        pipeline.segment_photos(stages, PHOTOS, batch_size)
+        pipeline.run_stages(stages, PHOTOS, batch_size)
     assert stages.finished == ["0", "1", "2", "3", "4"]
     assert no_thread_is_left()
 
@@ -148,6 +148,6 @@ def test_an_interruption_leaves_no_thread_and_finishes_no_other_photo(stage: str
     if stage == "read":
         stages.read = lambda photo: (int(photo.name) < 3 or interrupted.wait(60), read(photo))[1]
     with pytest.raises(KeyboardInterrupt):
-        pipeline.segment_photos(stages, PHOTOS, 1)
+        pipeline.run_stages(stages, PHOTOS, 1)
     assert stages.finished in ([], ["0"], ["0", "1"])
     assert no_thread_is_left()

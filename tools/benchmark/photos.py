@@ -43,7 +43,7 @@ def photos(options: Options, amp: str, count: int = PHOTOS, sizes: Sequence[tupl
             stages = PhotoStages(segmenter, Path(folder) / "out", bar)
             ways = (
                 partial(one_by_one, stages, drawn),
-                partial(pipeline.segment_photos, stages, drawn, options.batch_size),
+                partial(pipeline.run_stages, stages, drawn, options.batch_size),
             )
             # alternating, so that other load of the machine affects both
             seconds = [[_seconds(way) for way in ways] for _ in range(options.warm_up + options.repeats)]
@@ -62,7 +62,7 @@ def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> list[PhotoFi
 
 
 def one_by_one(stages: PhotoStages, photos: Sequence[PhotoFile]) -> None:
-    """The work of :func:`src.photos.pipeline.segment_photos` without overlap."""
+    """The work of :func:`src.photos.pipeline.run_stages` without overlap."""
     for photo in photos:
         try:
             (drawing,) = stages.analyse([stages.read(photo)])
