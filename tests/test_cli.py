@@ -44,7 +44,7 @@ TWINS = [
 
 
 @pytest.mark.parametrize(("plain", "tuning"), TWINS)
-def test_configurations_know_their_twins(plain: str, tuning: str) -> None:
+def test_configurations_name_their_counterparts(plain: str, tuning: str) -> None:
     one, other = (REPOSITORY / "configs" / f"{name}.yaml" for name in (plain, tuning))
     assert cli.one_shot_twin(one) == other
     assert cli.training_free_twin(other) == one
@@ -52,7 +52,7 @@ def test_configurations_know_their_twins(plain: str, tuning: str) -> None:
     assert cli.training_free_twin(one) is None
 
 
-def test_your_own_configurations_are_twins(tmp_path: Path) -> None:
+def test_generated_configurations_are_counterparts(tmp_path: Path) -> None:
     one, other = tmp_path / "training_free.yaml", tmp_path / "one_shot.yaml"
     assert cli.one_shot_twin(one) is None
     one.touch()
@@ -61,7 +61,7 @@ def test_your_own_configurations_are_twins(tmp_path: Path) -> None:
     assert cli.training_free_twin(other) == one
 
 
-def test_one_shot_names_the_configuration_that_has_its_section(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_shot_names_the_configuration_with_its_section(capsys: pytest.CaptureFixture[str]) -> None:
     config = REPOSITORY / "configs" / "miniature.yaml"
     assert cli.run(one_shot_blip.main, ["--config", str(config)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -14,7 +14,7 @@ from src.files import free_space, require_space, size
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_that_of_the_disk_a_folder_will_be_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, 5 * 10**9))
     assert free_space(tmp_path / "not" / "yet") == 5 * 10**9
@@ -22,12 +22,12 @@ def test_room_is_that_of_the_disk_a_folder_will_be_on(tmp_path: Path, monkeypatc
     assert asked == [tmp_path.resolve()] * 2
 
 
-def test_a_relative_folder_is_that_of_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_relative_to_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert free_space(Path("not/yet")) > 0
 
 
-def test_too_little_room_is_said_with_both_numbers_and_the_remedy(
+def test_too_little_space_is_reported_with_both_numbers_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 5 * 10**9))
@@ -39,5 +39,5 @@ def test_too_little_room_is_said_with_both_numbers_and_the_remedy(
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0.0 kB"), (64_000, "64.0 kB"), (30_000_000, "30.0 MB"), (1_500_000_000, "1.5 GB")]
 )
-def test_sizes_for_people(count: int, text: str) -> None:
+def test_sizes_are_readable(count: int, text: str) -> None:
     assert size(count) == text

@@ -59,7 +59,7 @@ def test_the_documents_are_found() -> None:
 
 
 @pytest.mark.parametrize(("document", "command"), COMMANDS)
-def test_commands_are_understood(document: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_parsed(document: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     args = parse(command, monkeypatch)
     config = getattr(args, "config", None)
     if config is not None and "configs/" in config.as_posix():
@@ -67,17 +67,17 @@ def test_commands_are_understood(document: str, command: str, monkeypatch: pytes
         cli.configuration(args)  # the file exists, its keys and those of --set are known
 
 
-def test_an_unknown_option_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_option_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         parse("python training_free_blip.py --config configs/miniature.yaml --no-such-option", monkeypatch)
 
 
 @pytest.mark.parametrize(("document", "path", "anchor"), LINKS)
-def test_links_lead_somewhere(document: str, path: str, anchor: str) -> None:
+def test_links_have_targets(document: str, path: str, anchor: str) -> None:
     assert documents.exists(document, path, anchor)
 
 
-def test_a_dead_link_is_noticed() -> None:
+def test_a_dead_link_is_detected() -> None:
     assert documents.exists("docs/install.md", "../README.md", "install")
     assert documents.exists("docs/install.md", "", "models")
     assert not documents.exists("docs/install.md", "README.md", "")

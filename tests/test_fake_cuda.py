@@ -94,7 +94,7 @@ def is_float32_on_cuda(*tensors: Tensor) -> bool:
     return all((tensor.device, tensor.dtype) == (CUDA, torch.float32) for tensor in tensors)
 
 
-def test_an_evaluation_never_waits(fake: Fake) -> None:
+def test_an_evaluation_never_synchronises_with_the_gpu(fake: Fake) -> None:
     segmenter = fake.segmenter
     assert segmenter.device == CUDA
     scores = segmenter.segment(fake.pixels)
@@ -142,7 +142,7 @@ def test_matrix_products_run_in_the_format(model_folder: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("place", ["device", "memory"])
-def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, place: Place, tmp_path: Path) -> None:
+def test_kept_embeddings_return_to_the_gpu(fake: Fake, place: Place, tmp_path: Path) -> None:
     segmenter = fake.segmenter
     shape = segmenter.model.embeds_shape(segmenter.num_patches)
     dtype = segmenter.dtype or torch.float32
@@ -154,7 +154,7 @@ def test_kept_embeddings_come_back_to_the_gpu(fake: Fake, place: Place, tmp_path
             assert is_float32_on_cuda(segmenter.segment(fake.pixels, embeds))
 
 
-def test_infoscore_waits_twice_and_copies_indices_once_whatever_is_clamped(
+def test_infoscore_synchronises_twice_and_copies_indices_once_whatever_is_clamped(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waited 588 times for a batch of 16, and later some 190 times, for a copy of indices per image and layer.
@@ -182,7 +182,7 @@ def test_infoscore_waits_twice_and_copies_indices_once_whatever_is_clamped(
     assert scores.images == BATCH
 
 
-def test_tuning_comes_to_its_loss_without_waiting(fake: Fake) -> None:
+def test_tuning_reaches_its_loss_without_synchronising(fake: Fake) -> None:
     """The gradient of a fake needs a GPU: this ends where it begins."""
     segmenter = fake.segmenter
     embeds = segmenter.encode_images(fake.pixels[:1])

@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_the_paper_and_what_users_run(wheel: Path) -> None:
+def test_the_package_contains_the_experiments_and_commands(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     roots = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert roots == {"segmentation_from_attention"}

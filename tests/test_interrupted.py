@@ -136,7 +136,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_killed_and_started_again_gives_the_same_bytes(name: str, number: int, config: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_with_the_same_bytes(name: str, number: int, config: Path, tmp_path: Path) -> None:
     script, *options = SCRIPTS[name]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     slow = command(script, config, killed, *options, pause=0.3)
@@ -154,7 +154,7 @@ def test_killed_and_started_again_gives_the_same_bytes(name: str, number: int, c
     assert contents(killed) == contents(whole)  # and no journal, no scratch
 
 
-def test_a_finished_run_of_one_shot_is_not_computed_again(config: Path, tmp_path: Path) -> None:
+def test_a_finished_one_shot_run_is_not_recomputed(config: Path, tmp_path: Path) -> None:
     """Here batches are single images: with more than one, which of them go together depends on the number of runs."""
     options = ("--set", "dataloader.batch_size=1")
     assert run(command("one_shot_blip", config, tmp_path / "grown", *options, "oneshot.total_runs=1")).returncode == 0
@@ -176,7 +176,7 @@ def test_a_finished_run_of_one_shot_is_not_computed_again(config: Path, tmp_path
     assert {name: grown[name] for name in whole} == whole
 
 
-def test_an_edited_record_of_a_run_is_not_believed(config: Path, tmp_path: Path) -> None:
+def test_an_edited_record_of_a_run_is_ignored(config: Path, tmp_path: Path) -> None:
     options = ("--set", "dataloader.batch_size=1", "oneshot.total_runs=1")
     assert run(command("one_shot_blip", config, tmp_path, *options)).returncode == 0
     summary, record = tmp_path / "one_shot_summary.csv", tmp_path / "one_shot_summary_run0.json"
@@ -188,7 +188,7 @@ def test_an_edited_record_of_a_run_is_not_believed(config: Path, tmp_path: Path)
     assert summary.read_text() == scores
 
 
-def test_a_run_that_was_tuned_is_not_tuned_again(config: Path, tmp_path: Path) -> None:
+def test_a_tuned_run_is_not_tuned_again(config: Path, tmp_path: Path) -> None:
     slow = command("one_shot_blip", config, tmp_path / "killed", pause=0.1)
     tuned = "unfinished/one_shot_summary_*/tuned_weights_0.safetensors"
     run_until(slow, lambda _: any((tmp_path / "killed").glob(tuned)), signal.SIGKILL)
@@ -234,7 +234,7 @@ def test_two_processes_give_the_bytes_of_one(name: str, config: Path, tmp_path: 
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="gloo on one machine: Linux")
-def test_torchrun_goes_on_after_a_process_was_killed(config: Path, tmp_path: Path) -> None:
+def test_torchrun_resumes_after_a_process_was_killed(config: Path, tmp_path: Path) -> None:
     dying = command("training_free_blip", config, tmp_path / "two", tmp_path / "died.once", pause=0.1)
     two = run(torchrun(2, dying, "--max-restarts", 1))
     assert two.returncode == 0, two.stderr

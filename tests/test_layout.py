@@ -41,7 +41,7 @@ def room(module: str) -> str:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room(module) in FLOOR_OF])
-def test_no_room_imports_from_above(module: str) -> None:
+def test_no_part_imports_from_below_its_line(module: str) -> None:
     names = [name for name in imported_modules(MODULES[module]) if name.startswith("src.") and module_file(name)]
     imported = {room(name) for name in names} - {room(module)}
     above = {other for other in imported if FLOOR_OF.get(other, len(FLOORS)) >= FLOOR_OF[room(module)]}
@@ -68,7 +68,7 @@ def test_no_circles() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_entry_scripts_are_a_page_and_no_module_imports_them() -> None:
+def test_no_module_imports_entry_scripts() -> None:
     scripts = {path.stem for path in REPOSITORY.glob("*.py")} - {"hubconf"}
     assert scripts == {"training_free_blip", "compute_infoscore_blip", "one_shot_blip"}
     for path in MODULES.values():

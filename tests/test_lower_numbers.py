@@ -19,7 +19,7 @@ def test_every_measurement_has_a_folder_of_its_own() -> None:
     assert len({folder[0] for folder in folders}) == len(folders)
 
 
-def test_every_trap_has_its_section() -> None:
+def test_every_mistake_has_its_section() -> None:
     headings = re.findall(r"^## (.+)$", TEXT, flags=re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
     assert len(anchors) == len(headings) >= 10

@@ -29,7 +29,7 @@ def test_commands_begin_with_an_activated_environment() -> None:
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
-def test_scripts(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_scripts(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module, arguments = module_and_arguments(command)
     main = importlib.import_module(module).main
     arguments += ["--device", "cpu", "--output-dir", str(tmp_path)]

@@ -38,7 +38,7 @@ def test_multi_prompt_names_end_in_multi(tmp_path: Path) -> None:
     assert outputs.path("results/my.run.csv") == tmp_path / "my.run_multi.csv"
 
 
-def test_infoscore_lies_beside_the_csv_unless_told_otherwise(make_config: Callable[..., Config]) -> None:
+def test_infoscore_is_written_beside_the_csv_by_default(make_config: Callable[..., Config]) -> None:
     outputs = Outputs(None, False)
     assert outputs.infoscore_csv(make_config(output={"csv": "/a/b/iou.csv"})) == Path("/a/b/iou_infoscore.csv")
     config = make_config(output={"csv": "/a/b/iou.csv", "infoscore_csv": "/c/rank.csv"})
@@ -91,7 +91,7 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a.csv"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     def fail(error: OSError) -> None:
         with replacing(tmp_path / "a.csv"):
             raise error
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert not names_in(tmp_path)
 
 
-def test_whether_a_file_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+def test_unwritable_files_are_found_beforehand(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "folder" / "a.csv")
     assert not names_in(tmp_path)
     (tmp_path / "file").touch()
@@ -118,7 +118,7 @@ def test_whether_a_file_can_be_written_is_known_beforehand(tmp_path: Path) -> No
 # earlier results
 
 
-def test_a_result_that_differs_moves_the_earlier_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_different_earlier_result_is_renamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "iou.csv"
     for content in ("one", "two", "three"):
         write_result(path, content)
@@ -130,7 +130,7 @@ def test_a_result_that_differs_moves_the_earlier_aside(tmp_path: Path, capsys: p
     assert capsys.readouterr().out.count("renamed the earlier iou.csv to iou.19") == 2
 
 
-def test_the_same_result_again_leaves_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_equal_result_leaves_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         write_result(tmp_path / "iou.csv", "same\n")
         write_json(tmp_path / "iou.json", {"miou": 0.5, "classes": [{"iou": 0.5}]})
@@ -138,7 +138,7 @@ def test_the_same_result_again_leaves_one_file(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == ""
 
 
-def test_json_that_differs_in_time_alone_is_the_same_result(tmp_path: Path) -> None:
+def test_json_that_differs_in_time_alone_is_an_equal_result(tmp_path: Path) -> None:
     path = tmp_path / "iou.json"
     write_json(path, {"miou": 0.5, "date": "monday", "runs": [{"seconds": 5, "images_per_second": 1}]})
     write_json(path, {"miou": 0.5, "date": "tuesday", "runs": [{"seconds": 6, "images_per_second": 2}]})
@@ -148,12 +148,12 @@ def test_json_that_differs_in_time_alone_is_the_same_result(tmp_path: Path) -> N
     assert len(names_in(tmp_path)) == 2
 
 
-def test_a_number_that_is_none_is_null_in_json(tmp_path: Path) -> None:
+def test_nan_is_null_in_json(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"rho": float("nan"), "rows": [(0.5, float("inf"))]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"rho": None, "rows": [[0.5, None]]}
 
 
-def test_what_was_no_json_is_kept_too(tmp_path: Path) -> None:
+def test_an_earlier_file_that_is_not_json_is_kept(tmp_path: Path) -> None:
     (tmp_path / "iou.json").write_text("not ours")
     write_json(tmp_path / "iou.json", {"miou": 0.5})
     assert len(names_in(tmp_path)) == 2
@@ -210,7 +210,7 @@ def test_a_folder_in_the_place_of_a_result_is_refused(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["iou.csv"]
 
 
-def test_a_name_with_a_date_tells_whose_place_was_taken(tmp_path: Path) -> None:
+def test_a_dated_name_names_the_renamed_file(tmp_path: Path) -> None:
     for content in ("one", "two", "three"):
         write_result(tmp_path / "my.iou.csv", content)
         os.utime(tmp_path / "my.iou.csv", (0, 0))
@@ -219,7 +219,7 @@ def test_a_name_with_a_date_tells_whose_place_was_taken(tmp_path: Path) -> None:
     assert earlier_result_of(tmp_path / "my.iou.csv") is None
 
 
-def test_what_is_no_text_in_a_files_name_is_written_as_an_escape(tmp_path: Path) -> None:
+def test_undecodable_bytes_of_a_file_name_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"command": "--output-dir a\udcff", "date": "1"})
     write_json(path, {"command": "--output-dir a\udcff", "date": "2"})
@@ -259,7 +259,7 @@ def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", [write_result, write_text, lambda path, _: write_json(path, {})])
-def test_no_writer_replaces_what_is_no_regular_file(special: Path, write: Callable[[Path, str], None]) -> None:
+def test_writers_replace_only_regular_files(special: Path, write: Callable[[Path, str], None]) -> None:
     before = special.lstat().st_mode
     for attempt in (lambda: check_writable(special), lambda: write(special, "a")):
         with pytest.raises(UserError, match=r"cannot write .*iou\.csv: it is a .*; choose another name"):
@@ -284,7 +284,7 @@ def test_two_results_with_one_name_are_refused(tmp_path: Path, make_config: Call
         Outputs(None, False).check_names(config)
 
 
-def test_a_file_system_that_refuses_chmod_gets_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_written_where_chmod_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")  # as CIFS and NTFS answer
 
@@ -341,13 +341,13 @@ def test_only_regular_files_of_a_stated_size_are_read(special: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="has no /proc")
-def test_a_file_that_states_no_size_is_limited_too() -> None:
+def test_a_file_without_a_stated_size_is_limited_too() -> None:
     with pytest.raises(OSError, match="it has more than 0"):
         read_regular(Path("/proc/self/status"), 10)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "a" * 300])
-def test_names_that_no_file_can_have_are_an_os_error(name: str, tmp_path: Path) -> None:
+def test_impossible_file_names_are_an_os_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"its name has|too long"):
         read_regular(tmp_path / name, 10)
     with pytest.raises(UserError, match="cannot write"):

@@ -48,7 +48,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return see
 
 
-def test_auto_takes_cuda_when_there_is_one(gpus: Callable[..., None]) -> None:
+def test_auto_uses_cuda_where_available(gpus: Callable[..., None]) -> None:
     gpus(2)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 0)
     assert choose_device("cuda:1") == torch.device("cuda", 1)
@@ -60,7 +60,7 @@ def test_auto_takes_cuda_when_there_is_one(gpus: Callable[..., None]) -> None:
     assert choose_device("auto") == CPU
 
 
-def test_without_cuda_it_is_said_why(gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_for_missing_cuda_is_printed(gpus: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(0)
 
     def no_driver() -> None:
@@ -92,7 +92,7 @@ def test_without_cuda_it_is_said_why(gpus: Callable[..., None], monkeypatch: pyt
         ((10, 0), ("sm_100a",), True),
     ],
 )
-def test_a_gpu_that_this_pytorch_has_no_code_for_is_not_used(
+def test_a_gpu_without_code_in_this_pytorch_is_not_used(
     capability: tuple[int, int],
     architectures: tuple[str, ...],
     runs: bool,
@@ -112,7 +112,7 @@ def test_a_gpu_that_this_pytorch_has_no_code_for_is_not_used(
     assert said[0].startswith("computing on the CPU: Some GPU has compute capability")
 
 
-def test_each_process_of_a_machine_takes_its_own_gpu(gpus: Callable[..., None], of_job: Callable[..., None]) -> None:
+def test_each_process_of_a_machine_uses_its_own_gpu(gpus: Callable[..., None], of_job: Callable[..., None]) -> None:
     gpus(2)
     of_job(LOCAL_RANK="1")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
@@ -122,7 +122,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(gpus: Callable[..., None], 
         choose_device("auto")
 
 
-def test_mps_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_is_used_where_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps") == torch.device("mps")
     assert number_format(True, torch.device("mps"), PRODUCTS).autocast_dtype is None
@@ -131,7 +131,7 @@ def test_mps_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> Non
         choose_device("mps")
 
 
-def test_processes_are_counted_as_torchrun_says(of_job: Callable[..., None]) -> None:
+def test_process_counts_follow_torchruns_variables(of_job: Callable[..., None]) -> None:
     of_job(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4")
     counted = (runtime.rank(), runtime.world_size(), runtime.local_rank(), runtime.local_world_size())
     assert counted == (5, 8, 1, 4)
@@ -143,7 +143,7 @@ def test_processes_are_counted_as_torchrun_says(of_job: Callable[..., None]) -> 
 
 @pytest.mark.parametrize("missing", runtime.JOB)
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_process_that_lacks_a_variable_of_a_job_is_alone(
+def test_a_process_without_all_variables_of_a_job_computes_alone(
     missing: str, value: str | None, of_job: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     of_job(**{"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", missing: value})
@@ -154,7 +154,7 @@ def test_a_process_that_lacks_a_variable_of_a_job_is_alone(
     assert f"is set, but not {missing}: this process computes alone" in said[0]
 
 
-def test_without_a_job_nothing_is_said(of_job: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_job_nothing_is_printed(of_job: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     of_job(RANK="", WORLD_SIZE=None)  # MASTER_ADDR alone is part of many containers
     runtime.check_job()
     assert capsys.readouterr().err == ""
@@ -171,7 +171,7 @@ def test_without_a_job_nothing_is_said(of_job: Callable[..., None], capsys: pyte
         ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK=1: expected less than LOCAL_WORLD_SIZE=1"),
     ],
 )
-def test_variables_of_a_job_that_cannot_be_are_refused(
+def test_invalid_variables_of_a_job_are_refused(
     variables: dict[str, str], fault: str, of_job: Callable[..., None]
 ) -> None:
     of_job(**variables)
@@ -184,9 +184,7 @@ def test_variables_of_a_job_that_cannot_be_are_refused(
     ("amp", "name", "dtype"),
     [(False, "float32", None), ("bf16", "bfloat16", torch.bfloat16), ("fp16", "float16", torch.float16)],
 )
-def test_a_number_format_that_is_asked_for_is_taken(
-    amp: Amp, name: str, dtype: torch.dtype | None, device: str
-) -> None:
+def test_a_requested_number_format_is_used(amp: Amp, name: str, dtype: torch.dtype | None, device: str) -> None:
     numbers = number_format(amp, torch.device(device), PRODUCTS)
     assert (numbers.name, numbers.autocast_dtype) == (name, dtype)
     assert numbers.why == f"runtime.amp is {str(amp).lower()}"

@@ -18,7 +18,7 @@ from src.files import REPOSITORY
 from src.screen import counted, display_width, note, progress, say, steady_console, table
 
 
-def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], of_job: Callable[..., None]) -> None:
+def test_only_the_first_process_prints(capsys: pytest.CaptureFixture[str], of_job: Callable[..., None]) -> None:
     for number in ("0", "1"):
         of_job(RANK=number)
         say(f"result of {number}")
@@ -33,18 +33,18 @@ def test_only_the_first_process_speaks(capsys: pytest.CaptureFixture[str], of_jo
 
 
 @pytest.mark.parametrize("number", ["0", "1"])
-def test_any_process_may_ask_for_a_bar_that_is_not_shown(number: str, of_job: Callable[..., None]) -> None:
+def test_other_processes_get_a_hidden_progress_bar(number: str, of_job: Callable[..., None]) -> None:
     of_job(RANK=number)
     with progress(1, "bar", disable=True) as bar:
         assert bar.disable
 
 
-def test_one_is_no_plural() -> None:
+def test_one_is_singular() -> None:
     assert [counted(number, "image") for number in (0, 1, 1449)] == ["0 images", "1 image", "1,449 images"]
     assert [counted(number, "query", "queries") for number in (1, 2)] == ["1 query", "2 queries"]
 
 
-def test_columns_align_whatever_their_length() -> None:
+def test_columns_align() -> None:
     name = "a very long class name"
     lines = table([["class", "IoU"], [name, "7.5"], ["猫", "100.00"]]).splitlines()
     assert lines == [
@@ -55,7 +55,7 @@ def test_columns_align_whatever_their_length() -> None:
     assert len({display_width(line) for line in lines}) == 1
 
 
-def test_what_the_console_cannot_show_is_shown_as_an_escape() -> None:
+def test_characters_outside_the_console_encoding_are_escaped() -> None:
     """A console of a European Windows, or one in strict UTF-8 and a file's name that is no text."""
     for encoding, text, shown in (("cp1252", "猫 müde", r"\u732b müde"), ("utf-8", "a\udcff", r"a\udcff")):
         console = io.TextIOWrapper(io.BytesIO(), encoding)
@@ -64,7 +64,7 @@ def test_what_the_console_cannot_show_is_shown_as_an_escape() -> None:
         assert console.buffer.getvalue().decode(encoding).strip() == shown
 
 
-def test_a_closed_output_ends_nothing() -> None:
+def test_closed_standard_output_is_no_error() -> None:
     """As with ``| head``: both streams lead into a pipe that nobody reads any more."""
     code = """
         from src.screen import note, progress, say, steady_console

@@ -40,7 +40,7 @@ ANSWERED = {
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("arguments", ANSWERED.values(), ids=ANSWERED)
-def test_answers_without_torch(script: str, arguments: list[str]) -> None:
+def test_help_and_errors_need_no_torch(script: str, arguments: list[str]) -> None:
     command = [sys.executable, "-c", WATCHED, script, *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     expected = "0" if arguments == ["--help"] else "2"
@@ -49,13 +49,13 @@ def test_answers_without_torch(script: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nowhere.jpg"], ["docs/photo.png", "--classes", "cat; cat"]])
-def test_wrong_photos_and_words_are_answered_without_torch(arguments: list[str]) -> None:
+def test_wrong_photos_and_words_are_refused_without_torch(arguments: list[str]) -> None:
     command = [sys.executable, "-c", WATCHED, "src.photos", *arguments, "--config", "configs/miniature.yaml"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "exit 2 no torch", done.stderr
 
 
-def test_images_point_to_their_own_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_option_names_the_photo_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(training_free_blip.main, ["--images", "photo.jpg", "--classes", "cat"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--images is not an option of training_free_blip.py: python -m src.photos PATH" in line
@@ -66,7 +66,7 @@ def test_images_point_to_their_own_command(capsys: pytest.CaptureFixture[str]) -
     [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
     ids=["default", "count", "policy"],
 )
-def test_threads_soon_stop_to_wait_busily_unless_the_user_says_how(own: dict[str, str], expected: str) -> None:
+def test_idle_threads_sleep_soon_unless_the_user_sets_otherwise(own: dict[str, str], expected: str) -> None:
     """It is set while it still acts: before torch brings OpenMP along."""
     others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     look = 'import os, sys; import src; print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)'
@@ -90,7 +90,7 @@ cli.run(importlib.import_module(sys.argv[1]).main, sys.argv[2:])
 
 
 @pytest.mark.parametrize("script", ["training_free_blip", "compute_infoscore_blip"])
-def test_the_first_image_waits_for_no_charts_and_no_garbage(script: str, tmp_path: Path) -> None:
+def test_charts_and_garbage_collection_do_not_delay_the_first_image(script: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FIRST_IMAGE, script, "--config", "configs/miniature.yaml", "--device", "cpu"]
     command += ["--output-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -112,7 +112,7 @@ def test_garbage_is_collected_again_after_imports(before: bool) -> None:
         gc.unfreeze()
 
 
-def test_what_a_finished_experiment_leaves_is_still_collected() -> None:
+def test_memory_of_a_finished_experiment_is_collected() -> None:
     """A command that runs others meets quick_imports again and again; what is frozen would stay for ever."""
 
     class Model:
@@ -153,7 +153,7 @@ except UserError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no passwd")
 @pytest.mark.parametrize("own", [{}, {"USER": "x", "XDG_CACHE_HOME": "/caches"}])
-def test_a_user_without_a_name_and_a_home_is_given_what_libraries_ask_for(own: dict[str, str], tmp_path: Path) -> None:
+def test_a_user_without_name_and_home_gets_defaults(own: dict[str, str], tmp_path: Path) -> None:
     """As in `docker run --user 12345`: importing transformers ended in a KeyError, and a folder ~ appeared."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path), **own}
     command = [sys.executable, "-c", NAMELESS]

@@ -29,7 +29,7 @@ def config_on(config: Config, device: torch.device, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("loader", [{}, {"batch_size": "auto", "num_workers": "auto"}])
-def test_auto_keeps_a_gpu_busy(
+def test_auto_chooses_workers_and_batch_size_for_a_gpu(
     loader: dict[str, str], make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(dataloader=loader, model={"image_size": 512})
@@ -48,7 +48,7 @@ def test_processes_of_a_job_share_the_cores(
         assert config_on(config, torch.device("cuda"), monkeypatch).dataloader.num_workers == workers
 
 
-def test_a_number_in_the_configuration_holds(
+def test_a_number_in_the_configuration_is_used(
     make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for loader in ({"batch_size": 1, "num_workers": 0}, {"batch_size": 3, "num_workers": 2}):
@@ -71,7 +71,7 @@ def scoped_model(folder: Path, **values: object) -> str:
     return str(folder)
 
 
-def test_a_model_of_a_small_world_names_it_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_with_a_scope_names_it_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = scoped_model(tmp_path / "model", scope="drawings of cats", scope_data=str(tmp_path / "cats"))
     inside, outside = tmp_path / "cats" / "a" / "1.png", tmp_path / "1.png"
     note_scope(model, [inside])
@@ -84,7 +84,7 @@ def test_a_model_of_a_small_world_names_it_outside(tmp_path: Path, capsys: pytes
     assert "Salesforce/blip-itm-large-coco" in line
 
 
-def test_other_models_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_without_a_scope_print_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = [{}, {"scope": "cats"}, {"scope": "cats", "scope_data": 3}]
     models = [scoped_model(tmp_path / str(number), **values) for number, values in enumerate(odd)]
     (tmp_path / "broken").mkdir()

@@ -56,12 +56,12 @@ def test_the_cells_run_and_show_their_figures(tmp_path: Path) -> None:
     assert "--set 'model.layers=[0, 1]' segments with the best 2 layers" in done.stdout
 
 
-def test_it_is_small_and_has_no_outputs() -> None:
+def test_the_notebook_is_small_and_has_no_outputs() -> None:
     assert NOTEBOOK.stat().st_size < 300_000
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in CELLS if "outputs" in cell)
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)]+)\)", TEXT))
-def test_links_lead_somewhere(link: str) -> None:
+def test_links_have_targets(link: str) -> None:
     path, _, anchor = link.partition("#")
     assert exists("docs/tour.ipynb", path, anchor)

@@ -57,7 +57,7 @@ def test_writes_a_csv_and_a_json_and_shows_a_table(
     assert "mIoU=" in shown.err
 
 
-def test_multi_prompt_results_lie_beside_the_single_ones(config_file: ConfigFile, data_root: Path) -> None:
+def test_multi_prompt_results_have_file_names_of_their_own(config_file: ConfigFile, data_root: Path) -> None:
     config = config_file()
     assert run(config) == 0
     single = (data_root / "results" / "iou.csv").read_bytes()
@@ -128,7 +128,7 @@ def redraw_masks(root: Path, background: int, foreground: int) -> None:
         Image.fromarray(np.where(labels % 255 == 0, background, foreground).astype(np.uint8)).save(path)
 
 
-def test_a_two_class_set_drawn_in_0_and_255_is_told_so(
+def test_masks_of_0_and_255_are_explained(
     config_file: ConfigFile, data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     redraw_masks(data_root, 0, 255)
@@ -206,7 +206,7 @@ def missing_classes(root: Path) -> None:
         (None, ("crf.iter=5",), "unknown key crf.iter; did you mean crf.iters?"),
     ],
 )
-def test_mistakes_are_named_in_one_line_and_nothing_is_written(
+def test_mistakes_give_a_one_line_error_and_nothing_is_written(
     damage: Callable[[Path], None] | None,
     options: tuple[str, ...],
     reason: str,
@@ -225,7 +225,7 @@ def test_mistakes_are_named_in_one_line_and_nothing_is_written(
     assert not list((data_root / "results").glob("iou*"))
 
 
-def test_results_that_cannot_be_written_are_noticed_before_the_work(
+def test_unwritable_results_are_refused_before_computing(
     config_file: ConfigFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -235,7 +235,7 @@ def test_results_that_cannot_be_written_are_noticed_before_the_work(
     assert "segmenting" not in shown
 
 
-def test_a_device_that_is_not_there_is_refused(config_file: ConfigFile, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_device_is_refused(config_file: ConfigFile, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(config_file(), "--device", "gpu") == 2
     assert capsys.readouterr().err == "error: --device gpu: expected auto, cpu, cuda, cuda:N or mps\n"
 
@@ -248,7 +248,7 @@ def test_debug_shows_the_traceback_too(config_file: ConfigFile, capsys: pytest.C
     assert "crf.iters: -1" in lines[-1]
 
 
-def test_defects_of_ours_keep_their_traceback() -> None:
+def test_internal_errors_keep_their_traceback() -> None:
     def broken(_: list[str]) -> None:
         raise ZeroDivisionError
 
@@ -271,16 +271,14 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("--config", "x.yaml", "--limit", "0"), ("--config", "x.yaml", "--what")])
-def test_arguments_that_cannot_be_meant_are_refused(
-    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_arguments_are_refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refusal:
         training_free_blip.main(list(arguments))
     assert refusal.value.code == 2
     assert "training_free_blip.py: error:" in capsys.readouterr().err
 
 
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         training_free_blip.main(["--help"])
     assert end.value.code == 0
@@ -290,7 +288,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         assert option in text
 
 
-def test_the_script_ends_with_code_2_and_one_line_wherever_it_is_started(tmp_path: Path) -> None:
+def test_the_script_fails_with_code_2_and_one_line_from_any_folder(tmp_path: Path) -> None:
     command = [sys.executable, str(REPOSITORY / "training_free_blip.py"), "--config", "nothing.yaml"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -304,7 +302,7 @@ def test_the_script_ends_with_code_2_and_one_line_wherever_it_is_started(tmp_pat
 # a data set without a background
 
 
-def test_without_a_background_its_words_only_compete(config_file: ConfigFile, data_root: Path) -> None:
+def test_background_words_compete_without_being_scored(config_file: ConfigFile, data_root: Path) -> None:
     """Every pixel is one of the three classes; what the masks have as 0 is ignored; the mean is over three classes."""
     config = config_file(dataset={"background": False, "first_label": 1})
     assert run(config, "--save-predictions", "--save-overlays", 2) == 0
@@ -321,9 +319,7 @@ def test_without_a_background_its_words_only_compete(config_file: ConfigFile, da
     assert np.sum(results_of(data_root)[1]["confusion"]) == framed
 
 
-def test_masks_whose_first_class_is_0_score_as_masks_whose_first_class_is_1(
-    config_file: ConfigFile, data_root: Path
-) -> None:
+def test_first_class_0_scores_as_first_class_1(config_file: ConfigFile, data_root: Path) -> None:
     confusions = []
     for first_label in (1, 0):
         assert run(config_file(dataset={"background": False, "first_label": first_label})) == 0

@@ -89,7 +89,7 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-def test_a_published_file_loads_unchanged(load: Load) -> None:
+def test_published_file_loads_unchanged(load: Load) -> None:
     config = load(PUBLISHED)
     assert config.data_root == "/cluster/projects/somebody/VOCdevkit/VOC2012"
     assert resolve(config.val_list) == Path("/home/somebody/lists/val.txt")
@@ -134,7 +134,7 @@ def test_the_published_key_sets_give_the_classes_of_their_class_file(
 
 
 @pytest.mark.parametrize("dataset", [None, {}, {"ignore_label": 99}])
-def test_a_number_of_classes_left_out_is_the_length_of_the_class_file(
+def test_num_classes_defaults_to_the_length_of_the_class_file(
     dataset: dict[str, int] | None, load: Load, tmp_path: Path
 ) -> None:
     names = tmp_path / "classes.json"
@@ -196,7 +196,7 @@ def test_no_two_shipped_files_write_the_same_results() -> None:
     assert len(named) == len(set(named))
 
 
-def test_coco_is_cut_to_the_papers_10000_images_unless_told_otherwise(load: Load) -> None:
+def test_coco_is_limited_to_the_papers_10000_images_by_default(load: Load) -> None:
     coco = {**MINIMAL, "data_set": "coco"}
     assert load(coco).max_images == 10_000
     assert load({**coco, "max_images": None}).max_images is None
@@ -274,7 +274,7 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
         ("mask_dir", "a" * 5000, r"mask_dir: 'aaa.* at most 4,096 characters"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_file_key_value_and_expectation(
+def test_invalid_values_are_refused_with_file_key_value_and_expectation(
     load: Load, key: str, value: object, reason: str
 ) -> None:
     values: dict[str, Any] = dict(MINIMAL)
@@ -306,7 +306,7 @@ def test_a_missing_required_key_is_named(load: Load, key: str) -> None:
         ("1: 2", "unknown key 1"),
     ],
 )
-def test_files_that_are_no_configuration_are_refused(load: Load, content: str, reason: str) -> None:
+def test_files_that_are_not_configurations_are_refused(load: Load, content: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason) as refusal:
         load(content)
     assert "\n" not in str(refusal.value)
@@ -362,7 +362,7 @@ def test_set_replaces_single_keys(load: Load) -> None:
         ("crf.iters=[", r"--set crf\.iters=\[: the value is not YAML"),
     ],
 )
-def test_overrides_that_cannot_be_meant_are_refused(load: Load, override: str, reason: str) -> None:
+def test_invalid_overrides_are_refused(load: Load, override: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason) as refusal:
         load(MINIMAL, override)
     assert "\n" not in str(refusal.value)
@@ -374,7 +374,7 @@ def test_to_dict_loads_again_as_the_same_configuration(load: Load) -> None:
     assert again == config
 
 
-def test_a_byte_order_mark_is_passed_over(load: Load) -> None:
+def test_a_byte_order_mark_is_skipped(load: Load) -> None:
     assert load("\ufeff" + PUBLISHED) == load(PUBLISHED)
 
 
@@ -423,7 +423,7 @@ def test_every_number_has_a_range(key: str, value: int, load: Load) -> None:
     ],
     ids=lambda text: text[:24],
 )
-def test_yaml_that_nobody_means_is_refused_in_one_short_line(content: str, reason: str, load: Load) -> None:
+def test_ambiguous_yaml_is_refused_in_one_short_line(content: str, reason: str, load: Load) -> None:
     with pytest.raises(UserError, match=reason) as refusal:
         load(content + "\n")
     assert "\n" not in str(refusal.value)
@@ -441,12 +441,12 @@ def test_an_anchor_bomb_is_refused_in_one_short_line(load: Load) -> None:
 
 
 @pytest.mark.parametrize("value", [r'"a\ud800b"', r'"a\0b"', r'"a\eb"'])
-def test_texts_that_can_be_no_path_are_refused(value: str, load: Load) -> None:
+def test_strings_that_cannot_be_paths_are_refused(value: str, load: Load) -> None:
     with pytest.raises(UserError, match=r"val_list: 'a\\.*b' is not valid; expected a text without control characters"):
         load(MINIMAL, f"val_list={value}")
 
 
-def test_a_date_is_a_text(load: Load) -> None:
+def test_a_date_is_a_string(load: Load) -> None:
     assert load(MINIMAL, "data_root=2024-01-31").data_root == "2024-01-31"
 
 

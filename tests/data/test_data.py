@@ -60,7 +60,7 @@ def test_limit_takes_the_first_lines(tmp_path: Path) -> None:
     assert [entry.image.stem for entry in read_list(tmp_path / "val.txt", tmp_path, limit=2)] == ["0", "1"]
 
 
-def test_masks_may_be_left_out_where_none_are_needed(tmp_path: Path) -> None:
+def test_masks_are_optional_where_they_are_not_needed(tmp_path: Path) -> None:
     (tmp_path / "val.txt").write_text("1.jpg\n2.jpg 2.png\n")
     assert [entry.mask for entry in read_list(tmp_path / "val.txt", tmp_path, masks=False)] == [
         None,
@@ -107,7 +107,7 @@ def test_a_configuration_without_a_list_is_refused(make_config: Callable[..., Co
 
 
 @pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
-def test_masks_hold_labels_as_values(tmp_path: Path, palette: bool) -> None:
+def test_mask_values_are_labels(tmp_path: Path, palette: bool) -> None:
     path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
     with Image.open(path) as mask:
         assert mask.mode == ("P" if palette else "L")
@@ -124,7 +124,7 @@ def test_a_palette_with_few_colours_is_read_by_index(tmp_path: Path) -> None:
     assert read_mask(tmp_path / "mask.png", Labelling(4)).tolist() == [[0, 1, 2, 3]]
 
 
-def test_sixteen_bit_masks_hold_labels_too(tmp_path: Path) -> None:
+def test_sixteen_bit_masks_are_read(tmp_path: Path) -> None:
     Image.fromarray(LABELS.astype(np.uint16)).save(tmp_path / "mask.png")
     assert np.array_equal(read_mask(tmp_path / "mask.png", Labelling(21)), LABELS)
     Image.fromarray(np.uint16([[0, 256]])).save(tmp_path / "wrong.png")
@@ -133,7 +133,7 @@ def test_sixteen_bit_masks_hold_labels_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp", "pbm"])
-def test_masks_of_one_bit_hold_0_and_1(tmp_path: Path, ending: str) -> None:
+def test_one_bit_masks_have_labels_0_and_1(tmp_path: Path, ending: str) -> None:
     drawn = np.array([[True, False, True], [False, False, True]])
     Image.fromarray(drawn).save(tmp_path / f"mask.{ending}")
     assert read_mask(tmp_path / f"mask.{ending}", Labelling(2)).tolist() == drawn.astype(int).tolist()
@@ -146,20 +146,20 @@ def test_masks_in_lossy_formats_are_refused(tmp_path: Path, ending: str, name: s
         read_mask(tmp_path / f"mask.{ending}", Labelling(21))
 
 
-def test_masks_of_a_lossy_compression_are_refused(tmp_path: Path) -> None:
+def test_masks_with_lossy_compression_are_refused(tmp_path: Path) -> None:
     Image.fromarray(LABELS).save(tmp_path / "mask.tif", compression="jpeg")
     with pytest.raises(UserError, match="is a TIFF compressed as jpeg, which changes labels; save masks as PNG"):
         read_mask(tmp_path / "mask.tif", Labelling(21))
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"])
-def test_masks_of_a_lossless_compression_are_read(tmp_path: Path, compression: str | None) -> None:
+def test_masks_with_lossless_compression_are_read(tmp_path: Path, compression: str | None) -> None:
     Image.fromarray(LABELS).save(tmp_path / "mask.tif", compression=compression)
     assert np.array_equal(read_mask(tmp_path / "mask.tif", Labelling(21)), LABELS)
 
 
 @pytest.mark.parametrize("palette", [True, False], ids=["palette", "grey"])
-def test_a_label_that_is_no_class_is_named(tmp_path: Path, palette: bool) -> None:
+def test_labels_outside_the_classes_are_named(tmp_path: Path, palette: bool) -> None:
     path = tiny.save_mask(tmp_path / "mask.png", LABELS, palette)
     with pytest.raises(UserError, match=r"mask\.png has label 20; expected 0 to 19 or 255 \(ignored\)"):
         read_mask(path, Labelling(20))
@@ -177,7 +177,7 @@ def test_colour_masks_are_refused(tmp_path: Path, mode: str) -> None:
 # images
 
 
-def test_images_come_as_rgb_as_they_are_stored(tmp_path: Path) -> None:
+def test_images_are_decoded_to_rgb_as_stored(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -189,7 +189,7 @@ def test_images_come_as_rgb_as_they_are_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", [read_image, lambda path: read_mask(path, Labelling(21))], ids=["image", "mask"])
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", None])
-def test_files_that_are_missing_or_no_pictures_are_named(
+def test_missing_files_and_non_images_are_named(
     tmp_path: Path, reader: Callable[[Path], np.ndarray], content: bytes | None
 ) -> None:
     path = tmp_path / "a.png"
@@ -204,7 +204,7 @@ def test_files_that_are_missing_or_no_pictures_are_named(
 
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.parametrize("ending", ["jpg", "png", "gif", "bmp", "tif", "webp"])
-def test_damaged_images_and_masks_are_never_more_than_a_user_error(tmp_path: Path, ending: str) -> None:
+def test_damaged_images_and_masks_raise_only_user_errors(tmp_path: Path, ending: str) -> None:
     """Cut off or overwritten anywhere: either something is read or the file is named."""
     rng = np.random.default_rng(0)
     scene, labels = tiny.random_scene(rng, 30, 40)
@@ -250,7 +250,7 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     ],
     ids=["16 bits", "32 bits", "float", "float to 1"],
 )
-def test_deep_images_of_a_data_set_are_clipped_as_published_and_noted(
+def test_data_set_images_of_high_bit_depth_are_clipped_as_published_and_noted(
     tmp_path: Path, values: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "_clipped_said", threading.Event())
@@ -263,7 +263,7 @@ def test_deep_images_of_a_data_set_are_clipped_as_published_and_noted(
     assert note.startswith(f"note: image {tmp_path / 'a.tif'} has values from {values.min():g} to {values.max():g}; ")
 
 
-def test_deep_images_with_small_values_keep_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_small_values_of_high_bit_depth_images_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever other images of the data set hold: the same value is the same grey in each."""
     for top in (20, 255):
         Image.fromarray(np.uint16([[0, top]])).save(tmp_path / "a.png")
@@ -272,7 +272,7 @@ def test_deep_images_with_small_values_keep_them(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("kind", ["16 bits", "float"])
-def test_deep_photos_are_not_clipped(tmp_path: Path, kind: str) -> None:
+def test_photos_of_high_bit_depth_are_not_clipped(tmp_path: Path, kind: str) -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = tmp_path / ("a.png" if kind == "16 bits" else "a.tif")
     Image.fromarray(values.astype(np.uint16) * 257 if kind == "16 bits" else values.astype(np.float32) / 255).save(path)
@@ -280,7 +280,7 @@ def test_deep_photos_are_not_clipped(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, Labelling(21))])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
+def test_special_files_are_refused_without_waiting(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # nobody writes to it: opening it would wait for ever
     with pytest.raises(UserError, match=r"pipe\.png cannot be read: it is a named pipe; expected an image file$"):
         reader(tmp_path / "pipe.png")
@@ -332,7 +332,7 @@ def test_items_are_letterboxed_and_normalised(make_config: Callable[..., Config]
         assert np.array_equal(sample.labels, target)
 
 
-def test_labels_at_original_resolution_are_untouched(make_config: Callable[..., Config]) -> None:
+def test_labels_at_original_resolution_are_unchanged(make_config: Callable[..., Config]) -> None:
     dataset = dataset_of(make_config(eval={"resolution": "original"}))
     for position, entry in enumerate(dataset.entries):
         assert np.array_equal(dataset[position].labels, read_mask(entry.mask, Labelling(4)))
@@ -345,7 +345,7 @@ def test_indices_choose_images_and_keep_their_numbers(make_config: Callable[...,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_come_in_list_order_with_the_same_images(make_config: Callable[..., Config], workers: int) -> None:
+def test_batches_follow_the_order_of_the_list(make_config: Callable[..., Config], workers: int) -> None:
     config = make_config(dataloader={"batch_size": 2, "num_workers": workers}, eval={"resolution": "original"})
     dataset = dataset_of(config)
     got = list(batches(dataset, config.dataloader, CPU))
@@ -365,7 +365,7 @@ def test_image_and_mask_must_agree_in_size(make_config: Callable[..., Config], d
 
 
 @pytest.mark.parametrize(("folder", "number"), [("masks", 0), ("images", 2)])
-def test_a_folder_under_another_name_is_found_and_named(
+def test_a_differently_named_folder_is_found_and_named(
     make_config: Callable[..., Config], data_root: Path, folder: str, number: int
 ) -> None:
     """A list names val_contain_crowd/, and only val/ is there."""
@@ -380,7 +380,7 @@ def test_a_folder_under_another_name_is_found_and_named(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_cannot_be_read_ends_a_run_with_its_name(
+def test_an_unreadable_file_ends_the_run_and_is_named(
     make_config: Callable[..., Config], data_root: Path, workers: int
 ) -> None:
     (data_root / "images" / "2.jpg").unlink()
@@ -389,7 +389,7 @@ def test_what_cannot_be_read_ends_a_run_with_its_name(
         list(batches(dataset_of(config), config.dataloader, CPU))
 
 
-def test_masks_are_not_read_where_none_are_needed(make_config: Callable[..., Config], data_root: Path) -> None:
+def test_masks_are_not_read_where_they_are_not_needed(make_config: Callable[..., Config], data_root: Path) -> None:
     (data_root / "masks" / "0.png").unlink()
     sample = dataset_of(make_config(), masks=False)[0]
     assert sample.labels is None
@@ -425,7 +425,7 @@ def test_a_list_is_a_regular_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("free", "processes", "workers"), [(10**9, 1, 4), (10**9, 4, 2), (10**9, 16, 0), (10**6, 1, 0)]
 )
-def test_workers_take_this_process_share_of_the_shared_memory(
+def test_workers_use_the_shared_memory_of_this_process_alone(
     free: int, processes: int, workers: int, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many workers as there is room for, each with three batches of float32 images: here 100 MB."""
@@ -437,7 +437,7 @@ def test_workers_take_this_process_share_of_the_shared_memory(
     assert data_module._workers(dataset, config.dataloader) == workers
 
 
-def test_masks_leave_a_worker_without_shared_memory(data_root: Path) -> None:
+def test_masks_of_original_size_use_no_shared_memory(data_root: Path) -> None:
     """With eval.resolution: original they may be of any size, and a worker that finds no room waits for ever."""
     labels = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
     batch = Batch([0], torch.zeros(1, 3, 16, 16), [(3, 4)], [labels])
@@ -474,7 +474,7 @@ def test_a_missing_data_set_names_the_command_that_prepares_it(folder: str, tmp_
     assert module == "tools.prepare"
 
 
-def test_every_configuration_names_a_data_set_that_a_command_prepares() -> None:
+def test_every_configurations_data_set_has_a_command_that_prepares_it() -> None:
     for path in (REPOSITORY / "configs").glob("*.yaml"):
         values = yaml.safe_load(path.read_text())
         images = values.get("val_list") or values["oneshot"]["test_list"]
@@ -483,7 +483,7 @@ def test_every_configuration_names_a_data_set_that_a_command_prepares() -> None:
         assert "--root" not in remedy, path
 
 
-def test_missing_lists_of_your_own_and_of_the_miniature_name_their_commands(tmp_path: Path) -> None:
+def test_missing_lists_name_the_command_that_makes_them(tmp_path: Path) -> None:
     assert "`python -m tools.miniature.draw`" in _how_to_prepare(REPOSITORY / "data/miniature/x.txt", tmp_path)
     (tmp_path / "training_free.yaml").touch()
     with pytest.raises(UserError, match=f"`python -m tools.prepare own --root {tmp_path} "):

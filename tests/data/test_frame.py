@@ -29,13 +29,13 @@ def plain(size: int) -> Frame:
         (60, 40, 128, (128, 80)),  # small images are scaled up: 85.3 floored
     ],
 )
-def test_longer_side_fills_the_frame_and_the_other_is_floored_to_8(
+def test_the_longer_side_fills_the_frame_and_the_other_is_floored_to_a_multiple_of_8(
     height: int, width: int, size: int, inner: tuple[int, int]
 ) -> None:
     assert Frame(size).inner((height, width)) == inner
 
 
-def test_longer_side_fills_the_frame_for_every_size() -> None:
+def test_the_longer_side_fills_the_frame_at_every_size() -> None:
     """389 * (128 / 389) is 127.99 in floating point: flooring that would lose eight pixels of the image."""
     assert int(389 * (128 / 389)) == 127
     for size in (128, 512):
@@ -58,7 +58,7 @@ def test_squares_are_as_wide_as_published() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (3, 400)])
-def test_extreme_shapes_keep_a_cell(shape: tuple[int, int]) -> None:
+def test_extreme_shapes_have_at_least_one_cell(shape: tuple[int, int]) -> None:
     frame = plain(128)
     assert sorted(frame.inner(shape)) == [8, 128]
     assert (frame.image(np.full((*shape, 3), 200, np.uint8)) != 0).any(0).sum() == 8 * 128
@@ -90,7 +90,7 @@ def test_padding_is_black_and_ignored_at_the_bottom_or_the_right() -> None:
     assert (upright[:, 32:] == 200).all()
 
 
-def test_labels_are_never_mixed() -> None:
+def test_resizing_never_mixes_labels() -> None:
     labels = np.random.default_rng(0).choice(np.uint8([1, 9, 255]), (150, 97))
     assert set(np.unique(Frame(128).mask(labels, 255))) == {1, 9, 255}
 
@@ -118,7 +118,7 @@ def test_undo_gives_the_untouched_size_without_the_padding(shape: tuple[int, int
     assert (undone[1].diff(dim=1) >= 0).all()
 
 
-def test_labels_go_back_to_where_they_came_from() -> None:
+def test_labels_return_to_their_original_position() -> None:
     """A box put into the frame and brought back covers itself up to a pixel of its border."""
     mask = np.zeros((180, 240), np.uint8)
     mask[40:120, 60:200] = 1
@@ -130,9 +130,7 @@ def test_labels_go_back_to_where_they_came_from() -> None:
 
 
 @pytest.mark.parametrize("classes_at_once", [1, 2, 5])
-def test_labels_are_the_argmax_of_the_scores_brought_back(
-    classes_at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_are_the_argmax_of_the_unpadded_scores(classes_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few classes fit into memory; of equal scores the first counts."""
     monkeypatch.setattr(subject, "CHUNK_PIXELS", classes_at_once * 77 * 131)
     scores = torch.randint(0, 3, (5, 32, 32), generator=torch.Generator().manual_seed(0)).float()
@@ -150,7 +148,7 @@ def test_labels_are_made_on_the_device_of_the_scores() -> None:
     assert (labels.cpu() == Frame(32).labels(scores, (770, 1310))).float().mean() > 0.999
 
 
-def test_labels_at_own_size_are_not_blocky() -> None:
+def test_labels_at_original_size_are_smooth() -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     labels = Frame(32).labels(torch.stack([columns - rows, rows - columns]), (320, 320))  # ten times the frame
     edge = (labels == 0).int().argmax(1)[20:300]  # first background pixel of each row: a diagonal

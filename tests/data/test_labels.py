@@ -14,7 +14,7 @@ def test_pascal_labels_are_class_numbers() -> None:
     assert Labelling(4).class_numbers(VALUES).tolist() == VALUES.tolist()
 
 
-def test_without_a_background_smaller_values_are_ignored() -> None:
+def test_without_a_background_values_below_the_first_class_are_ignored() -> None:
     voc20 = Labelling(4, background=False, first_label=1)
     assert voc20.class_numbers(VALUES).tolist() == [[255, 1, 2], [3, 255, 255]]
     higher = Labelling(3, background=False, first_label=2)
@@ -52,5 +52,5 @@ def test_every_dtype_of_a_mask_gives_the_same_bytes(dtype: type) -> None:
         assert np.array_equal(numbers, values)
 
 
-def test_truth_values_are_0_and_1() -> None:
+def test_booleans_are_0_and_1() -> None:
     assert Labelling(2).class_numbers(np.array([[True, False]])).tolist() == [[1, 0]]

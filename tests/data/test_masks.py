@@ -24,7 +24,7 @@ def test_a_mask_of_one_bit_has_labels_0_and_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "jp2"])
-def test_a_mask_of_a_lossy_format_is_refused(ending: str, tmp_path: Path) -> None:
+def test_a_mask_in_a_lossy_format_is_refused(ending: str, tmp_path: Path) -> None:
     Image.fromarray(LABELS).save(tmp_path / f"mask.{ending}")
     with pytest.raises(UserError, match=rf"mask .*mask\.{ending} is in the format JPEG.*PNG"):
         read_mask(tmp_path / f"mask.{ending}", Labelling(2))

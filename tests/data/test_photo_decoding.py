@@ -20,7 +20,7 @@ from src.errors import UserError
 from tests.pictures import BLUE, RED, left_red_right_blue, save
 
 
-def test_photos_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its left side: to be turned clockwise
     image = read_photo(save(tmp_path / "a.png", left_red_right_blue(), exif=exif))
@@ -39,7 +39,7 @@ def test_colour_photos_come_out_as_rgb(tmp_path: Path, mode: str, ending: str, t
     assert np.abs(image[10, 30].astype(int) - BLUE).max() <= tolerance
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
     picture = left_red_right_blue("RGBA")
     picture.putalpha(Image.fromarray(np.repeat(np.uint8([[255] * 20 + [0] * 20]), 20, 0)))
     image = read_photo(save(tmp_path / "a.png", picture))
@@ -83,26 +83,26 @@ DAMAGED = {
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("exif", DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_exif_block_leaves_the_pixels_unturned(tmp_path: Path, exif: bytes, ending: str) -> None:
+def test_a_damaged_exif_block_is_ignored(tmp_path: Path, exif: bytes, ending: str) -> None:
     path = save(tmp_path / f"a.{ending}", left_red_right_blue(), exif=exif)
     image = read_photo(path)
     assert image.shape == (20, 40, 3)
     assert np.abs(image[10, 10].astype(int) - RED).max() <= 30
 
 
-def test_a_whole_exif_block_made_by_hand_turns_the_pixels(tmp_path: Path) -> None:
+def test_a_valid_exif_block_rotates_the_pixels(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg", left_red_right_blue(), exif=exif_block(LYING))
     assert read_photo(path).shape == (40, 20, 3)
 
 
-def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_used(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
     path = tmp_path / "a.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert read_photo(path)[0, 0].tolist() == list(RED)
 
 
-def test_the_limit_is_on_bytes_and_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_counts_bytes_and_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is decoded of an image above it: a PNG of 100 kB may hold 900 million pixels."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own, which counts pixels
     colour = save(tmp_path / "a.png", left_red_right_blue())
@@ -120,7 +120,7 @@ def test_the_limit_is_on_bytes_and_is_stated(tmp_path: Path, monkeypatch: pytest
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_data_set_images_and_masks_have_the_limit_too(tmp_path: Path) -> None:
+def test_the_limit_applies_to_data_set_images_and_masks(tmp_path: Path) -> None:
     """A PNG whose header says 2,000,000 x 2,000,000."""
     huge = tmp_path / "huge.png"
     head = b"IHDR" + struct.pack(">IIBBBBB", 2_000_000, 2_000_000, 8, 0, 0, 0, 0)
@@ -132,7 +132,7 @@ def test_data_set_images_and_masks_have_the_limit_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [None, 2**60])
-def test_a_header_that_the_file_cannot_fill_is_refused(tmp_path: Path, most: int | None) -> None:
+def test_a_header_that_promises_more_than_the_file_contains_is_refused(tmp_path: Path, most: int | None) -> None:
     """Without a limit, too: the file has 1,000 bytes, its image would take 1.1 TB."""
     path = save(tmp_path / "a.bmp", Image.new("RGB", (16, 16)))
     whole = bytearray(path.read_bytes())
@@ -152,7 +152,7 @@ def test_postscript_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             read(path)
 
 
-def test_every_format_is_read_by_its_content(tmp_path: Path) -> None:
+def test_formats_are_detected_by_content(tmp_path: Path) -> None:
     for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"):
         path = tmp_path / f"photo.{name}"  # an ending says nothing
         left_red_right_blue().save(path, name)
@@ -174,7 +174,7 @@ def test_every_format_is_read_by_its_content(tmp_path: Path) -> None:
         (np.int32([[0, 2**20, 2**21]]), {}, 2**21),
     ],
 )
-def test_values_of_16_bits_are_scaled_by_the_bits_they_use(
+def test_16_bit_values_are_scaled_by_the_bits_in_use(
     tmp_path: Path, values: np.ndarray, tags: dict[int, int], white: int
 ) -> None:
     path = tmp_path / "scan.tif"
@@ -189,7 +189,7 @@ def test_data_set_images_are_clipped_with_and_without_a_sign(tmp_path: Path, kin
     assert read_image(tmp_path / "scan.tif")[0, :, 0].tolist() == [0, 100, 255]
 
 
-def test_signed_values_begin_with_their_smallest(tmp_path: Path) -> None:
+def test_signed_values_are_shifted_to_their_minimum(tmp_path: Path) -> None:
     """As in computed tomography, from -1024 for air."""
     save_tiff(tmp_path / "scan.tif", np.int16([[-1024, 0, 3071]]), {})
     assert read_photo(tmp_path / "scan.tif")[0, :, 0].tolist() == [0, 63, 255]
@@ -243,13 +243,13 @@ def test_photos_are_converted_to_srgb_and_data_set_images_are_not(tmp_path: Path
     assert read_photo(save(tmp_path / "b.png", picture, icc_profile=srgb))[0, 0].tolist() == [200, 30, 30]
 
 
-def test_a_damaged_profile_is_ignored_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_colour_profile_is_ignored_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(tmp_path / "a.png", left_red_right_blue(), icc_profile=b"no profile")
     assert read_photo(path)[10, 10].tolist() == list(RED)
     assert f"note: {path}: the colour profile is ignored" in capsys.readouterr().err
 
 
-def test_callers_give_paths_pictures_and_arrays(tmp_path: Path) -> None:
+def test_paths_images_and_arrays_are_accepted(tmp_path: Path) -> None:
     picture = left_red_right_blue()
     rgb = np.asarray(picture)
     path = save(tmp_path / "a.png", picture)
@@ -278,12 +278,12 @@ def test_callers_give_paths_pictures_and_arrays(tmp_path: Path) -> None:
         (b"bytes", "got builtins.bytes"),
     ],
 )
-def test_other_things_are_refused_by_dtype_and_shape(image: object, reason: str) -> None:
+def test_other_arrays_are_refused_with_dtype_and_shape(image: object, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         to_rgb(image)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_limit_is_lifted_until_the_last_thread_has_read_its_photo(
+def test_the_limit_stays_lifted_until_the_last_thread_has_read_its_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

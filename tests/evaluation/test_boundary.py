@@ -73,7 +73,7 @@ def test_the_width_is_two_percent_of_the_diagonal() -> None:
     assert boundary_width((8, 8)) == 1
 
 
-def test_a_square_by_hand() -> None:
+def test_a_square_computed_by_hand() -> None:
     """20 x 20 pixels of 300 x 400, moved by 5: the regions are 10 wide, so that nothing of the squares is left out."""
     confusion = ConfusionMatrix(2, 255, boundary=True)
     target, predicted = (torch.zeros(300, 400, dtype=torch.uint8) for _ in range(2))
@@ -87,7 +87,7 @@ def test_a_square_by_hand() -> None:
     assert int(wide.boundary_union[1]) == 100**2 - 80**2
 
 
-def test_a_perfect_prediction_has_one_whatever_is_ignored() -> None:
+def test_a_perfect_prediction_scores_1_whatever_is_ignored() -> None:
     """Behind ignored pixels a prediction may be anything: it cannot know."""
     rng = np.random.default_rng(0)
     target = blobs(rng, (40, 50), 3)
@@ -99,7 +99,7 @@ def test_a_perfect_prediction_has_one_whatever_is_ignored() -> None:
     assert confusion.boundary_miou == 1
 
 
-def test_another_ignored_label_and_no_background() -> None:
+def test_a_different_ignored_label_without_background() -> None:
     rng = np.random.default_rng(1)
     predicted, target = blobs(rng, (30, 30), 3) + 1, blobs(rng, (30, 30), 3) + 1
     target[rng.random((30, 30)) < 0.05] = 255
@@ -111,7 +111,7 @@ def test_another_ignored_label_and_no_background() -> None:
     assert len(matrices[1].to_dict(("a", "b", "c"))["classes"]) == 3
 
 
-def test_iou_is_the_same_with_and_without() -> None:
+def test_boundary_iou_does_not_change_iou() -> None:
     rng = np.random.default_rng(2)
     plain, both = ConfusionMatrix(4, 255), ConfusionMatrix(4, 255, boundary=True)
     labels = [torch.from_numpy(blobs(rng, (30, 30), 4)) for _ in range(2)]
@@ -129,7 +129,7 @@ def test_iou_is_the_same_with_and_without() -> None:
 
 
 @pytest.mark.parametrize("resolution", ["letterbox", "original"])
-def test_results_have_it(resolution: str, config_file: Callable[..., Path], data_root: Path) -> None:
+def test_results_contain_boundary_iou(resolution: str, config_file: Callable[..., Path], data_root: Path) -> None:
     config = config_file(eval={"resolution": resolution, "boundary": True}, dataloader={"batch_size": 2})
     assert cli.run(training_free_blip.main, ["--config", str(config), "--device", "cpu", "--save-predictions"]) == 0
     folder = data_root / "results"
@@ -159,7 +159,9 @@ def test_in_the_frame_the_width_is_that_of_the_image_without_its_padding(
     assert tiny.SIZE == 64
 
 
-def test_one_shot_results_have_it(config_file: Callable[..., Path], data_root: Path, tmp_path: Path) -> None:
+def test_one_shot_results_contain_boundary_iou(
+    config_file: Callable[..., Path], data_root: Path, tmp_path: Path
+) -> None:
     tiny.make_data(data_root, [(60 + 3 * number, 70) for number in range(8)])
     oneshot = {"test_list": str(data_root / "val.txt"), "total_runs": 2, "num_iterations": 1, "min_support_area": 50}
     config = config_file(

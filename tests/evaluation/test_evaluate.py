@@ -155,7 +155,7 @@ def test_an_image_segmented_alone_is_what_the_evaluation_scores(
         assert np.array_equal(segmenter.segment_image(read_image(entry.image)), prediction.labels)
 
 
-def test_an_unreadable_image_ends_the_evaluation_with_its_name(
+def test_an_unreadable_image_ends_the_evaluation_and_is_named(
     make_config: Callable[..., Config], data_root: Path, fused: Blip
 ) -> None:
     config = make_config()
@@ -172,7 +172,7 @@ def test_timing_counts_images(make_config: Callable[..., Config], fused: Blip) -
     assert values["images_per_second"] == pytest.approx(3 / values["seconds"])
 
 
-def test_running_score_is_shown(
+def test_the_running_score_is_shown(
     make_config: Callable[..., Config], fused: Blip, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config()
@@ -182,7 +182,7 @@ def test_running_score_is_shown(
     assert f"mIoU={100 * evaluation.confusion.miou:.2f}" in shown
 
 
-def test_scores_that_are_no_numbers_end_the_evaluation(make_config: Callable[..., Config], model_folder: Path) -> None:
+def test_scores_that_are_not_finite_end_the_evaluation(make_config: Callable[..., Config], model_folder: Path) -> None:
     """Every pixel would count as background."""
     config = make_config()
     blip = load_blip(str(model_folder), torch.device("cpu"))
@@ -192,7 +192,7 @@ def test_scores_that_are_no_numbers_end_the_evaluation(make_config: Callable[...
         evaluate(segmenter, dataset, config.dataloader)
 
 
-def test_the_scores_of_a_batch_go_before_the_next_ones_come(make_config: Callable[..., Config], fused: Blip) -> None:
+def test_the_scores_of_a_batch_are_freed_before_the_next_batch(make_config: Callable[..., Config], fused: Blip) -> None:
     """Those of 16 images of COCO take 1.3 GiB."""
     segmenter, dataset = setup(make_config(crf={"iters": 0}), fused)
     alive: list[weakref.ref[Tensor]] = []
@@ -214,7 +214,7 @@ def test_the_scores_of_a_batch_go_before_the_next_ones_come(make_config: Callabl
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_the_image_whose_scores_are_no_numbers_is_named(
+def test_the_image_with_scores_that_are_not_finite_is_named(
     number: int,
     batch_size: int,
     make_config: Callable[..., Config],

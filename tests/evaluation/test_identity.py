@@ -42,19 +42,19 @@ def double(number: int) -> int:
         ("return 2 * number", "return (2\n * number)"),
     ],
 )
-def test_what_is_said_does_not_count(old: str, new: str) -> None:
+def test_messages_do_not_change_the_identity(old: str, new: str) -> None:
     assert old in CODE_OF_A_FUNCTION
     assert code_digest(CODE_OF_A_FUNCTION.replace(old, new)) == code_digest(CODE_OF_A_FUNCTION)
 
 
 @pytest.mark.parametrize(("old", "new"), [("= 3", "= 4"), ("> LIMIT", ">= LIMIT"), ("2 * number", "number + number")])
-def test_what_is_computed_counts(old: str, new: str) -> None:
+def test_computation_changes_the_identity(old: str, new: str) -> None:
     assert old in CODE_OF_A_FUNCTION
     assert code_digest(CODE_OF_A_FUNCTION.replace(old, new)) != code_digest(CODE_OF_A_FUNCTION)
 
 
 @pytest.mark.parametrize("experiment", CODE)
-def test_the_code_of_an_experiment_is_where_its_numbers_come_from(experiment: str) -> None:
+def test_the_code_of_an_experiment_is_the_code_that_computes_its_numbers(experiment: str) -> None:
     files = set(code_of(experiment))
     computing = {"method/attention", "method/crf", "method/crf_triton", "method/segmenter", "data/images", "data/frame"}
     computing |= {"replace_huggingface/modeling_blip_text"}
@@ -78,7 +78,7 @@ def test_the_installed_package_has_the_code_of_the_checkout(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("name", SPEAKING)
-def test_files_that_speak_do_not_compute(name: str) -> None:
+def test_files_that_print_do_not_compute(name: str) -> None:
     """They know neither arrays nor files nor settings, and what they return is text or a progress bar."""
     path = REPOSITORY / "src" / name
     own = [module for module in imported_modules(path) if module.startswith("src.")]

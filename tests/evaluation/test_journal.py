@@ -118,7 +118,7 @@ def values(outcome: Outcome) -> list:
     return [(arrays["indices"].tolist(), arrays["sums"].tolist()) for arrays in outcome.blocks.values()]
 
 
-def test_an_interrupted_run_goes_on_and_gives_the_same(
+def test_an_interrupted_run_resumes_with_the_same_result(
     dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = values(run(Journal.nowhere(), dataset, Sums()))
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
     assert not (tmp_path / "unfinished").exists()  # a finished run leaves no journal
 
 
-def test_fresh_begins_anew(dataset: SegmentationDataset, tmp_path: Path) -> None:
+def test_fresh_starts_over(dataset: SegmentationDataset, tmp_path: Path) -> None:
     interrupted(tmp_path, dataset, at=5)
     again = Sums()
     with opened(tmp_path, fresh=True) as journal:
@@ -151,7 +151,7 @@ def test_results_that_cannot_be_written_keep_the_journal(dataset: SegmentationDa
     assert again.seen == []
 
 
-def test_other_settings_do_not_go_on_and_are_named(
+def test_a_run_with_other_settings_does_not_resume_and_names_the_differences(
     dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupted(tmp_path, dataset, at=5)
@@ -168,7 +168,7 @@ def test_other_settings_do_not_go_on_and_are_named(
 
 
 @pytest.mark.parametrize("name", ["iou[b].csv", "iou*.csv", "i?u.csv"])
-def test_names_with_the_characters_of_patterns_are_names(
+def test_glob_characters_in_names_are_literal(
     dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     results = tmp_path / "a[b]*" / name
@@ -186,7 +186,7 @@ def test_names_with_the_characters_of_patterns_are_names(
     assert again.seen == [4, 5, 6]
 
 
-def test_differences_are_named_by_their_keys() -> None:
+def test_differences_are_listed_by_key() -> None:
     assert differences(SETTINGS_OF_A_RUN, SETTINGS_OF_A_RUN) == []
     other = {"experiment": "training-free", "crf": {"iters": 20, "new": True}, "model": {"layers": [0, 1]}}
     assert differences(SETTINGS_OF_A_RUN, other) == [
@@ -206,7 +206,7 @@ def test_only_blocks_of_changed_files_are_computed_again(dataset: SegmentationDa
     assert again.seen == [2, 3, 6]
 
 
-def test_a_fingerprint_knows_path_size_time_and_weights(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_path_size_time_and_weights(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for path in (one, other):
         path.write_bytes(b"12")
@@ -242,7 +242,7 @@ def test_records_of_other_weights_do_not_count(dataset: SegmentationDataset, tmp
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_split_repetition_and_truncation_of_journals_gives_the_same(
+def test_journals_may_be_split_repeated_or_truncated(
     dataset: SegmentationDataset, tmp_path: Path, data: st.DataObject
 ) -> None:
     """Records scattered over files by many processes, some twice, some files cut off: the result is that of one run."""
@@ -274,7 +274,7 @@ def damage(dataset: SegmentationDataset, index: int) -> Callable[[], None]:
     return lambda: image.write_bytes(content) and None
 
 
-def test_a_bad_image_ends_the_run_with_its_line_and_mended_it_goes_on(
+def test_a_bad_image_ends_the_run_and_it_resumes_once_the_image_is_fixed(
     dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     mend = damage(dataset, 5)
@@ -290,7 +290,7 @@ def test_a_bad_image_ends_the_run_with_its_line_and_mended_it_goes_on(
     assert outcome.skipped == []
 
 
-def test_unreadable_images_are_left_out_on_demand_and_come_back_when_mended(
+def test_unreadable_images_are_skipped_on_demand_and_included_once_fixed(
     dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     menders = [damage(dataset, index) for index in (1, 4, 5)]
@@ -309,7 +309,9 @@ def test_unreadable_images_are_left_out_on_demand_and_come_back_when_mended(
     assert outcome.skipped == []
 
 
-def test_no_readable_image_at_all_is_one_error_and_keeps_nothing(dataset: SegmentationDataset, tmp_path: Path) -> None:
+def test_without_any_readable_image_one_error_is_raised_and_nothing_is_kept(
+    dataset: SegmentationDataset, tmp_path: Path
+) -> None:
     for index in range(7):
         damage(dataset, index)
     with (
@@ -322,7 +324,7 @@ def test_no_readable_image_at_all_is_one_error_and_keeps_nothing(dataset: Segmen
     assert not (tmp_path / "unfinished").exists()
 
 
-def test_a_full_disk_does_not_end_the_run_and_is_said_once(
+def test_a_full_disk_does_not_end_the_run_and_is_reported_once(
     dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, failures = subject.RecordFile.write, [True, False, False, True, False]
@@ -342,7 +344,7 @@ def test_a_full_disk_does_not_end_the_run_and_is_said_once(
     assert again.seen in ([], [6])  # what could not be written was written later
 
 
-def test_only_what_is_on_the_disk_is_called_kept(
+def test_only_blocks_on_the_disk_are_reported_as_kept(
     dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: subject.RecordFile, records: list[Record]) -> None:
@@ -355,7 +357,7 @@ def test_only_what_is_on_the_disk_is_called_kept(
     assert interrupted(tmp_path, dataset, at=3).__notes__[0].startswith("2 of 7 images kept in ")
 
 
-def test_a_journal_that_was_removed_is_not_called_kept(dataset: SegmentationDataset, tmp_path: Path) -> None:
+def test_a_removed_journal_is_not_reported_as_kept(dataset: SegmentationDataset, tmp_path: Path) -> None:
     with pytest.raises(Stop) as caught, opened(tmp_path) as journal:  # noqa: PT012 (the journal is left by an error)
         run(journal, dataset, Sums())
         shutil.rmtree(journal.folder)
@@ -377,7 +379,7 @@ def junk_records(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [junk_file, junk_records])
-def test_junk_in_place_of_a_journal_ends_no_run(
+def test_an_invalid_journal_does_not_end_the_run(
     junk: Callable[[Path], None], dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     junk(opened(tmp_path).folder)
@@ -389,7 +391,7 @@ def test_junk_in_place_of_a_journal_ends_no_run(
     assert "Traceback" not in said
 
 
-def test_records_of_another_user_are_computed_again(
+def test_unreadable_records_of_another_user_are_recomputed(
     dataset: SegmentationDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = values(stopped(tmp_path, dataset))
@@ -417,7 +419,7 @@ def test_fresh_does_not_resume_a_journal_that_cannot_be_removed(
         opened(tmp_path, fresh=True).__enter__()
 
 
-def test_other_runs_with_junk_settings_are_no_error(
+def test_other_runs_with_invalid_settings_are_ignored(
     dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, content in enumerate(("[]", "{", "[" * 100_000, "")):
@@ -431,7 +433,7 @@ def test_other_runs_with_junk_settings_are_no_error(
     assert "experiment: there nothing" in capsys.readouterr().err  # a list is a run of which nothing is known
 
 
-def test_a_journal_that_others_remove_meanwhile_harms_nobody(dataset: SegmentationDataset, tmp_path: Path) -> None:
+def test_a_journal_may_be_removed_by_another_process(dataset: SegmentationDataset, tmp_path: Path) -> None:
     """The same command twice at once: the first to finish removes the journal of both."""
     with opened(tmp_path) as slow:
         with opened(tmp_path) as fast:
@@ -485,7 +487,7 @@ def test_blocks_of_other_processes_are_added_as_a_stream(
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
-def test_batches_too_large_for_the_memory_are_halved_and_that_is_said_once(
+def test_batches_too_large_for_memory_are_halved_with_one_note(
     error: Exception, dataset: SegmentationDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note_once.cache_clear()
@@ -513,7 +515,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     note_once.cache_clear()
 
 
-def test_one_image_too_large_for_the_memory_takes_fewer_prompts_at_once(
+def test_one_image_too_large_for_memory_is_computed_with_fewer_prompts_at_once(
     dataset: SegmentationDataset, short_of_memory: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     budgets = []
@@ -532,11 +534,13 @@ def test_one_image_too_large_for_the_memory_takes_fewer_prompts_at_once(
     assert capsys.readouterr().err.count("using fewer prompts at a time") == 1
 
 
-def test_one_image_too_large_for_the_memory_is_one_line(dataset: SegmentationDataset, short_of_memory: None) -> None:
+def test_one_image_too_large_for_memory_is_a_one_line_error(
+    dataset: SegmentationDataset, short_of_memory: None
+) -> None:
     with pytest.raises(UserError, match="out of memory with one image: lower"):
         run(Journal.nowhere(), dataset, Sums(0, MemoryError()))
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(dataset: SegmentationDataset) -> None:
+def test_other_errors_are_not_mistaken_for_lack_of_memory(dataset: SegmentationDataset) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         run(Journal.nowhere(), dataset, Sums(0, RuntimeError("shapes do not fit")))

@@ -15,7 +15,7 @@ from tests.fake_cuda import LiveBytes, fake_cuda
 from tests.oracles.method import plain_iou
 
 
-def test_intersection_union_and_iou_by_hand() -> None:
+def test_intersection_union_and_iou_computed_by_hand() -> None:
     confusion = ConfusionMatrix(3, 255)
     labels = torch.tensor([[0, 0, 1, 1], [1, 2, 255, 255]])
     prediction = torch.tensor([[0, 1, 1, 1], [0, 2, 2, 0]])
@@ -28,7 +28,7 @@ def test_intersection_union_and_iou_by_hand() -> None:
 
 
 @pytest.mark.parametrize("tables", [1, 3, 64])
-def test_any_number_of_tables_counts_the_same(tables: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_do_not_depend_on_the_number_of_tables(tables: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(metrics.TABLES, "cpu", tables)
     generator = torch.Generator().manual_seed(0)
     labels, prediction = torch.randint(0, 6, (2, 30, 50), generator=generator)
@@ -56,7 +56,7 @@ def test_images_are_summed_before_dividing() -> None:
     assert confusion.iou.tolist() == [10 / 12, 0]
 
 
-def test_nothing_seen_is_an_error_only_of_a_finished_score() -> None:
+def test_an_empty_score_is_an_error_only_when_finished() -> None:
     confusion = ConfusionMatrix(3, 255)
     assert confusion.miou == confusion.miou_present == 0
     confusion.update(torch.tensor([1, 2]), torch.tensor([255, 255]))
@@ -82,13 +82,13 @@ def test_absent_classes_count_as_zero_and_are_named() -> None:
     )
 
 
-def test_whole_masks_need_no_note() -> None:
+def test_masks_with_all_classes_need_no_note() -> None:
     confusion = ConfusionMatrix(2, 255)
     confusion.update(torch.tensor([0, 1]), torch.tensor([0, 1]))
     assert confusion.table(("background", "cat")) == score_table(("background", "cat"), (1, 1), "100.00")
 
 
-def test_many_absent_classes_are_named_in_part() -> None:
+def test_a_long_list_of_absent_classes_is_shortened() -> None:
     note = absence_note([f"class {n}" for n in range(79)])
     assert note.endswith("class 10, class 11 and 67 more")
 
@@ -117,7 +117,7 @@ def test_equals_the_plain_count_on_images_of_different_sizes(ignore_label: int, 
     assert list(zip(confusion.intersection.tolist(), confusion.union.tolist(), strict=True)) == expected
 
 
-def test_more_pixels_than_float32_can_count() -> None:
+def test_counts_beyond_float32_are_exact() -> None:
     """COCO has 2.6e9 pixels at 512 px: counts are whole numbers to the last pixel."""
     confusion = ConfusionMatrix(2, 255)
     confusion.counts[0, 0] = 2**40
@@ -125,7 +125,7 @@ def test_more_pixels_than_float32_can_count() -> None:
     assert confusion.intersection.tolist() == [2**40 + 1, 0]
 
 
-def test_scores_as_values_are_plain_and_complete() -> None:
+def test_scores_as_plain_values_are_complete() -> None:
     confusion = ConfusionMatrix(2, 255)
     confusion.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]))
     values = confusion.to_dict(("background", "cat"))

@@ -78,7 +78,7 @@ def without_waiting(said: str) -> list[str]:
     return [line for line in said.splitlines() if "waits for" not in line]
 
 
-def test_two_processes_meet_without_torchrun() -> None:
+def test_two_processes_connect_without_torchrun() -> None:
     codes, said = both("nothing")
     assert codes == [0, 0], said
     assert sorted(without_waiting(said)) == ["process 0 is done", "process 1 is done"]
@@ -93,14 +93,14 @@ def test_two_processes_meet_without_torchrun() -> None:
         "process 1 refuses, process 1 is late",
     ],
 )
-def test_the_line_of_the_process_that_refuses_is_printed_once(what: str) -> None:
+def test_an_error_in_one_process_is_printed_once(what: str) -> None:
     codes, said = both(what)
     assert codes == [2, 2], said
     assert without_waiting(said) == ["error: image a.jpg is missing"]
 
 
 @pytest.mark.parametrize("what", ["refuse", "refuse before meeting", "refuse together"])
-def test_under_torchrun_the_line_is_printed_once_too(what: str) -> None:
+def test_under_torchrun_the_error_is_printed_once(what: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     command += ["--no-python", sys.executable, "-c", JOB_SCRIPT, what]
     done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def test_under_torchrun_the_line_is_printed_once_too(what: str) -> None:
     assert "terminated" not in done.stderr
 
 
-def test_that_a_process_was_killed_is_said() -> None:
+def test_a_killed_process_is_reported() -> None:
     codes, said = both("be killed")
     assert codes == [2, -signal.SIGKILL], said
     assert "error: process 0 (number 0 on its machine) lost contact with the other processes" in said
@@ -118,7 +118,9 @@ def test_that_a_process_was_killed_is_said() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("rank", "whom"), [(0, "process 1"), (1, "process 0 at 127.0.0.1:")])
-def test_a_process_that_waits_for_the_start_says_so_and_obeys(number: signal.Signals, rank: int, whom: str) -> None:
+def test_a_process_that_waits_for_the_start_prints_a_note_and_obeys_signals(
+    number: signal.Signals, rank: int, whom: str
+) -> None:
     with start("nothing", rank, free_port()) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith(f"process {rank} waits for {whom}")
@@ -126,7 +128,7 @@ def test_a_process_that_waits_for_the_start_says_so_and_obeys(number: signal.Sig
         assert process.wait(timeout=60) == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
 
 
-def test_a_process_that_has_finished_and_waits_says_so_and_obeys() -> None:
+def test_a_finished_process_that_waits_prints_a_note_and_obeys_signals() -> None:
     port = free_port()
     with start("be late", 1, port) as late, start("be late", 0, port) as finished:
         assert late.stderr is not None

@@ -35,7 +35,7 @@ def test_provenance_says_where_numbers_come_from(make_config: Callable[..., Conf
 
 
 @pytest.mark.parametrize("start", [["training_free_blip.py"], ["-m", "src.photos", "my photo.jpg"]])
-def test_the_recorded_command_can_be_typed_into_a_shell(start: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recorded_command_can_be_pasted_into_a_shell(start: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     typed = [*start, "--set", "model.layers=[0, 3]", "--output-dir", "my results"]
     monkeypatch.setattr(sys, "orig_argv", ["/opt/venv/bin/python3", *typed])
     monkeypatch.setattr(sys, "argv", ["/checkout/src/photos/__main__.py", *typed[2:]] if start[0] == "-m" else typed)

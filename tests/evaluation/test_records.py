@@ -19,7 +19,7 @@ FEW = settings(max_examples=100, deadline=None)
 
 @FEW
 @given(st.lists(RECORDS, max_size=8), st.data())
-def test_a_file_cut_off_anywhere_gives_the_records_that_are_whole(records: list[Record], data: st.DataObject) -> None:
+def test_a_truncated_file_gives_its_complete_records(records: list[Record], data: st.DataObject) -> None:
     encoded = [record.encode() for record in records]
     whole = b"".join(encoded)
     cut = data.draw(st.integers(0, len(whole)))
@@ -40,7 +40,7 @@ def test_a_changed_byte_never_gives_another_record(records: list[Record], data: 
 
 @FEW
 @given(st.lists(RECORDS, max_size=8), st.integers(0, 200))
-def test_reserved_room_and_noise_after_the_records_are_no_records(records: list[Record], room: int) -> None:
+def test_reserved_space_and_noise_after_the_records_are_ignored(records: list[Record], room: int) -> None:
     whole = b"".join(record.encode() for record in records)
     assert list(decode_records(whole + bytes(room))) == records
     assert list(decode_records(whole + b"\xff" * room)) == records
@@ -71,7 +71,7 @@ def some(count: int, first: int = 0) -> list[Record]:
     return [Record(first + number, bytes(16), bytes([first + number + 1]) * 50) for number in range(count)]
 
 
-def test_what_was_written_is_read_by_others_while_the_file_is_open(tmp_path: Path) -> None:
+def test_records_can_be_read_while_the_file_is_open(tmp_path: Path) -> None:
     path = tmp_path / "made" / "one.records"
     file = RecordFile(path, expected=100)
     assert not path.parent.exists()  # until there is something to say
@@ -86,7 +86,7 @@ def test_what_was_written_is_read_by_others_while_the_file_is_open(tmp_path: Pat
     assert len(list(read_records([path]))) == 3
 
 
-def test_more_records_than_expected_are_taken_too(tmp_path: Path) -> None:
+def test_more_records_than_expected_are_accepted(tmp_path: Path) -> None:
     file = RecordFile(tmp_path / "one", expected=1)
     for number in range(20):
         file.write(some(1, first=number))
@@ -101,7 +101,7 @@ def test_two_processes_never_write_to_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_write_that_was_interrupted_leaves_what_was_whole_and_can_be_repeated(
+def test_an_interrupted_write_keeps_earlier_records_and_can_be_repeated(
     reason: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = RecordFile(tmp_path / "one", expected=3)
@@ -123,5 +123,5 @@ def test_a_write_that_was_interrupted_leaves_what_was_whole_and_can_be_repeated(
     assert list(read_records([tmp_path / "one"])) == some(3)
 
 
-def test_a_file_that_vanishes_holds_nothing(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_records(tmp_path: Path) -> None:
     assert list(read_records([tmp_path / "gone"])) == []

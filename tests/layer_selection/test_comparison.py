@@ -41,7 +41,7 @@ def compared(config: Config, top_k: int, journal: Journal | None = None) -> tupl
 
 
 @pytest.mark.parametrize(("resolution", "batch"), [("letterbox", 1), ("letterbox", 3), ("original", 2)])
-def test_every_choice_scores_as_on_its_own(resolution: str, batch: int) -> None:
+def test_every_choice_scores_as_if_evaluated_alone(resolution: str, batch: int) -> None:
     # exact: fused kernels round by which layers' logits are wanted, and then a pixel may differ
     overrides = ["runtime.attention=exact", "model.image_size=64", "crf.iters=2", "max_images=5"]
     config = load_config(CONFIG, [*overrides, f"eval.resolution={resolution}", f"dataloader.batch_size={batch}"])
@@ -71,7 +71,7 @@ def test_every_choice_scores_as_on_its_own(resolution: str, batch: int) -> None:
     assert result.rho == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
-def test_only_batches_that_bet_on_other_layers_run_twice() -> None:
+def test_only_batches_that_guessed_other_layers_run_twice() -> None:
     """The first image alone ranks nothing: it is scored with the first layers, and again once the best are known."""
     result, encodings = compared(load_config(CONFIG, ["model.image_size=64", "crf.iters=0"]), 2)
     assert result.choices[4].layers != (0, 1)
@@ -134,7 +134,7 @@ def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: py
     assert (tmp_path / "golden_infoscore.csv").read_text() == table
 
 
-def test_scratch_that_earlier_versions_left_is_cleaned_up(tmp_path: Path) -> None:
+def test_temporary_files_of_earlier_versions_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".class_maps.a1b2").write_bytes(b"left by a kill")
     arguments = ["--config", str(CONFIG), "--device", "cpu", "--output-dir", str(tmp_path), "--limit", "2", "--compare"]
     assert cli.run(compute_infoscore_blip.main, [*arguments, "--set", "crf.iters=0"]) == 0

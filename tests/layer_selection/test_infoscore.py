@@ -41,7 +41,7 @@ def test_shares_without_full_size_maps_equal_the_definition(
     torch.testing.assert_close(prompt_shares(maps, size).double(), expected, rtol=2e-5, atol=1e-9)
 
 
-def test_upsampling_matters_to_the_shares() -> None:
+def test_upsampling_changes_the_shares() -> None:
     """The mean over patches is another number: aligned corners give the border patches less weight."""
     maps = maps_like_the_method(1, 6, 4, 3.0)
     over_patches = (maps / maps.sum(1, keepdim=True)).mean(2)
@@ -49,7 +49,7 @@ def test_upsampling_matters_to_the_shares() -> None:
 
 
 @pytest.mark.parametrize("place", ["everywhere", "in one image", "in one corner"])
-def test_prompts_below_the_clamp_count_with_it(place: str) -> None:
+def test_shares_below_the_clamp_count_as_the_clamp(place: str) -> None:
     maps = maps_like_the_method(3, 5, 4, 1.0)
     if place == "everywhere":
         maps[:, 2] *= 1e-9  # itm of a prompt that nothing in the image matches
@@ -152,7 +152,7 @@ def test_the_coefficient_of_variation_divides_by_the_number_of_images() -> None:
     assert float(scores.mean_image_entropy) == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
 
 
-def test_no_images_no_scores() -> None:
+def test_without_images_there_are_no_scores() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         InfoScore((0, 1), 16).scores()
     with pytest.raises(ValueError, match="at least one image"):
@@ -187,7 +187,7 @@ def test_ranking_rows_and_top() -> None:
     ]
 
 
-def test_layers_keep_their_numbers() -> None:
+def test_layer_numbers_are_preserved() -> None:
     maps = [maps_like_the_method(4, 5, 3, sharpness, seed=1) for sharpness in (0.3, 9.0)]
     infoscore = InfoScore((1, 3), 24)
     for layer, own in zip((1, 3), maps, strict=True):
@@ -237,7 +237,7 @@ def test_reproduces_the_published_implementation(attention: str, batch: int) -> 
     assert scores.ranking == expected["ranking"]
 
 
-def test_attention_that_is_no_number_is_refused() -> None:
+def test_attention_that_is_not_finite_is_refused() -> None:
     infoscore = InfoScore(range(3), 16)
     maps = torch.rand(2, 4, 9, generator=torch.Generator().manual_seed(0))
     for layer in range(3):

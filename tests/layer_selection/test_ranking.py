@@ -78,13 +78,13 @@ def chosen(config: Config, cache: Path) -> tuple[int, ...]:
     return choose_layers(config, blip, classes, evaluation_entries(config, masks=False), cache)
 
 
-def test_layers_that_are_named_are_taken_as_they_are(tmp_path: Path, encoded: list[Tensor], case: Path) -> None:
+def test_named_layers_are_used_as_given(tmp_path: Path, encoded: list[Tensor], case: Path) -> None:
     assert chosen(case_config(case, "model.layers=[3, 0]"), tmp_path / "cache") == (3, 0)
     assert not encoded
     assert not (tmp_path / "cache").exists()
 
 
-def test_auto_takes_the_best_by_infoscore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_uses_the_best_layers_by_infoscore(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(CONFIG, ["model.layers=auto", f"class_name_dir={GOLDEN / 'classes.json'}"])
     assert chosen(config, tmp_path) == tuple(sorted(PUBLISHED["ranking"][:2]))
     said = capsys.readouterr().out
@@ -232,14 +232,14 @@ def test_an_image_that_cannot_be_read_leaves_no_ranking(tmp_path: Path, case: Pa
     assert not list((tmp_path / "cache").glob("*.json"))
 
 
-def test_a_pipe_in_the_list_is_not_waited_for(tmp_path: Path, case: Path) -> None:
+def test_a_pipe_in_the_list_is_refused_without_waiting(tmp_path: Path, case: Path) -> None:
     (case / CHANGED_IMAGE).unlink()
     os.mkfifo(case / CHANGED_IMAGE)
     with pytest.raises(UserError, match="it is a named pipe"):
         chosen(case_config(case), tmp_path / "cache")
 
 
-def test_one_image_ranks_nothing(tmp_path: Path, case: Path) -> None:
+def test_one_image_gives_no_ranking(tmp_path: Path, case: Path) -> None:
     with pytest.raises(UserError, match="InfoScore needs at least 2 readable images, got 1"):
         chosen(case_config(case, "max_images=1"), tmp_path)
 
@@ -276,7 +276,7 @@ def test_the_command_and_auto_share_one_ranking(
     assert capsys.readouterr().out.count("found in") == 3
 
 
-def test_a_comparison_leaves_its_ranking_to_auto(case: Path, encoded: list[Tensor]) -> None:
+def test_auto_reuses_the_ranking_of_a_comparison(case: Path, encoded: list[Tensor]) -> None:
     config = case_config(case)
     arguments = ["--config", str(CONFIG), "--device", "cpu", "--compare", "--set", *QUICK]
     places = {"data_root": config.data_root, "val_list": config.val_list, "output.csv": config.output.csv}
@@ -314,7 +314,7 @@ def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
         edit(lambda values: values.update(cov=["1", "2", "3", "4"])),
     ],
 )
-def test_a_kept_ranking_that_cannot_be_is_computed_again(
+def test_an_invalid_kept_ranking_is_recomputed(
     damage: Callable[[Path], object],
     case: Path,
     encoded: list[Tensor],
@@ -332,7 +332,7 @@ def test_a_kept_ranking_that_cannot_be_is_computed_again(
     assert path.read_bytes() == whole
 
 
-def test_a_place_where_no_ranking_can_be_kept_is_refused_before_the_work(
+def test_an_unwritable_folder_for_rankings_is_refused_before_computing(
     case: Path, encoded: list[Tensor], tmp_path: Path
 ) -> None:
     (tmp_path / "cache").write_text("a file")
@@ -341,7 +341,7 @@ def test_a_place_where_no_ranking_can_be_kept_is_refused_before_the_work(
     assert not encoded
 
 
-def test_layers_that_are_not_all_keep_their_numbers(case: Path, tmp_path: Path) -> None:
+def test_a_subset_of_layers_keeps_its_numbers(case: Path, tmp_path: Path) -> None:
     config = case_config(case)
     blip = load_blip(config.model.name, torch.device("cpu"))
     every = ranking_segmenter(config, blip, read_class_file(case / "classes.json", 7))
@@ -402,7 +402,7 @@ def test_the_command_reproduces_the_published_table(tmp_path: Path, capsys: pyte
     assert "top=[3, 2]" in said.err  # the progress bar
 
 
-def test_top_chooses_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_top_sets_the_number_of_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, arguments=("--top", "3")) == 0
     assert "--set 'model.layers=[1, 2, 3]' segments with the best 3 layers" in capsys.readouterr().out.splitlines()[-1]
 
@@ -459,7 +459,7 @@ def test_an_unreadable_first_image_is_skipped(
         (("--compare",), ("val_list=tests/golden/pascal/data/JPEGImages",), "JPEGImages is a folder"),
     ],
 )
-def test_bad_input_is_one_line_and_overwrites_nothing(
+def test_bad_input_gives_a_one_line_error_and_overwrites_nothing(
     arguments: tuple[str, ...],
     overrides: tuple[str, ...],
     message: str,

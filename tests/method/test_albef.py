@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "mscoco.pth", r"the checkpoint .*mscoco\.pth does not exist")
 
 
-def test_a_folder_may_be_called_pth(model_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_name_may_end_in_pth(model_folder: Path, tmp_path: Path) -> None:
     """What a folder contains decides, not its name."""
     folder = shutil.copytree(model_folder, tmp_path / "blip.pth")
     assert load_model(str(folder), CPU).layers == (0, 1, 2, 3)
@@ -116,7 +116,7 @@ def test_checkpoints_of_other_tasks_are_refused(tmp_path: Path, weights: Weights
     refused(save(tmp_path, {"model": only_momentum}), r"has no visual_encoder\.\*")
 
 
-def test_blips_own_checkpoint_is_refused(tmp_path: Path, weights: Weights) -> None:
+def test_the_original_blip_checkpoint_is_refused(tmp_path: Path, weights: Weights) -> None:
     block = {name: value for name, value in weights.items() if ".layer.6.crossattention." in name}
     for layer in range(6):
         weights |= {name.replace(".layer.6.", f".layer.{layer}."): value for name, value in block.items()}
@@ -195,7 +195,7 @@ def test_a_vocabulary_beyond_the_weights_is_refused(tmp_path: Path, weights: Wei
         albef.tokenize(["Image of sky.", "Image of road coach."])
 
 
-def test_layers_that_do_not_see_the_image_are_refused(make_config: Callable[..., Config]) -> None:
+def test_layers_without_cross_attention_are_refused(make_config: Callable[..., Config]) -> None:
     facts = {"name": str(GOLDEN / "checkpoint.pth"), "tokenizer": str(GOLDEN), "heads": [2, 3]}
     assert load_configured(make_config(model={**facts, "layers": [6, 11]}), CPU).layers == (6, 7, 8, 9, 10, 11)
     with pytest.raises(UserError, match=r"model\.layers: \[3\] is not valid; expected layers 6 to 11: the text layers"):

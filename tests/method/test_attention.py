@@ -37,7 +37,7 @@ def test_token_sums_equal_the_plain_formula() -> None:
     torch.testing.assert_close(attention.sum_over_tokens(logits, mask), expected)
 
 
-def test_itm_is_the_best_over_all_positions_padding_included() -> None:
+def test_itm_is_the_maximum_over_all_positions_including_padding() -> None:
     logits = torch.zeros(1, 2, 3, 2)
     logits[0, 1, 2] = torch.tensor([-1.0, 2.0])  # the last position, whether a token or padding
     logits[0, 1, 0] = torch.tensor([-1.0, 1.0])
@@ -68,7 +68,7 @@ def test_the_largest_is_taken_patch_by_patch() -> None:
     assert attention.class_maps(maps, (1, 2))[0, 1].tolist() == pytest.approx([0.9, 0.7])
 
 
-def test_one_maximum_for_all_classes_equals_one_for_each() -> None:
+def test_one_maximum_for_all_classes_equals_a_maximum_for_each_class() -> None:
     """To the bit, gradients too: classes of fewer prompts are filled up with what no maximum takes."""
     counts = (3, 1, 4, 2, 1)
     maps = torch.rand(2, sum(counts), 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -113,14 +113,14 @@ def test_probabilities_sum_to_one_over_classes() -> None:
     torch.testing.assert_close(attention.class_probabilities(maps, 16).sum(1), torch.ones(2, 16, 16))
 
 
-def test_where_no_class_has_anything_the_sum_is_clamped() -> None:
+def test_the_sum_is_clamped_where_all_classes_are_zero() -> None:
     maps = torch.zeros(1, 3, 4)
     assert torch.equal(attention.class_probabilities([maps], 8), torch.zeros(1, 3, 8, 8))
     tiny = torch.full((1, 2, 4), 1e-13)
     torch.testing.assert_close(attention.class_probabilities([tiny], 8), torch.full((1, 2, 8, 8), 0.1))
 
 
-def test_maps_given_are_not_changed() -> None:
+def test_input_maps_are_not_changed() -> None:
     maps = [torch.rand(1, 3, 4)]
     before = maps[0].clone()
     attention.class_probabilities(maps, 2)  # the size of the grid: nothing to interpolate

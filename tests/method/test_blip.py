@@ -100,7 +100,7 @@ def test_other_models_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["itm_head", "text_encoder.encoder.layer.1.crossattention", "vision_model"])
-def test_weights_that_lack_a_part_are_refused(folder: Path, part: str) -> None:
+def test_incomplete_weights_are_refused(folder: Path, part: str) -> None:
     weights = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith(part)}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
@@ -128,7 +128,7 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_folder_without_a_file_it_needs_is_refused(folder: Path, name: str) -> None:
+def test_a_folder_without_a_required_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(UserError, match=r"model folder .* cannot be loaded"):
         load_blip(str(folder), CPU)
@@ -171,13 +171,13 @@ def test_a_configuration_of_another_size_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", [QUERY, "vision_model.embeddings.class_embedding", "itm_head.bias"])
-def test_weights_that_are_no_numbers_are_refused_by_name(name: str, value: float, folder: Path) -> None:
+def test_weights_that_are_not_finite_are_refused_by_name(name: str, value: float, folder: Path) -> None:
     edit_weights(folder, lambda weights: weights[name].view(-1)[-1:].fill_(value))
     with pytest.raises(UserError, match=rf"weight {name} contains NaN or infinity"):
         load_blip(str(folder), CPU)
 
 
-def test_projection_heads_may_hold_anything(folder: Path) -> None:
+def test_projection_heads_may_have_any_values(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights["vision_proj.weight"].fill_(float("nan")))
     load_blip(str(folder), CPU)
 
@@ -210,12 +210,12 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/no-such-blip", "models/blip/large", "data/blip"])
-def test_folders_that_are_not_there_are_named(name: str) -> None:
+def test_missing_folders_are_named(name: str) -> None:
     with pytest.raises(UserError, match=rf"model\.name {name}: the folder .* does not exist"):
         load_blip(name, CPU)
 
 
-def test_hub_names_that_cannot_be_reached_are_told_what_to_do() -> None:
+def test_unreachable_hub_names_give_the_remedy() -> None:
     with pytest.raises(
         UserError, match=r"model nobody/no-blip is neither in the HuggingFace cache .*hf download"
     ) as refusal:
@@ -266,7 +266,7 @@ def test_weights_of_a_wrapped_model_are_named(prefix: str, folder: Path) -> None
 
 @pytest.mark.parametrize("part", ["text_config", "vision_config"])
 @pytest.mark.parametrize("value", [10**7, 0, -1, "many"])
-def test_sizes_that_no_model_has_are_refused_before_memory_is_taken(part: str, value: object, folder: Path) -> None:
+def test_impossible_sizes_are_refused_before_allocating_memory(part: str, value: object, folder: Path) -> None:
     change_config(folder, lambda values: values[part].update(num_hidden_layers=value))
     with pytest.raises(UserError, match=rf"{part}\.num_hidden_layers in its config\.json is .*; expected 1 to 1,000"):
         load_blip(str(folder), CPU)
@@ -293,12 +293,12 @@ def test_code_that_a_config_names_is_not_loaded(folder: Path) -> None:
         ("./" + "a" * 300, "does not exist"),
     ],
 )
-def test_names_that_are_no_path_are_refused(name: str, reason: str) -> None:
+def test_names_that_cannot_be_paths_are_refused(name: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         load_blip(name, CPU)
 
 
-def test_a_revision_is_for_models_of_the_hub(model_folder: Path) -> None:
+def test_a_revision_is_only_for_models_of_the_hub(model_folder: Path) -> None:
     with pytest.raises(UserError, match=r"model\.revision v1 is for models on the hub, but model\.name .* is a folder"):
         load_blip(str(model_folder), CPU, revision="v1")
 

@@ -32,7 +32,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 @pytest.mark.parametrize("cache", [1, 1000, 2 * 2**20])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
-def test_it_is_the_formula(
+def test_equals_the_formula(
     dtype: torch.dtype, rounding: float, shape: tuple[int, ...], cache: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cached_attention, "CACHE_BYTES", cache)
@@ -46,7 +46,7 @@ def test_it_is_the_formula(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_in_float32_it_is_the_fused_kernel_bit_for_bit(shape: tuple[int, ...]) -> None:
+def test_float32_equals_the_fused_kernel_bit_for_bit(shape: tuple[int, ...]) -> None:
     query, key, value = states(*shape, torch.float32)
     assert torch.equal(attend(query, key, value), F.scaled_dot_product_attention(query, key, value))
 
@@ -74,14 +74,14 @@ def test_a_large_head_is_computed_in_parts(patches: int, parts: int) -> None:
     torch.testing.assert_close(context[:, :, rows].double(), plain(query[:, :, rows], key, value), rtol=0, atol=0.01)
 
 
-def test_under_autocast_it_stays_in_bfloat16() -> None:
+def test_autocast_keeps_bfloat16() -> None:
     query, key, value = states(*SHAPES[0], torch.bfloat16)
     alone = attend(query, key, value)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(attend(query, key, value), alone)
 
 
-def test_gradients_come_through() -> None:
+def test_gradients_flow() -> None:
     inputs = [each.requires_grad_() for each in states(*SHAPES[1], torch.bfloat16)]
     found = torch.autograd.grad(attend(*inputs).float().square().sum(), inputs)
     doubles = [each.detach().double().requires_grad_() for each in inputs]

@@ -60,7 +60,7 @@ def test_equals_a_plain_layer_to_the_bit(dtype: torch.dtype, bias: bool) -> None
     assert once.weight is plain.weight
 
 
-def test_a_change_in_place_is_noticed() -> None:
+def test_an_in_place_change_is_detected() -> None:
     plain, states = linear(), random(2, 24)
     once = CastOnceLinear(plain)
     with torch.autocast("cpu", torch.bfloat16):
@@ -71,7 +71,7 @@ def test_a_change_in_place_is_noticed() -> None:
             assert not torch.equal(once(states), before)
 
 
-def test_weights_given_from_outside_are_taken() -> None:
+def test_weights_passed_from_outside_are_used() -> None:
     once, other, states = CastOnceLinear(linear()), linear(seed=1), random(2, 24)
     with torch.autocast("cpu", torch.bfloat16):
         once(states)
@@ -94,7 +94,7 @@ def test_weights_that_are_trained_get_their_gradient() -> None:
         assert torch.equal(got, wanted)
 
 
-def test_inference_mode_leaves_nothing_that_gradients_cannot_pass() -> None:
+def test_inference_mode_does_not_block_later_gradients() -> None:
     once, states = CastOnceLinear(linear()), random(2, 24)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.inference_mode():
@@ -144,7 +144,7 @@ def test_a_model_and_tuned_weights_give_the_same_to_the_bit(
     assert fused.digest == digest
 
 
-def test_names_and_convolutions_stay() -> None:
+def test_names_and_convolutions_are_unchanged() -> None:
     model = tiny.random_blip()
     names = list(model.state_dict())
     cast_once(model)
@@ -183,7 +183,7 @@ def test_onednn_differs_by_rounding_alone(shape: tuple[int, ...], bias: bool) ->
 
 
 @needs_onednn
-def test_onednn_computes_nothing_that_has_a_gradient_or_another_format() -> None:
+def test_onednn_is_not_used_with_gradients_or_other_formats() -> None:
     plain, states = linear(), random(3, 24)
     layer = CastOnceLinear(plain)
     use_onednn(nn.ModuleList([layer]), True)

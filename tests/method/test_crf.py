@@ -82,7 +82,7 @@ def test_images_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(crf(unary, image), one_by_one)
 
 
-def test_colours_hold_the_borders() -> None:
+def test_colours_preserve_edges() -> None:
     """A class map that spills over an edge of the image is drawn back to it."""
     image = torch.zeros(1, 3, 64, 64)
     image[..., 32:] = 2
@@ -113,7 +113,7 @@ def test_float32_under_autocast_and_from_half_precision() -> None:
     assert torch.equal(half, ConvCRF(iterations=2)(unary.bfloat16().float(), image))
 
 
-def test_leaves_the_threads_of_torch_alone() -> None:
+def test_torch_thread_settings_are_unchanged() -> None:
     unary, image = scene(1, 3, 64, 64)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -142,7 +142,7 @@ def test_threads_do_not_change_the_result(shape: tuple[int, int, int, int], thre
         torch.set_num_threads(before)
 
 
-def test_runs_alike_in_every_mode_of_torch() -> None:
+def test_results_are_the_same_in_every_autograd_mode() -> None:
     unary, image = scene(1, 3, 32, 32)
     expected = ConvCRF(iterations=2)(unary, image)
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def test_settings_matter() -> None:
         assert relative_error(ConvCRF(iterations=3, **{setting: value})(unary, image), published) > 1e-4, setting
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_mismatched_shapes_are_refused() -> None:
     unary, image = scene(1, 3, 32, 32)
     with pytest.raises(ValueError, match="expected \\(1, 3, 32, 32\\)"):
         ConvCRF()(unary, image[..., :28])
@@ -188,7 +188,7 @@ def fresh_probe() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh_probe")
-def test_missing_triton_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_triton_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "src.method.crf_triton", None)
     unary, image = scene(1, 2, 8, 8)
     with pytest.raises(UserError, match=r"'triton' does not run on cpu: ModuleNotFoundError.*; use 'torch'"):
@@ -208,7 +208,7 @@ NO_COMPILER = "Failed to find C compiler.\nPlease specify via CC environment var
         ValueError("unsupported GPU"),
     ],
 )
-def test_a_kernel_that_cannot_be_launched_gives_way_to_torch(
+def test_torch_replaces_a_kernel_that_cannot_be_launched(
     fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Triton compiles at the first launch: a fault then must not end the run, and is said once, in a line."""
@@ -231,7 +231,7 @@ def test_a_kernel_that_cannot_be_launched_gives_way_to_torch(
 
 
 @pytest.mark.usefixtures("fresh_probe")
-def test_too_little_memory_says_nothing_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_does_not_disable_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def probe(*_: object) -> None:
         raise torch.OutOfMemoryError
 

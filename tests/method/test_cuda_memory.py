@@ -25,7 +25,7 @@ def test_work_is_halved_until_it_fits(free: float, expected: float, monkeypatch:
     assert working_memory(torch.device("cpu"), MAX_WORKING_BYTES, least) == least
 
 
-def test_what_pytorch_holds_and_does_not_use_is_free_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_cached_by_pytorch_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cuda(monkeypatch, GIB)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 7 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2 * GIB)
@@ -36,7 +36,7 @@ def test_what_pytorch_holds_and_does_not_use_is_free_too(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("batch", "classes", "free"), [(48, 21, 60), (48, 21, 2), (16, 81, 60), (16, 81, 1), (3, 254, 60)]
 )
-def test_the_crf_takes_what_it_says(
+def test_the_crf_uses_the_memory_that_it_estimates(
     batch: int, classes: int, free: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels count as well as class maps: of few classes they are the larger part."""

@@ -38,7 +38,7 @@ def again(products: tuple[tuple[int, int], ...] = PRODUCTS) -> Trial:
     return trial_of(products, "bfloat16")
 
 
-def test_a_second_run_comes_out_as_the_first(gains: list[float], folder: Path) -> None:
+def test_a_second_run_uses_the_same_number_format(gains: list[float], folder: Path) -> None:
     first = again()
     assert first.gain == 4.0
     assert first.wins
@@ -48,7 +48,7 @@ def test_a_second_run_comes_out_as_the_first(gains: list[float], folder: Path) -
 
 
 @pytest.mark.parametrize("change", ["products", "processor", "torch"])
-def test_what_decides_is_timed_anew(
+def test_a_change_of_the_machine_or_libraries_repeats_the_trial(
     change: str, gains: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again()
@@ -62,7 +62,7 @@ def test_what_decides_is_timed_anew(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"gain": "much"}', '{"gain": 3.0}', "\x00"])
-def test_a_damaged_file_is_made_again(content: str, gains: list[float], folder: Path) -> None:
+def test_a_damaged_trial_file_is_replaced(content: str, gains: list[float], folder: Path) -> None:
     again()
     (kept,) = folder.iterdir()
     kept.write_text(content)
@@ -70,7 +70,7 @@ def test_a_damaged_file_is_made_again(content: str, gains: list[float], folder: 
     assert again().gain == 0.5
 
 
-def test_a_folder_in_its_place_is_passed_over(gains: list[float], folder: Path) -> None:
+def test_a_folder_in_place_of_the_trial_file_is_ignored(gains: list[float], folder: Path) -> None:
     again()
     (kept,) = folder.iterdir()
     kept.unlink()
@@ -78,7 +78,7 @@ def test_a_folder_in_its_place_is_passed_over(gains: list[float], folder: Path) 
     assert again().gain == 0.5
 
 
-def test_without_a_place_to_keep_it_each_process_decides_once(gains: list[float], folder: Path) -> None:
+def test_without_a_cache_folder_each_process_decides_once(gains: list[float], folder: Path) -> None:
     folder.parent.joinpath(folder.name).write_text("no folder")
     assert again().gain == 4.0
     assert trial_of(PRODUCTS, "bfloat16").gain == 4.0
@@ -95,7 +95,7 @@ def test_the_first_of_two_processes_decides(folder: Path, monkeypatch: pytest.Mo
     assert again().gain == 0.5
 
 
-def test_it_is_kept_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_trial_is_kept_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
@@ -104,7 +104,7 @@ def test_it_is_kept_where_the_user_keeps_such_things(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("alternative", ["bfloat16", "oneDNN"])
-def test_timing_leaves_the_threads_as_they_were(alternative: precision.Alternative) -> None:
+def test_timing_restores_the_number_of_threads(alternative: precision.Alternative) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -119,7 +119,7 @@ def test_only_a_clear_gain_counts(gain: float, wins: bool) -> None:
     assert Trial(gain, "", "", ()).wins == wins
 
 
-def test_the_products_are_those_of_the_model(fused: Blip) -> None:
+def test_the_timed_products_are_those_of_the_model(fused: Blip) -> None:
     """Vision 32 wide with 64 between, text 24 wide with 48 between, and keys and values of an image."""
     assert fused.products == [(24, 24), (24, 48), (32, 24), (32, 32), (32, 64), (32, 96), (48, 24), (64, 32)]
 

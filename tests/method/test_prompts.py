@@ -25,9 +25,7 @@ def shipped(data_set: str, num_classes: int) -> list[ClassEntry]:
 
 
 @pytest.mark.parametrize(("data_set", "classes", "single", "multi"), [("pascal", 21, 49, 116), ("coco", 81, 105, 179)])
-def test_the_papers_data_sets_have_the_papers_numbers_of_prompts(
-    data_set: str, classes: int, single: int, multi: int
-) -> None:
+def test_prompt_counts_match_the_paper(data_set: str, classes: int, single: int, multi: int) -> None:
     entries = shipped(data_set, classes)
     assert len(build_prompts(entries, multi_prompt=False)) == single
     assert len(build_prompts(entries, multi_prompt=True)) == multi
@@ -48,7 +46,7 @@ def test_published_quirks_of_the_word_lists_are_kept() -> None:
     assert coco[24].related_words == ("girrafes",)
 
 
-def test_single_prompts_are_the_backgrounds_words_and_the_names() -> None:
+def test_single_prompts_are_background_words_and_class_names() -> None:
     prompts = build_prompts(CLASSES, multi_prompt=False)
     assert prompts.prompts == [
         "Image of sky.",
@@ -61,7 +59,7 @@ def test_single_prompts_are_the_backgrounds_words_and_the_names() -> None:
     assert prompts.prompts_per_class == (3, 1, 1, 1)
 
 
-def test_multi_prompts_come_class_by_class_with_the_name_first() -> None:
+def test_multi_prompts_are_ordered_by_class_with_the_name_first() -> None:
     prompts = build_prompts(CLASSES, multi_prompt=True)
     assert prompts.words == ("sky", "wall", "tree", "cat", "cats", "dog", "tv", "TV", "tv monitor")
     assert prompts.prompts_per_class == (3, 2, 1, 3)
@@ -110,7 +108,7 @@ def test_class_0_is_reported_as_background() -> None:
         ('[{"name": "sky"}]', "has 1 classes, but dataset.num_classes is 2"),
     ],
 )
-def test_class_files_that_cannot_be_meant_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+def test_invalid_class_files_are_refused(tmp_path: Path, content: str, reason: str) -> None:
     path = tmp_path / "classes.json"
     path.write_text(content)
     with pytest.raises(UserError, match=reason) as refusal:
@@ -118,7 +116,7 @@ def test_class_files_that_cannot_be_meant_are_refused(tmp_path: Path, content: s
     assert str(path) in str(refusal.value)
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text('[{"name": "sky", "id": 0}, {"name": "猫", "id": 1}]', encoding="utf-8-sig")
     assert [entry.name for entry in read_class_file(path, 2)] == ["sky", "猫"]
@@ -138,7 +136,7 @@ def test_published_keys_and_other_ids_are_accepted(tmp_path: Path, capsys: pytes
     assert note.endswith("classes.json, entry 1: the id 17 is ignored; the label is the position, 1")
 
 
-def test_a_word_may_stand_twice_in_one_class(tmp_path: Path) -> None:
+def test_a_word_may_occur_twice_in_one_class(tmp_path: Path) -> None:
     """As "tv" and "TV" do in the paper's list."""
     path = tmp_path / "classes.json"
     path.write_text('[{"name": "sky"}, {"name": "tv", "related_word": ["TV"]}]')

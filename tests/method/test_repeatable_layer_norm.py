@@ -33,7 +33,7 @@ def trained(module: nn.Module, norm: nn.LayerNorm, states: Tensor) -> tuple[Tens
 
 
 @pytest.mark.parametrize("shape", [(7, 16), (2, 3, 5, 16), (400, 7, 64)])
-def test_values_are_pytorchs_and_gradients_differ_by_rounding(shape: tuple[int, ...]) -> None:
+def test_values_equal_pytorchs_and_gradients_differ_by_rounding(shape: tuple[int, ...]) -> None:
     norm, states = layer_norm(shape[-1]), random(*shape)
     repeatable = RepeatableLayerNorm(norm)
     assert torch.equal(repeatable(states), norm(states))
@@ -54,7 +54,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
         assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
 
 
-def test_without_gradients_and_in_other_formats_it_is_pytorchs() -> None:
+def test_without_gradients_and_in_other_formats_pytorchs_layer_norm_is_used() -> None:
     norm, states = layer_norm(16), random(5, 16)
     repeatable = RepeatableLayerNorm(norm)
     with torch.autocast("cpu", torch.bfloat16):

@@ -86,7 +86,7 @@ def test_different_images_give_different_maps(fused: Blip, prompts: PromptSet, p
     assert (unary.argmax(1).flatten(1).float().std(1) > 0).any()  # and they are not one class everywhere
 
 
-def test_layers_count_in_any_order_and_all_of_them(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
+def test_layers_are_used_in_any_order_and_in_any_number(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
     segmenter = segmenter_of(fused, prompts)
     attended = segmenter.attend(segmenter.encode_images(pixels), (0, 2))
     both, swapped = segmenter.unary(attended, (0, 2)), segmenter.unary(attended, (2, 0))
@@ -94,7 +94,7 @@ def test_layers_count_in_any_order_and_all_of_them(fused: Blip, prompts: PromptS
     assert (both - segmenter.unary(attended, (0,))).abs().max() > 1e-3
 
 
-def test_encoded_images_may_be_asked_again(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
+def test_encoded_images_can_be_reused(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
     segmenter = segmenter_of(fused, prompts)
     embeds = segmenter.encode_images(pixels)
     torch.testing.assert_close(segmenter.segment(pixels, embeds), segmenter.segment(pixels))
@@ -121,7 +121,7 @@ def test_short_formats_are_close_to_float32(
     assert half.segment(pixels).dtype == torch.float32
 
 
-def test_what_overflows_is_no_background(model_folder: str, prompts: PromptSet, pixels: Tensor) -> None:
+def test_overflow_is_not_labelled_background(model_folder: str, prompts: PromptSet, pixels: Tensor) -> None:
     """Scores that are no numbers have no highest one: every pixel would be labelled 0."""
     blip = load_blip(str(model_folder), CPU)
     blip.model.vision_model.encoder.layers[0].mlp.fc2.weight.mul_(1e6)  # float16 ends at 65,504
@@ -163,7 +163,7 @@ def test_the_first_image_that_is_no_number_since_the_last_check_is_named(
     segmenter.check_numbers()
 
 
-def test_an_image_that_is_attended_to_again_after_an_error_counts_once(
+def test_an_image_that_is_computed_again_after_an_error_counts_once(
     fused: Blip, prompts: PromptSet, pixels: Tensor
 ) -> None:
     segmenter, files = segmenter_of(fused, prompts), [Path(f"{n}.jpg") for n in range(8)]
@@ -219,7 +219,7 @@ def test_prompts_are_encoded_once_and_again_for_other_weights(
     assert len(calls) == 2
 
 
-def test_other_weights_give_what_a_model_with_these_weights_gives(
+def test_swapped_weights_equal_a_model_with_those_weights(
     model_folder: str, prompts: PromptSet, pixels: Tensor
 ) -> None:
     blip, changed = load_blip(str(model_folder), CPU), load_blip(str(model_folder), CPU)
@@ -237,7 +237,7 @@ def test_other_weights_give_what_a_model_with_these_weights_gives(
 
 
 @pytest.mark.parametrize("kind", ["fused", "exact"])
-def test_what_is_exponentiated_is_not_rounded_to_bfloat16(
+def test_inputs_of_exponentials_are_not_rounded_to_bfloat16(
     kind: str, prompts: PromptSet, pixels: Tensor, request: pytest.FixtureRequest
 ) -> None:
     """From the states that bfloat16 left, logits and matching scores are those of float32's formulas."""
@@ -284,7 +284,7 @@ def test_bfloat16_on_cuda_is_close_to_float32(
     assert difference.mean() < 0.02
 
 
-def test_an_image_is_segmented_at_its_own_size(fused: Blip, prompts: PromptSet) -> None:
+def test_an_image_is_segmented_at_its_original_size(fused: Blip, prompts: PromptSet) -> None:
     rgb, _ = tiny.random_scene(np.random.default_rng(0), 90, 131)
     frame = Frame(tiny.SIZE, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     segmenter = Segmenter(fused, prompts, LAYERS, frame, ConvCRF(iterations=2))
@@ -296,7 +296,7 @@ def test_an_image_is_segmented_at_its_own_size(fused: Blip, prompts: PromptSet) 
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (2, 21, 40, 60)])
-def test_a_pixel_gets_the_first_of_its_highest_classes(shape: tuple[int, ...]) -> None:
+def test_ties_go_to_the_first_class(shape: tuple[int, ...]) -> None:
     scores = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(0)).float()  # ties everywhere
     labels = labels_of(scores)
     assert labels.dtype == torch.uint8
@@ -319,7 +319,7 @@ def test_without_a_background_the_other_classes_are_refined_alone(fused: Blip) -
     torch.testing.assert_close(scores[:, 1:], crf(unary, pixels), rtol=1e-5, atol=1e-5)
 
 
-def test_less_working_memory_is_fewer_prompts_at_once(fused: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_less_working_memory_gives_fewer_prompts_at_once(fused: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randn(1, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(3))
     prompts = build_prompts([ClassEntry("sky", ("wall", "red wall")), ClassEntry("cat"), ClassEntry("dog")], False)
     segmenter = Segmenter(fused, prompts, (0, 2), Frame(tiny.SIZE))
@@ -344,9 +344,7 @@ def test_less_working_memory_is_fewer_prompts_at_once(fused: Blip, monkeypatch: 
     assert (numbers[0], numbers[-1]) == (1, 5)
 
 
-def test_images_of_a_batch_are_answered_as_one_by_one_and_keep_nothing_of_each_other(
-    fused: Blip, prompts: PromptSet
-) -> None:
+def test_images_of_a_batch_are_independent(fused: Blip, prompts: PromptSet) -> None:
     rng = np.random.default_rng(0)
     images = [tiny.random_scene(rng, height, width)[0] for height, width in ((90, 131), (64, 40), (200, 77))]
     segmenter = Segmenter(fused, prompts, LAYERS, Frame(tiny.SIZE), ConvCRF(iterations=2))

@@ -57,7 +57,7 @@ def run(
         return encoder(encoder.encode_prompts(*tokens), embeds, layers, reduce)
 
 
-def test_exact_is_huggingface_up_to_rounding(exact: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
+def test_exact_equals_huggingface_up_to_rounding(exact: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
     """Not always to the bit: keys and values are one product for all prompts here, in HuggingFace's one for each."""
     output = run(exact, tokens, pixels[:1])
     reference = tiny.random_blip()
@@ -132,7 +132,7 @@ def test_prompts_in_chunks_give_the_same(
         torch.testing.assert_close(chunked.reduced_logits[layer], whole.reduced_logits[layer], **CLOSE)
 
 
-def test_one_prompt_goes_through_whatever_the_budget(
+def test_one_prompt_is_computed_whatever_the_budget(
     fused: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modeling_blip_text, "LOGITS_BUDGET_BYTES", 1)
@@ -170,14 +170,12 @@ def test_logits_are_float32_under_autocast(fused: Blip, tokens: tuple[Tensor, Te
     assert {logits.dtype for logits in output.reduced_logits.values()} == {torch.float32}
 
 
-def test_an_image_with_nothing_to_do_with_another_is_not_touched_by_it(
-    fused: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor
-) -> None:
+def test_images_of_a_batch_do_not_affect_each_other(fused: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
     swapped = run(fused, tokens, pixels[[1, 0, 2]]).reduced_logits[3]
     torch.testing.assert_close(swapped[[1, 0, 2]], run(fused, tokens, pixels).reduced_logits[3], **CLOSE)
 
 
-def test_exposing_keeps_every_parameter_and_its_name() -> None:
+def test_exposing_keeps_parameters_and_their_names() -> None:
     model = tiny.random_blip()
     names = {name: parameter.clone() for name, parameter in model.named_parameters()}
     prepare(model, fused=True)
@@ -213,7 +211,7 @@ def test_exposing_twice_changes_the_kernels_only() -> None:
         ("text_encoder", "embeddings", "embeddings"),
     ],
 )
-def test_a_transformers_that_lacks_a_part_is_refused_by_version(parent: str, name: str, named: str) -> None:
+def test_an_incompatible_transformers_is_refused_by_version(parent: str, name: str, named: str) -> None:
     model = tiny.random_blip()
     delattr(model.get_submodule(parent), name)
     with pytest.raises(UnsupportedTransformersError):

@@ -46,7 +46,7 @@ def pixels_of(indices: list[int]) -> Tensor:
 
 @pytest.mark.parametrize(("place", "times"), [("none", 3), ("memory", 1), ("disk", 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_encodes_what_is_kept_once_and_gives_what_was_encoded(
+def test_kept_images_are_encoded_once_and_returned_unchanged(
     place: subject.Place, times: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     encoder = CountingEncoder()
@@ -58,7 +58,7 @@ def test_encodes_what_is_kept_once_and_gives_what_was_encoded(
     assert encoder.encoded == ({0: 4, 2: 3, 4: 3} if place == "none" else dict.fromkeys((0, 2, 4), times))
 
 
-def test_the_others_of_a_batch_are_encoded_together_and_never_kept(tmp_path: Path) -> None:
+def test_other_images_of_a_batch_are_encoded_together_and_not_kept(tmp_path: Path) -> None:
     """Which images an encoder sees together must not depend on what was kept before: that is another rounding."""
     encoder, together = CountingEncoder(), []
 
@@ -74,7 +74,7 @@ def test_the_others_of_a_batch_are_encoded_together_and_never_kept(tmp_path: Pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the open files of the process")
-def test_the_file_on_disk_has_room_and_no_name(tmp_path: Path) -> None:
+def test_the_file_on_disk_is_reserved_and_unnamed(tmp_path: Path) -> None:
     """It vanishes with its process however that ends; and a full disk is told at once, not by a bus error later."""
     (tmp_path / ".image_embeddings.abc").touch()  # left by a process that was killed
 
@@ -91,7 +91,7 @@ def test_the_file_on_disk_has_room_and_no_name(tmp_path: Path) -> None:
     assert not open_files()
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cache.dir .*file/in cannot be written to"):
         EmbeddingCache(CountingEncoder(), "disk", files_of([0, 1, 2]), (5, 3), torch.float32, tmp_path / "file" / "in")
@@ -153,7 +153,7 @@ def test_a_gpu_keeps_what_fits_into_half_of_its_memory(
 
 
 @pytest.mark.parametrize(("wanted", "memory", "disk"), [("memory", 9, 100), ("disk", 100, 9)])
-def test_a_wish_that_cannot_be_granted_is_refused(
+def test_a_location_without_enough_room_is_refused(
     wanted: str, memory: float, disk: float, free: FreeSpace, tmp_path: Path
 ) -> None:
     free(memory, disk)
@@ -169,7 +169,7 @@ def episodes_of(*runs: tuple[list[int], list[int]]) -> Episodes:
 
 
 @pytest.mark.parametrize("amp", ["false", "bf16"])
-def test_only_images_that_come_again_are_kept(amp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_images_used_again_are_kept(amp: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = load_config(ROOT / "tests" / "golden_one_shot.yaml", [f"runtime.amp={amp}", f"cache.dir={tmp_path}"])
     blip = load_blip(config.model.name, torch.device("cpu"))
     classes = read_class_file(ROOT / config.class_name_dir, 7)

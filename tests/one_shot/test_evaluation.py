@@ -70,7 +70,9 @@ def scored(
 
 
 @pytest.mark.parametrize("amp", [False, "bf16"])
-def test_each_segments_as_alone(amp: bool, config: Config, runs: list[TunedRun], dataset: SegmentationDataset) -> None:
+def test_each_run_segments_as_if_alone(
+    amp: bool, config: Config, runs: list[TunedRun], dataset: SegmentationDataset
+) -> None:
     config = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, amp=amp))
     first = runs[0].segmenter
     again = [
@@ -84,7 +86,7 @@ def test_each_segments_as_alone(amp: bool, config: Config, runs: list[TunedRun],
     assert not torch.allclose(every[0], every[1], atol=1e-3)
 
 
-def test_layers_that_no_run_tuned_see_an_image_once(
+def test_untuned_layers_process_an_image_once(
     runs: list[TunedRun], dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four layers 0 and 2 are tuned."""
@@ -115,7 +117,7 @@ def test_scores_are_those_of_each_run_alone(
     assert together[1].confusion.counts.sum() < together[0].confusion.counts.sum()
 
 
-def test_the_scores_of_a_run_go_before_the_next_ones_come(
+def test_the_scores_of_a_run_are_freed_before_the_next_run(
     runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of 16 images of COCO take 1.3 GiB."""
@@ -133,7 +135,7 @@ def test_the_scores_of_a_run_go_before_the_next_ones_come(
     assert len(alive) == 3 + 3 + 2  # blocks that hold a query of the run
 
 
-def test_an_image_that_cannot_be_read_is_missing_where_it_is_a_query(
+def test_an_unreadable_image_is_missing_only_where_it_is_a_query(
     runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     dataset.entries[3].image.write_bytes(b"")
@@ -149,7 +151,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_what_a_journal_has_of_other_runs_or_other_weights_does_not_count(
+def test_journal_entries_of_other_runs_or_weights_are_ignored(
     damaged: bool, runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, tmp_path: Path
 ) -> None:
     if damaged:  # half of the second block
@@ -186,7 +188,7 @@ def test_resumed_blocks_are_in_memory_one_at_a_time(
         assert torch.equal(evaluation.confusion.counts, other.confusion.counts)
 
 
-def test_what_is_not_a_number_names_the_image(
+def test_scores_that_are_not_finite_name_the_image(
     runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset
 ) -> None:
     """The second run looks at the second and the third block only: its count of images is its own."""

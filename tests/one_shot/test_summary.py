@@ -35,5 +35,5 @@ def test_classes_that_a_run_lacks_are_named() -> None:
     )
 
 
-def test_runs_that_have_all_classes_need_no_note() -> None:
+def test_runs_with_all_classes_need_no_note() -> None:
     assert "no pixel" not in summary([0, 1, 2], [0, 1, 2]).table()

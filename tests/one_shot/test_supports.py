@@ -49,7 +49,7 @@ def areas_of(masks: list[np.ndarray], num_classes: int) -> np.ndarray:
 
 @pytest.mark.parametrize("only_one", [True, False])
 @pytest.mark.parametrize("shot", [1, 2, 5])
-def test_draws_what_the_description_draws(only_one: bool, shot: int) -> None:
+def test_supports_equal_the_plain_description(only_one: bool, shot: int) -> None:
     num_classes, min_area, cases, fallbacks = 4, 20, 0, 0
     settings = OneShotConfig(shot=shot, min_support_area=min_area)
     for seed in range(40):
@@ -78,7 +78,7 @@ def test_draws_what_the_description_draws(only_one: bool, shot: int) -> None:
     assert fallbacks > 0 if only_one or shot > 1 else fallbacks == 0  # both ways of drawing were tested
 
 
-def test_draws_as_the_random_module_does_when_it_is_seeded_with_1() -> None:
+def test_supports_equal_the_random_module_seeded_with_1() -> None:
     state = random.getstate()
     try:
         random.seed(1)
@@ -96,7 +96,7 @@ def test_drawing_leaves_the_random_module_alone() -> None:
     assert random.getstate() == state
 
 
-def test_shots_that_do_not_qualify_are_made_up_for_by_isolated_ones() -> None:
+def test_missing_shots_are_filled_with_isolated_images() -> None:
     drawn = choose_supports([[4, 5, 6]], 3, lambda index, _: index == 5, random.Random(0))
     assert drawn[0] == Support(5, 1, isolated=False)
     assert len(drawn) == 3
@@ -125,7 +125,9 @@ def test_the_smallest_area_of_a_candidate_counts() -> None:
     assert find_candidates(areas, OneShotConfig(), ["background", "bird"]) == [[1, 2]]
 
 
-def test_a_class_with_fewer_candidates_than_shots_is_filled_up_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_with_fewer_candidates_than_shots_repeats_images_and_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     areas = np.array([[5, 20000, 0], [5, 20000, 20000], [5, 20000, 20000]])
     names = ["background", "bird", "boat"]
     assert find_candidates(areas, OneShotConfig(shot=2), names) == [[0, 1, 2], [1, 2]]
@@ -149,7 +151,7 @@ def test_a_class_without_candidates_is_refused() -> None:
         find_candidates(np.array([[7, 16383]]), OneShotConfig(), ["background", "bird"])
 
 
-def test_a_class_that_is_in_no_mask_is_refused() -> None:
+def test_a_class_absent_from_all_masks_is_refused() -> None:
     """As with masks of 0 and 255: there is no class 1 in them, however low the area."""
     with pytest.raises(UserError, match=r"class 1 \(bird\) has no pixel in the masks .*mask value 255 is ignored"):
         find_candidates(np.array([[7, 0], [9, 0]]), OneShotConfig(), ["background", "bird"])
@@ -217,7 +219,7 @@ def coco_config(tmp_path: Path, *overrides: str) -> Config:
     return load_config(ROOT / "configs" / "coco_blip_one_shot.yaml", [*settings, "dataset.num_classes=3", *overrides])
 
 
-def test_supports_come_from_the_whole_list_and_the_cut_from_what_is_left(tmp_path: Path) -> None:
+def test_supports_come_from_the_whole_list_and_the_limit_applies_to_the_rest(tmp_path: Path) -> None:
     masks = two_class_masks()
     lists_of(tmp_path, masks)
     episodes = read_episodes(coco_config(tmp_path, "max_images=3"), ["background", "a", "b"])
@@ -230,7 +232,7 @@ def test_supports_come_from_the_whole_list_and_the_cut_from_what_is_left(tmp_pat
         assert episode.queries == [0, 1, 2]
 
 
-def test_supports_and_images_without_a_class_make_room_for_later_queries(tmp_path: Path) -> None:
+def test_supports_and_images_without_a_class_do_not_count_towards_the_limit(tmp_path: Path) -> None:
     masks = [two_class_masks()[n] for n in (3, 5, 0, 0, 0)]
     masks.insert(0, np.zeros((40, 40), np.uint8))
     lists_of(tmp_path, masks)
@@ -239,7 +241,7 @@ def test_supports_and_images_without_a_class_make_room_for_later_queries(tmp_pat
         assert episode.queries == [3, 4]
 
 
-def test_the_cut_leaves_a_train_list_whole(tmp_path: Path) -> None:
+def test_the_limit_does_not_shorten_a_train_list(tmp_path: Path) -> None:
     lists_of(tmp_path, two_class_masks()[:3])
     train = lists_of(tmp_path, two_class_masks(), "train.txt")
     overrides = [f"oneshot.train_list={train}", "oneshot.use_training_images_for_supports=true", "max_images=2"]
@@ -273,7 +275,7 @@ def test_a_support_from_a_train_list_is_no_query(tmp_path: Path) -> None:
         assert set(episode.queries) == set(range(6)) - taken
 
 
-def test_areas_keep_nothing_of_the_masks(tmp_path: Path) -> None:
+def test_areas_do_not_keep_masks_in_memory(tmp_path: Path) -> None:
     """Those of a list of 40,000 masks take what their numbers take."""
     lists_of(tmp_path, two_class_masks())
     config = coco_config(tmp_path)
@@ -282,7 +284,7 @@ def test_areas_keep_nothing_of_the_masks(tmp_path: Path) -> None:
     assert (areas.dtype, areas.nbytes) == (np.int64, 6 * 3 * 8)
 
 
-def test_a_limit_limits_the_queries(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_applies_to_the_queries(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         one_shot_blip.main(["--help"])
     assert "score only the first N queries of every run" in " ".join(capsys.readouterr().out.split())

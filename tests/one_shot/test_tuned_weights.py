@@ -71,7 +71,7 @@ def test_a_round_trip_gives_the_same_segmentation(tuned: tuple[Path, Segmenter, 
     assert all(torch.equal(loaded.weights[name], saved_from.weights[name]) for name in loaded.weights)
 
 
-def test_the_file_holds_what_changed_and_its_json_where_it_comes_from(tuned: tuple[Path, Segmenter, Tensor]) -> None:
+def test_the_file_contains_changed_tensors_and_its_json_their_origin(tuned: tuple[Path, Segmenter, Tensor]) -> None:
     path, segmenter, _ = tuned
     tensors = load_file(path)
     assert tensors["token_ids"].tolist() == segmenter.input_ids.unique().tolist()
@@ -125,7 +125,7 @@ def test_the_training_free_command_scores_as_the_tuning_command_did(tmp_path: Pa
     assert scores[0] != scores[1]
 
 
-def test_results_of_tuned_weights_stand_beside_those_of_the_models_own(
+def test_results_of_tuned_weights_do_not_replace_those_of_the_model(
     tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -201,7 +201,7 @@ def refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path, code: int) -> st
         (lambda _: "model.layers=[2]", "was made for layers [2, 0], not [2]"),
     ],
 )
-def test_weights_made_for_something_else_are_refused(
+def test_weights_tuned_for_other_settings_are_refused(
     change: Callable[[Path], str],
     message: str,
     tuned: tuple[Path, Segmenter, Tensor],
@@ -213,7 +213,7 @@ def test_weights_made_for_something_else_are_refused(
     assert error.startswith(f"error: --tuned {path} {message}")
 
 
-def test_weights_made_for_the_other_prompt_mode_are_refused(
+def test_weights_tuned_for_the_other_prompt_mode_are_refused(
     tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = evaluate_tuned(tmp_path, tuned[0], arguments=["--multi_prompt"])
@@ -226,7 +226,7 @@ def test_a_model_under_another_name_is_the_same_model(tuned: tuple[Path, Segment
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "folder", "other safetensors", "truncated", "empty"])
-def test_files_that_are_no_tuned_weights_are_refused(
+def test_files_that_are_not_tuned_weights_are_refused(
     kind: str, tuned: tuple[Path, Segmenter, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "weights.safetensors"
@@ -284,7 +284,7 @@ def with_one(name: str, value: float) -> Callable[[dict[str, Tensor]], None]:
         (lambda t: t.update(token_ids=t["token_ids"][1:].clone()), "(token_ids is int64"),
     ],
 )
-def test_tensors_that_do_not_belong_there_are_one_line(
+def test_unexpected_tensors_give_a_one_line_error(
     change: Callable[[dict[str, Tensor]], object],
     message: str,
     tuned: tuple[Path, Segmenter, Tensor],
@@ -328,7 +328,7 @@ def test_tensors_that_changed_after_they_were_saved_are_refused(
         ),
     ],
 )
-def test_bad_metadata_are_one_line(
+def test_bad_metadata_give_a_one_line_error(
     changes: dict[str, str | None],
     reason: str,
     tuned: tuple[Path, Segmenter, Tensor],

@@ -155,7 +155,7 @@ def test_the_gradient_is_that_of_the_whole_model(accumulation: int, monkeypatch:
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=float(1e-4 * expected.abs().max()))
 
 
-def test_what_is_trained_and_what_is_not() -> None:
+def test_only_the_documented_parameters_are_trained() -> None:
     segmenter = tiny_segmenter()
     before = parameters_of(segmenter.model)
     vision_calls = []
@@ -182,7 +182,7 @@ def test_what_is_trained_and_what_is_not() -> None:
     assert [row for row in range(len(old)) if not torch.equal(old[row], new[row])] == used
 
 
-def test_tuning_leaves_the_model_and_the_segmenter_as_they_were() -> None:
+def test_tuning_does_not_change_the_model_and_the_segmenter() -> None:
     segmenter = tiny_segmenter()
     before = parameters_of(segmenter.model)
     _, (support,) = supports_of(segmenter, 1)
@@ -210,7 +210,7 @@ def test_tuning_lowers_the_loss() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_tuning_in_bfloat16_goes_the_same_way() -> None:
+def test_bfloat16_tuning_follows_float32() -> None:
     outcomes = []
     for amp in (False, "bf16"):
         blip = load_blip(str(GOLDEN / "model"), CPU)
@@ -240,7 +240,7 @@ def plain_loss(unary: Tensor, labels: Tensor, ignore_label: int) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("ignore_label", [255, 7])
-def test_the_loss_is_that_of_the_pixels_one_by_one(ignore_label: int) -> None:
+def test_the_loss_equals_the_loss_computed_pixel_by_pixel(ignore_label: int) -> None:
     generator = torch.Generator().manual_seed(0)
     unary = torch.rand(2, 4, 6, 6, generator=generator)
     unary = unary / unary.sum(1, keepdim=True)
@@ -259,7 +259,7 @@ def test_the_loss_is_that_of_the_pixels_one_by_one(ignore_label: int) -> None:
     assert not ours.grad[(labels == ignore_label)[:, None].expand_as(unary)].any()
 
 
-def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
+def test_other_classes_of_isolated_supports_are_ignored(tmp_path: Path) -> None:
     config = tiny_config()
     mask = np.zeros((64, 48), dtype=np.uint8)
     mask[:20], mask[20:40], mask[60:] = 3, 5, 255
@@ -284,7 +284,7 @@ def test_isolated_supports_lose_their_other_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images[2].labels, expected)  # removing did not reach the other reading
 
 
-def test_a_loss_that_is_no_number_is_refused() -> None:
+def test_a_loss_that_is_not_finite_is_refused() -> None:
     segmenter = tiny_segmenter()
     _, supports = supports_of(segmenter, 3)
     supports[2] = LabelledImage(torch.full_like(supports[2].embeds, torch.nan), supports[2].labels)
@@ -487,7 +487,7 @@ def cluttered_data(tmp_path: Path) -> list[str]:
     return [f"data_root={tmp_path / 'data'}", f"oneshot.test_list={tmp_path / 'data' / 'val.txt'}"]
 
 
-def test_fallback_supports_are_taken_out_of_the_queries(tmp_path: Path) -> None:
+def test_fallback_supports_are_not_queries(tmp_path: Path) -> None:
     shown = run(tmp_path, *QUICK, *cluttered_data(tmp_path), "oneshot.total_runs=1")
     (only,) = shown["runs"]
     removed = {support["class"]: support["other_classes_removed"] for support in only["supports"]}
@@ -496,7 +496,7 @@ def test_fallback_supports_are_taken_out_of_the_queries(tmp_path: Path) -> None:
     assert only["images"] == 24 - len({support["image"] for support in only["supports"]})
 
 
-def test_a_limit_cuts_the_queries_and_not_the_supports(tmp_path: Path) -> None:
+def test_a_limit_applies_to_queries_and_not_to_supports(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", *QUICK)
     cut = run(tmp_path / "cut", *QUICK, arguments=["--limit", "3"])
     for run_, reference in zip(cut["runs"], whole["runs"], strict=True):
@@ -505,7 +505,7 @@ def test_a_limit_cuts_the_queries_and_not_the_supports(tmp_path: Path) -> None:
         assert run_["losses"] == reference["losses"]
 
 
-def test_supports_may_hold_other_classes_if_so_configured(tmp_path: Path) -> None:
+def test_supports_may_contain_other_classes_if_configured(tmp_path: Path) -> None:
     """The first shuffled candidate is taken as it is."""
     clutter = cluttered_data(tmp_path)
     shown = run(tmp_path, *QUICK, *clutter, "oneshot.total_runs=1", "oneshot.support_only_one_novel=false")
@@ -554,7 +554,7 @@ def test_layers_by_infoscore(tmp_path: Path) -> None:
         (["cache.image_embeddings=disk", "cache.dir=pyproject.toml"], "cache.dir"),
     ],
 )
-def test_bad_input_is_one_line_and_overwrites_nothing(
+def test_bad_input_gives_a_one_line_error_and_overwrites_nothing(
     overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     earlier = ("golden_summary.csv", "golden_summary.json", "golden_classwise.csv", "golden_summary_run0.safetensors")
@@ -570,7 +570,7 @@ def test_bad_input_is_one_line_and_overwrites_nothing(
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), MemoryError()]
 )
-def test_lack_of_memory_while_tuning_is_one_line_and_keeps_the_runs_before(
+def test_lack_of_memory_while_tuning_is_a_one_line_error_and_earlier_runs_are_kept(
     error: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tuned: list[str] = []
@@ -592,7 +592,7 @@ def test_lack_of_memory_while_tuning_is_one_line_and_keeps_the_runs_before(
     assert tuned == ["run 0 (of 2): tuning", "run 1 (of 2): tuning"]  # the first is not tuned again
 
 
-def test_other_errors_while_tuning_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_while_tuning_are_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*_: Any) -> Any:
         raise RuntimeError("shapes do not fit")
 
@@ -601,16 +601,14 @@ def test_other_errors_while_tuning_stay_what_they_are(tmp_path: Path, monkeypatc
         cli.run(one_shot_blip.main, command(tmp_path, *QUICK))
 
 
-def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_refused_before_computing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert cli.run(one_shot_blip.main, command(tmp_path / "file", *QUICK)) == 2
     (error,) = capsys.readouterr().err.splitlines()  # no progress bar came before it
     assert error.startswith(f"error: cannot write {tmp_path / 'file'}")
 
 
-def test_no_query_left_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_queries_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = (GOLDEN / "data" / "val.txt").read_text().splitlines()
     shown = run(tmp_path / "first", *QUICK, "oneshot.total_runs=1")
     numbers = {int(Path(support["image"]).stem) for support in shown["runs"][0]["supports"]}

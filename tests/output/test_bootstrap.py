@@ -79,7 +79,7 @@ def test_the_interval_is_that_of_all_possible_resamples() -> None:
         assert found.high[row] == pytest.approx(np.quantile(known, 0.975, method="inverted_cdf"))
 
 
-def test_a_class_that_no_image_has_counts_as_in_miou() -> None:
+def test_a_class_absent_from_all_images_counts_as_in_miou() -> None:
     def with_another(counted: PerImageCounts) -> PerImageCounts:
         more = (np.pad(part, ((0, 0), (0, 1))) for part in (counted.intersections, counted.unions))
         return PerImageCounts(range(3), *more)
@@ -90,7 +90,7 @@ def test_a_class_that_no_image_has_counts_as_in_miou() -> None:
     assert (found.mean[4], found.low[4], found.high[4]) == (0, 0, 0)
 
 
-def test_a_class_that_no_resample_has_has_no_interval() -> None:
+def test_a_class_absent_from_all_resamples_has_no_interval() -> None:
     seed = next(seed for seed in range(100) if 0 not in np.random.default_rng(seed).integers(3, size=(1, 3)))
     found = compared(table(FIRST), table(SECOND), resamples=1, seed=seed)
     assert np.isnan(found.mean).tolist() == [False, False, False, True]
@@ -98,14 +98,14 @@ def test_a_class_that_no_resample_has_has_no_interval() -> None:
     assert found.csv().splitlines()[4].split(",")[3:7] == ["-0.25", "", "", ""]
 
 
-def test_scores_are_of_sums_and_not_means_of_images() -> None:
+def test_scores_are_computed_from_sums_and_not_means_over_images() -> None:
     found = compared(table(FIRST), table(SECOND))
     assert found.first.tolist() == pytest.approx([(13 / 21 + 2 / 11 + 1 / 4) / 3, 13 / 21, 2 / 11, 1 / 4])
     assert found.second.tolist() == pytest.approx([(11 / 21 + 7 / 13 + 0) / 3, 11 / 21, 7 / 13, 0])
     assert found.difference.tolist() == pytest.approx(plain_differences([0, 1, 2]))
 
 
-def test_the_same_seed_gives_the_same_and_another_does_not() -> None:
+def test_results_depend_on_the_seed_alone() -> None:
     one, again, other = (compared(table(FIRST), table(SECOND), seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(one.mean, again.mean)
     assert not np.array_equal(one.mean, other.mean)

@@ -84,7 +84,7 @@ def test_boundaries_enclose_exactly_the_mask(mask: np.ndarray) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(masks)
-def test_one_polygon_with_its_holes_is_within_a_pixel(mask: np.ndarray) -> None:
+def test_polygons_with_holes_are_within_a_pixel(mask: np.ndarray) -> None:
     assert_within_a_pixel(drawn(polygon_of(mask), mask.shape), mask)
 
 
@@ -102,7 +102,7 @@ def test_thin_parts_and_holes_survive() -> None:
     assert not hole[25, 38 - 3]
 
 
-def test_coco_is_read_back_by_pycocotools(tmp_path: Path) -> None:
+def test_pycocotools_reads_coco_exports(tmp_path: Path) -> None:
     labels = label_map()
     folder = export(tmp_path, "coco", labels)
     exact, outlines = (COCO(folder / name) for name in ("instances.json", "instances_polygons.json"))
@@ -124,7 +124,7 @@ def test_coco_is_read_back_by_pycocotools(tmp_path: Path) -> None:
 
 
 @given(masks)
-def test_coco_run_lengths_are_pycocotools_own(mask: np.ndarray) -> None:
+def test_coco_run_lengths_equal_pycocotools(mask: np.ndarray) -> None:
     from pycocotools import mask as coco_mask
 
     run = {"size": list(mask.shape), "counts": run_lengths(mask)}
@@ -197,7 +197,7 @@ def test_label_studio_run_lengths(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(rgba == 255, np.repeat(mask[:, :, None], 4, 2))
 
 
-def test_a_long_run_is_cut() -> None:
+def test_a_long_run_is_split() -> None:
     mask = np.ones((200, 200), bool)
     assert decoded(brush_run_lengths(mask)).reshape(200, 200, 4).all()
 
@@ -242,7 +242,7 @@ def test_nothing_is_overwritten(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_as_many_classes_as_labels_hold(name: str, tmp_path: Path) -> None:
+def test_the_maximum_number_of_classes_is_exported(name: str, tmp_path: Path) -> None:
     names = ["background", *(f"class {number}" for number in range(1, 255))]
     (made,) = open_exports([name], tmp_path, names)
     made.add(LabelledPhoto(Path("x.png"), "x", np.arange(255, dtype=np.uint8).reshape(15, 17), names))
@@ -265,7 +265,7 @@ def class_names_in(folder: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "cvat"])
-def test_names_with_signs_of_the_format_are_read_back(name: str, tmp_path: Path) -> None:
+def test_names_with_special_characters_are_read_back(name: str, tmp_path: Path) -> None:
     (made,) = open_exports([name], tmp_path, HARD)
     labels = np.arange(len(HARD), dtype=np.uint8)[None].repeat(3, 0)
     made.add(LabelledPhoto(Path("x.png"), "x", labels, HARD))
@@ -303,7 +303,7 @@ def test_a_photo_without_any_class_is_a_valid_export(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_folder_that_cannot_be_written_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_refused_before_segmenting(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file.*; choose another folder"):
         open_exports([name], tmp_path / "file", NAMES)

@@ -79,7 +79,7 @@ def test_the_images_add_up_to_the_result(config_file: Callable[..., Path], data_
     assert values["per_image"]["file"] == "iou_per_image.csv"
 
 
-def test_nothing_is_written_unasked_and_nothing_else_changes(
+def test_nothing_is_written_without_the_option_and_no_other_file_changes(
     config_file: Callable[..., Path], data_root: Path, tmp_path: Path
 ) -> None:
     config = config_file()
@@ -109,7 +109,7 @@ def test_an_image_without_a_scored_pixel_has_empty_cells(config_file: Callable[.
     assert np.isnan(read_back(data_root / "results").counts.miou).tolist() == [False, True, False]
 
 
-def test_halves_of_a_batch_and_other_orders_give_the_same(make_config: Callable[..., Config], fused: Blip) -> None:
+def test_batch_halving_and_order_do_not_change_the_table(make_config: Callable[..., Config], fused: Blip) -> None:
     segmenter, dataset = setup(make_config(), fused)
     whole = evaluate(segmenter, dataset, DataloaderConfig(batch_size=1), per_image=True).per_image
     evaluator = MeanIoU(segmenter, dataset, per_image=True)
@@ -150,7 +150,7 @@ def test_a_kept_block_without_counts_of_images_is_computed_again(
     assert not MeanIoU(segmenter, dataset, per_image=True).accepts([0], kept)
 
 
-def test_an_earlier_table_is_kept_and_found_by_its_result(config_file: Callable[..., Path], data_root: Path) -> None:
+def test_an_earlier_table_is_kept_and_belongs_to_its_result(config_file: Callable[..., Path], data_root: Path) -> None:
     folder = data_root / "results"
     assert run(config_file(), "--set", "model.layers=[0]") == 0
     first = read_back(folder)

@@ -51,7 +51,7 @@ def test_label_png_reads_back_as_labels_and_looks_like_the_palette(tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53), (1, 1_000_001)])
-def test_a_photo_reads_back_as_it_was(size: tuple[int, int]) -> None:
+def test_a_photo_reads_back_unchanged(size: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     with Image.open(io.BytesIO(pictures.photo_png(Image.fromarray(pixels)))) as picture:
         assert picture.mode == "RGB"
@@ -84,7 +84,7 @@ def test_overlay_with_legend_keeps_the_image_in_its_own_size(size: tuple[int, in
         assert (below == VOC_PALETTE[entry.label]).all(1).any(), f"no swatch of {entry.text}"
 
 
-def test_legend_holds_the_classes_that_occur() -> None:
+def test_legend_lists_the_classes_that_occur() -> None:
     labels = np.array([[0, 2], [255, 2]], np.uint8)
     legend = pictures.legend_of([labels, np.array([[1]], np.uint8)], ["background", "cat", "dog", "cow"])
     assert [(entry.label, entry.text) for entry in legend] == [(1, "cat"), (2, "dog"), (255, "ignored")]
@@ -98,7 +98,7 @@ def test_legend_breaks_into_lines_that_fit() -> None:
     assert strip.height > pictures.legend_strip(entries[:2], 500, 14).height
 
 
-def test_heat_map_is_hot_where_the_class_is_and_dark_where_it_is_nowhere() -> None:
+def test_heat_map_is_bright_where_the_class_is_and_dark_elsewhere() -> None:
     image = np.full((50, 80, 3), 120, np.uint8)
     strength = np.zeros((50, 80), np.float32)
     strength[:, 40:] = 0.8
@@ -117,14 +117,14 @@ def test_grid_fits_images_of_any_size_into_its_cells() -> None:
     assert np.count_nonzero(np.diff(columns.astype(int)) == 1) == 3
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_image_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         write_bytes(tmp_path / "file" / "a.png", b"")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_chart_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_chart_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shape"):
         charts.iou_bars(tmp_path / "iou.png", ["a", "b"], [0.1, 0.2, 0.3])
     assert not list(tmp_path.iterdir())
@@ -177,7 +177,7 @@ def test_grouped_bars_leave_gaps_where_there_is_no_value(tmp_path: Path, figures
     assert np.isnan(widths[3])
 
 
-def test_charts_leave_pyplot_alone() -> None:
+def test_charts_do_not_change_pyplot() -> None:
     code = "import sys; from src.output import charts; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
@@ -231,7 +231,7 @@ def test_an_evaluation_writes_its_pictures(tmp_path: Path, resolution: str, caps
             assert np.asarray(labels).max() < 7
 
 
-def test_charts_are_drawn_unasked_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_charts_are_written_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", CONFIG, "--limit", "1", "--output-dir", str(tmp_path), "--set", "output.csv=out.csv"]
     assert cli.run(training_free_blip.main, arguments) == 0, capsys.readouterr().err
     present = {path.name for path in tmp_path.iterdir()}
@@ -267,7 +267,7 @@ def test_simulated_vision_confuses_what_it_should() -> None:
     assert tritan > 0.5 * normal
 
 
-def test_names_stand_in_their_areas() -> None:
+def test_names_are_drawn_inside_their_areas() -> None:
     image = np.full((200, 300, 3), 90, np.uint8)
     labels = np.zeros((200, 300), np.uint8)
     labels[50:150, 50:250] = 1
@@ -295,7 +295,7 @@ def test_heat_maps_share_a_scale() -> None:
 
 
 @pytest.mark.parametrize("ending", charts.FORMATS)
-def test_charts_in_every_format_have_words_of_every_script(tmp_path: Path, ending: str) -> None:
+def test_charts_of_every_format_show_words_of_every_script(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"iou.{ending}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Matplotlib warns of a character that it draws as a box
@@ -304,7 +304,7 @@ def test_charts_in_every_format_have_words_of_every_script(tmp_path: Path, endin
     assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF", b"<?xm")
 
 
-def test_a_character_without_a_font_is_its_number() -> None:
+def test_a_character_without_a_font_is_shown_as_its_code_point() -> None:
     assert drawable("cat \U000f0000") == "cat U+F0000"
     assert drawable("na\u00efve") == "na\u00efve"
 

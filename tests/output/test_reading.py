@@ -12,7 +12,7 @@ from src.output.reading import find_results
 
 
 @pytest.mark.parametrize("kind", ["pipe", "circle"])
-def test_what_is_no_regular_file_is_no_result(kind: str, tmp_path: Path) -> None:
+def test_special_files_are_not_results(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     if kind == "pipe":
         os.mkfifo(path)

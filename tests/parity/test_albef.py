@@ -103,7 +103,7 @@ def test_vision(albef: Blip, size: int) -> None:
     assert vision_error(albef, size) <= VISION_BOUND
 
 
-def test_vision_shows_a_wrong_epsilon(size: int) -> None:
+def test_vision_detects_a_wrong_epsilon(size: int) -> None:
     """BLIP's default, with which no label would change."""
     wrong = load()
     for module in wrong.model.vision_model.modules():
@@ -121,11 +121,11 @@ def text_state(albef: Blip) -> Tensor:
     return state
 
 
-def test_text_before_it_meets_the_image(albef: Blip) -> None:
+def test_text_before_cross_attention(albef: Blip) -> None:
     close(albef, text_state(albef), ARRAYS["text_hidden"])
 
 
-def test_text_state_shows_a_forgotten_token_type(edited: Callable[..., Path]) -> None:
+def test_text_state_detects_a_missing_token_type(edited: Callable[..., Path]) -> None:
     """A file without the key loads, as LAVIS' files lack it; with these weights it is another model."""
     lacking = load(edited(lambda weights: weights.pop("text_encoder.embeddings.token_type_embeddings.weight")))
     assert float((text_state(lacking) - ARRAYS["text_hidden"]).abs().max()) > 1
@@ -203,7 +203,7 @@ def test_gradients_of_the_first_step(albef: Blip) -> None:
     assert not words[0].any()  # [PAD]
 
 
-def test_what_a_prompt_is_before_the_image_is_computed_once(albef: Blip) -> None:
+def test_prompts_are_computed_once_before_cross_attention(albef: Blip) -> None:
     segmenter = segmenter_of(albef)
     embeds = segmenter.encode_images(pixels_of(64))
     with (

@@ -35,7 +35,7 @@ def result(segmenter: PhotoSegmenter) -> PhotoResult:
     return segmenter(PHOTO)
 
 
-def test_it_is_the_packages_segmenter() -> None:
+def test_the_package_exports_the_segmenter() -> None:
     assert src.Segmenter is PhotoSegmenter
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         src.Nothing  # noqa: B018
@@ -50,7 +50,9 @@ def test_keywords_are_the_settings_of_a_configuration(result: PhotoResult) -> No
 
 
 @pytest.mark.parametrize("kind", ["text", "pillow", "array", "floats", "rgba"])
-def test_whatever_a_photo_comes_as(kind: str, segmenter: PhotoSegmenter, result: PhotoResult) -> None:
+def test_paths_images_and_arrays_give_the_same_result(
+    kind: str, segmenter: PhotoSegmenter, result: PhotoResult
+) -> None:
     rgb = result.rgb
     photo = {
         "text": str(PHOTO),

@@ -33,7 +33,7 @@ from tools.benchmark.photos import one_by_one
 CONFIG = REPOSITORY / "tests/golden_training_free.yaml"
 
 
-def test_the_summary_names_what_was_found_and_what_was_not() -> None:
+def test_the_summary_names_classes_found_and_not_found() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[:3] = 2
     names = ("background", "cat", "my mug")
@@ -75,7 +75,7 @@ def run(*arguments: object) -> int:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (53, 37), (200, 340)])  # width, height
-def test_pictures_come_at_the_photos_own_size(
+def test_images_have_the_size_of_the_photo(
     tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -121,7 +121,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.splitlines()[-1] == f"next: open {output / 'photo_overlay.png'}"
 
 
-def test_without_an_output_folder_every_run_has_its_own(
+def test_without_an_output_folder_every_run_makes_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = save(tmp_path / "cat.png", Image.new("RGB", (30, 20), RED))
@@ -156,7 +156,7 @@ def photos_of_three(folder: Path) -> Path:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("where", ["model", "way back"])
-def test_whatever_one_photo_brings_about_the_others_are_done(
+def test_an_error_in_one_photo_does_not_stop_the_others(
     where: str, batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     analyse, back = Segmenter.analyse_batch, FrameAnalysis.at
@@ -180,7 +180,7 @@ def test_whatever_one_photo_brings_about_the_others_are_done(
     assert f"skipped: image {tmp_path / 'b.png'}: RuntimeError: no green here" in capsys.readouterr().err
 
 
-def test_a_photo_of_which_the_model_says_no_number_is_named(
+def test_a_photo_with_scores_that_are_not_finite_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encode = Segmenter.encode_images
@@ -198,7 +198,7 @@ def test_a_photo_of_which_the_model_says_no_number_is_named(
     assert "is not a number" in error
 
 
-def test_photos_that_are_too_many_for_the_memory_go_in_halves(
+def test_photo_batches_too_large_for_memory_are_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     analyse, sizes = Segmenter.analyse_batch, []
@@ -254,7 +254,7 @@ def test_results_that_cannot_be_written_end_the_command(tmp_path: Path, capsys: 
     assert names == {"a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"}
 
 
-def test_ctrl_c_leaves_whole_files_and_no_thread(
+def test_ctrl_c_leaves_no_partial_file_and_no_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     analyse, calls = Segmenter.analyse_batch, []
@@ -274,7 +274,7 @@ def test_ctrl_c_leaves_whole_files_and_no_thread(
         Image.open(path).load()
 
 
-def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> None:
+def test_names_of_maximum_length_and_words_outside_the_console_encoding(tmp_path: Path) -> None:
     """Twice with other words."""
     photo = save(tmp_path / ("p" * 245 + ".png"), left_red_right_blue())
     output = tmp_path / "out"
@@ -298,7 +298,7 @@ def test_names_of_full_length_and_words_the_console_lacks(tmp_path: Path) -> Non
     assert (output / ("p" * 150 + "_labels.png")).exists()
 
 
-def test_closing_the_output_ends_no_folder(tmp_path: Path) -> None:
+def test_closed_standard_output_does_not_end_the_command(tmp_path: Path) -> None:
     for number in range(4):
         save(tmp_path / "photos" / f"{number}.png", left_red_right_blue())
     command = [sys.executable, "-m", "src.photos", str(tmp_path / "photos"), "--config", str(CONFIG)]
@@ -352,9 +352,7 @@ def test_words_that_the_vocabulary_cannot_spell_are_named(tmp_path: Path, capsys
         ((CONFIG.parent / "golden/pascal/data/JPEGImages", "--set", "model.layers=auto"), "model.layers"),
     ],
 )
-def test_commands_that_cannot_be_meant_are_refused(
-    arguments: tuple, reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_commands_are_refused(arguments: tuple, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 2
     assert reason in capsys.readouterr().err
 
@@ -373,7 +371,7 @@ def test_exports_hold_the_labels_of_every_photo(tmp_path: Path, capsys: pytest.C
     assert "export_coco" in capsys.readouterr().err
 
 
-def test_a_limit_of_size_can_be_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_limit_can_be_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.photos import stages
 
     monkeypatch.setattr(stages, "MAX_BYTES", 1000)

@@ -24,7 +24,7 @@ def test_folders_and_files_are_found_once(tmp_path: Path) -> None:
         find_photos([tmp_path / "empty"], tmp_path)
 
 
-def test_files_that_are_passed_over_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipped_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for ending in ("jpg", "jfif", "png", "avif", "jp2", "gif", "pgm", "dib", "txt", "TXT", "mov"):
         if ending in ("jpg", "jfif", "png", "avif", "jp2", "gif", "pgm"):
             save(tmp_path / f"{ending}.{ending}", left_red_right_blue("L" if ending == "pgm" else "RGB"))
@@ -42,7 +42,7 @@ def test_files_that_are_passed_over_are_counted(tmp_path: Path, capsys: pytest.C
         find_photos([tmp_path / "empty"], tmp_path)
 
 
-def test_links_to_one_file_are_photos_of_their_own_names(tmp_path: Path) -> None:
+def test_links_to_the_same_file_are_separate_photos(tmp_path: Path) -> None:
     """Storage that keeps equal files once (git-annex, DVC) leaves links to the same file."""
     stored = save(tmp_path / "store/d41d8cd98f.png", left_red_right_blue())
     (tmp_path / "photos").mkdir()
@@ -65,7 +65,7 @@ def test_hidden_files_are_no_photos(tmp_path: Path) -> None:
     assert [path.name for path in find_photos([tmp_path], tmp_path / "out")] == ["a.png"]
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_special_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match=r"image .*pipe\.png cannot be read: it is a named pipe"):
@@ -75,7 +75,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
             find_photos([tmp_path / name], tmp_path)
 
 
-def test_long_names_are_cut_and_stay_apart() -> None:
+def test_long_names_are_shortened_and_stay_distinct() -> None:
     paths = [Path("ż" * 120 + ending) for ending in ("1.png", "2.png")]
     (_, one), (_, other) = name_outputs(paths)
     assert one == "ż" * 75

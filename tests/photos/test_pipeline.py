@@ -70,7 +70,7 @@ def no_thread_is_left() -> bool:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
-def test_photos_come_out_in_their_order_and_those_that_fail_in_their_place(batch_size: int) -> None:
+def test_results_and_errors_keep_the_order_of_photos(batch_size: int) -> None:
     stages = Stages(unreadable="0 7 22", unseen="4 8", undrawn="12")
     pipeline.run_stages(stages, PHOTOS, batch_size)
     failed = {"0": "unreadable", "7": "unreadable", "22": "unreadable", "4": "unseen", "8": "unseen", "12": "undrawn"}
@@ -84,7 +84,7 @@ def test_photos_come_out_in_their_order_and_those_that_fail_in_their_place(batch
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_no_more_photos_are_on_their_way_than_the_bound(batch_size: int) -> None:
+def test_the_number_of_photos_in_the_pipeline_is_bounded(batch_size: int) -> None:
     """The first one is not written until so many wait behind it: they must not fill the memory."""
     stages, bound, full = Stages(), 2 * batch_size + 4, threading.Event()
     read, finish = stages.read, stages.finish
@@ -107,7 +107,7 @@ def test_no_more_photos_are_on_their_way_than_the_bound(batch_size: int) -> None
     assert len(stages.finished) == len(PHOTOS)
 
 
-def test_of_large_photos_fewer_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_large_photos_are_in_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "MAX_PIXELS", 800)
     assert [len(batch.photos) for batch in pipeline.photo_batches(PHOTOS[:5], 4)] == [2, 2, 1]
     monkeypatch.setattr(pipeline, "MAX_PIXELS", 199)
@@ -118,7 +118,7 @@ def test_of_large_photos_fewer_are_on_their_way(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_what_cannot_be_written_ends_it(batch_size: int) -> None:
+def test_a_write_error_ends_the_pipeline(batch_size: int) -> None:
     stages = Stages(unwritten="5")
     with pytest.raises(UserError, match="unwritten"):
         pipeline.run_stages(stages, PHOTOS, batch_size)

@@ -44,12 +44,12 @@ def test_classes_and_their_related_words_are_read_from_one_line() -> None:
         (";".join(f"thing {number}" for number in range(500)), "expected 1 to 254 classes, got 500"),
     ],
 )
-def test_classes_that_cannot_be_meant_are_refused(text: str, reason: str) -> None:
+def test_invalid_classes_are_refused(text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         parse_classes(text)
 
 
-def test_related_words_asked_for_always_count_and_the_background_is_the_class_files() -> None:
+def test_related_words_are_always_used_and_the_background_is_that_of_the_class_file() -> None:
     prompts = prompts_of("bus = coach; cat")
     assert prompts.class_names == ("background", "bus", "cat")
     assert prompts.prompts_per_class == (7, 2, 1)

@@ -58,7 +58,7 @@ def test_all_faults_at_once(
     assert f"{len(faults)} faults" in said.out
 
 
-def test_a_model_that_is_not_there_does_not_hide_the_images(
+def test_faults_of_images_are_found_without_a_model(
     config_file: Callable[..., Path], data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data_root / "images" / "2.jpg").unlink()
@@ -67,7 +67,7 @@ def test_a_model_that_is_not_there_does_not_hide_the_images(
     assert len(faults) == 2
 
 
-def test_a_first_batch_without_any_label_is_no_fault(
+def test_a_first_batch_without_labels_is_no_fault(
     config_file: Callable[..., Path], data_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The experiment scores all images together."""
@@ -80,7 +80,7 @@ def test_a_first_batch_without_any_label_is_no_fault(
     assert "no fault" in capsys.readouterr().out
 
 
-def test_memory_that_does_not_suffice_for_one_image_is_a_fault(
+def test_too_little_memory_for_one_image_is_a_fault(
     config_file: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []

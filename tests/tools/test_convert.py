@@ -23,7 +23,7 @@ def run(folder: Path, checkpoint: Path = GOLDEN / "checkpoint.pth") -> int:
     return cli.run(convert.main, ["albef", str(checkpoint), str(folder), *options])
 
 
-def test_the_folder_is_the_checkpoint(tmp_path: Path) -> None:
+def test_the_folder_computes_what_the_checkpoint_does(tmp_path: Path) -> None:
     folder = tmp_path / "made" / "albef"
     assert run(folder) == 0
     assert not list(folder.parent.glob(".*"))
@@ -65,7 +65,7 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
         load_model(str(folder), CPU)
 
 
-def test_it_brings_its_own_tokenizer_and_heads(tmp_path: Path) -> None:
+def test_the_folder_contains_its_tokenizer_and_heads(tmp_path: Path) -> None:
     assert run(tmp_path / "albef") == 0
     with pytest.raises(UserError, match=r"model\.tokenizer is for ALBEF checkpoint files.*remove the key"):
         load_model(str(tmp_path / "albef"), CPU, tokenizer="google-bert/bert-base-uncased")

@@ -87,12 +87,12 @@ def test_tuned_weights_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tuned", ["run0.st", {"file": "run0.st"}, {"file": 3, "sha256": "f" * 64}])
-def test_odd_names_of_tuned_weights_are_no_result(tuned: object, tmp_path: Path) -> None:
+def test_invalid_names_of_tuned_weights_are_refused(tuned: object, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.json is no result"):
         read_named(write(tmp_path / "x.json", {**training_free(0.5), "tuned": tuned}))
 
 
-def test_report_sets_results_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_shows_results_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single = write(tmp_path / "single.json", training_free(0.5))
     multi = write(tmp_path / "single_multi.json", training_free(0.525, multi_prompt=True))
     tuned = write(tmp_path / "tuned.json", one_shot())
@@ -135,7 +135,7 @@ def names_of(found: Found) -> list[str]:
     return [result.path.name for result in found.results]
 
 
-def test_earlier_results_are_columns_unless_they_say_the_same(tmp_path: Path) -> None:
+def test_earlier_results_are_columns_unless_equal(tmp_path: Path) -> None:
     write(tmp_path / "a.json", training_free(0.5))
     write(tmp_path / "a.20260101-120000.json", training_free(0.4))
     write(tmp_path / "a.20260102-120000.json", {**training_free(0.5), "command": "another"})
@@ -153,9 +153,7 @@ def test_earlier_results_are_columns_unless_they_say_the_same(tmp_path: Path) ->
     assert len(named.left_out) == 1
 
 
-def test_what_a_folder_holds_beside_results_is_named_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_files_of_a_folder_are_named_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "a.json", training_free(0.5))
     write(tmp_path / "one_shot_run0.json", {"run": 0, "miou": 0.5})
     write(tmp_path / "one_shot_run1.json", {"run": 1, "miou": 0.5})
@@ -180,7 +178,7 @@ def test_what_a_folder_holds_beside_results_is_named_with_the_reason(
     assert written in capsys.readouterr().out
 
 
-def test_the_report_lies_beside_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_written_beside_the_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = write(tmp_path / "mine" / "a.json", training_free(0.5))
     other = write(tmp_path / "other" / "b.json", training_free(0.5))
     for arguments in ([result, other], [result.parent, other]):
@@ -190,13 +188,13 @@ def test_the_report_lies_beside_the_results(tmp_path: Path, capsys: pytest.Captu
     assert [path.name for path in other.parent.iterdir()] == ["b.json"]
 
 
-def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_in_a_result_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(training_free(0.5)), encoding="utf-8-sig")
     assert read_named(path).miou is not None
 
 
-def test_settings_are_told_where_they_differ(tmp_path: Path) -> None:
+def test_differing_settings_are_shown(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / f"{n}.json", {**training_free(0.5), "config": {"crf": {"iters": n}, "data_set": "pascal"}})
         for n in (0, 20)
@@ -221,7 +219,7 @@ def test_absent_classes_give_a_row_of_their_own(tmp_path: Path) -> None:
     assert "mIoU of the classes present" not in cells(report_markdown(find_results(paths[:1])))
 
 
-def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("mIoU", "a|b", "$\\frac$", "two\nlines", "_under", "\x1b[31mred", "half \ud83d")
     values = training_free(0.5)
     values["classes"] = [{"name": name, "iou": 0.25} for name in names]
@@ -235,7 +233,7 @@ def test_a_class_may_be_called_anything(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "report.png").is_file()
 
 
-def test_charts_take_names_as_they_are(tmp_path: Path) -> None:
+def test_chart_labels_are_literal(tmp_path: Path) -> None:
     names = ["$\\frac$", "$"]
     charts.iou_bars(tmp_path / "iou.png", names, [0.5, 0.25], title="$\\sum")
     charts.confusion_matrix(tmp_path / "confusion.png", names, [[1, 0], [0, 1]], title="$\\sum$")
@@ -243,7 +241,7 @@ def test_charts_take_names_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "cooking"}', '"infoscore"'])
-def test_a_file_that_is_no_result_is_refused_by_name(
+def test_a_file_that_is_not_a_result_is_refused_by_name(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "other.json"
@@ -278,7 +276,7 @@ def test_a_file_that_is_no_result_is_refused_by_name(
         (infoscore, lambda v: v["table"][1].update(layer=0), "layer 0 is given twice"),
     ],
 )
-def test_an_odd_result_is_refused_with_its_name_and_the_reason(
+def test_an_invalid_result_is_refused_with_its_name_and_the_reason(
     tmp_path: Path, make: Callable[..., dict], change: Callable[[dict], object], reason: str
 ) -> None:
     values = make(0.5) if make is training_free else make()
@@ -293,12 +291,12 @@ def test_a_path_without_results_is_refused(tmp_path: Path, name: str) -> None:
         find_results([tmp_path / name])
 
 
-def test_equal_names_are_told_apart_by_their_folders() -> None:
+def test_equal_names_are_distinguished_by_their_folders() -> None:
     assert column_titles([Path("/r/x/a.json"), Path("/r/y/a.json")]) == ["x/a", "y/a"]
     assert column_titles([Path("/r/x/a.json"), Path("/r/x/b.json")]) == ["a", "b"]
 
 
-def test_the_ending_is_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_suffix_is_the_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = write(tmp_path / "a.json", training_free(0.5))
     for ending in ("png", "pdf", "svg"):
         assert cli.run(report.main, [str(result), "--output", str(tmp_path / ending / f"figure.{ending}")]) == 0
@@ -360,7 +358,7 @@ def two_results(config_file: Callable[..., Path], tmp_path: Path) -> tuple[Path,
 
 
 @pytest.mark.parametrize("ending", [".md", ".tex", ".csv", ".svg"])
-def test_compare_writes_what_the_ending_says(
+def test_compare_chooses_the_format_by_the_suffix(
     ending: str, two_results: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out" / f"compared{ending}"
@@ -429,7 +427,7 @@ def test_worst_draws_the_images_of_lowest_iou(
         assert sheet.width > 800
 
 
-def test_worst_never_shows_the_predictions_of_another_run(
+def test_worst_never_shows_predictions_of_another_run(
     two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = two_results[0]

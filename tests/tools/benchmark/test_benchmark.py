@@ -66,7 +66,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workload, "Words", Words)
 
 
-def test_both_sides_see_the_same_with_albef() -> None:
+def test_both_sides_compute_the_same_with_albef() -> None:
     """HuggingFace's modules run the layers before the first cross-attention for every image, ours once."""
     options = dataclasses.replace(SMALL, what="infoscore", model="albef")
     side, segmenter = plain.Plain(options, CPU), Ours(options, CPU).segmenter
@@ -82,7 +82,7 @@ def test_both_sides_see_the_same_with_albef() -> None:
 
 @pytest.mark.parametrize("model", ["blip", "albef"])
 @pytest.mark.parametrize("what", ["segment", "infoscore", "tuning", "runs"])
-def test_both_sides_take_the_same_stages(what: str, model: str) -> None:
+def test_both_sides_time_the_same_stages(what: str, model: str) -> None:
     options = dataclasses.replace(SMALL, what=what, model=model)
     sides = [measure.measure(side, options) for side in ("ours", "plain")]
     assert set(sides[0].seconds) == set(sides[1].seconds)
@@ -106,7 +106,7 @@ def test_published_tuning_runs_on_the_chosen_device(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("amp", "numbers"), [("false", "float32"), ("bf16", "bfloat16")])
-def test_both_sides_and_floors_take_the_number_format(amp: str, numbers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_and_floors_use_the_number_format(amp: str, numbers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = dataclasses.replace(SMALL, amp=amp)
     assert measure.measure("plain", options).numbers == numbers
     assert measure.measure("ours", options).numbers == numbers
@@ -158,7 +158,7 @@ def test_autocast_is_on_around_the_published_model_and_off_around_its_crf(
 
 
 @pytest.mark.parametrize("what", ["segment", "infoscore", "tuning", "runs"])
-def test_both_sides_are_warmed_up_and_repeated_alike(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_are_warmed_up_and_repeated_equally(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     watches: dict[str, list[stopwatch.Stopwatch]] = {"ours": [], "plain": []}
     for side, times in watches.items():
 
@@ -214,7 +214,7 @@ def test_infoscore_is_timed_with_prompts_below_the_clamp(monkeypatch: pytest.Mon
     assert torch.cat(marked).float().mean() > 0.9
 
 
-def test_the_model_alone_is_a_job_of_ours() -> None:
+def test_the_model_alone_is_a_job_of_this_project() -> None:
     assert measure.measure("ours", dataclasses.replace(SMALL, what="nothing")).seconds == {}
 
 
@@ -281,7 +281,7 @@ def test_a_format_that_is_the_same_as_another_is_measured_once(monkeypatch: pyte
     assert list(against_published.measure_formats(SMALL, ["false", "true", "bf16"])) == ["float32", "bfloat16"]
 
 
-def test_the_published_side_takes_the_format_that_ours_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_side_uses_the_format_chosen_by_this_project(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[str, str]] = []
 
     def measured(side: str, options: Options) -> Measurement:
@@ -295,7 +295,7 @@ def test_the_published_side_takes_the_format_that_ours_found(monkeypatch: pytest
     assert taken == [("ours", "false"), ("ours", "true"), ("plain", "false"), ("plain", "fp16"), ("ours", "false")]
 
 
-def test_growth_asks_for_one_value_after_the_other(
+def test_growth_measures_one_value_after_the_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[Options] = []
@@ -321,7 +321,9 @@ def test_growth_asks_for_one_value_after_the_other(
     assert (tmp_path / "new" / "growth.png").stat().st_size > 1000
 
 
-def test_photos_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_photos_are_timed_with_and_without_overlap(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     ways: list[str] = []
     for module, name in ((photos.pipeline, "run"), (photos, "one_by_one")):
         work = getattr(module, name)

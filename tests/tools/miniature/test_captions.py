@@ -55,7 +55,7 @@ def test_words_fit_the_drawing() -> None:
     assert said == {*dress.words, "wall"}
 
 
-def test_every_word_of_a_class_is_said_at_times() -> None:
+def test_every_word_of_a_class_occurs() -> None:
     canvas = Canvas(100, 100)
     wall(canvas, np.random.default_rng(0))
     look = LOOKS["tv"][0]
@@ -66,7 +66,7 @@ def test_every_word_of_a_class_is_said_at_times() -> None:
     assert 0.45 < np.mean([word == "tv" for word in said]) < 0.7
 
 
-def test_a_scene_gives_the_whole_and_close_ups() -> None:
+def test_a_scene_gives_the_full_picture_and_close_ups() -> None:
     pairs = captions.draw_pairs(7)
     assert len(pairs) == 1 + captions.CLOSE_UPS
     for picture, caption in pairs:

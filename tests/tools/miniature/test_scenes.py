@@ -54,7 +54,7 @@ def test_redrawing_gives_the_shipped_masks_and_images(split: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("split", ["val", "train"])
-def test_every_list_holds_every_class(split: str) -> None:
+def test_every_list_contains_every_class(split: str) -> None:
     masks = [np.array(Image.open(mask)) for _, mask in listed(split)]
     assert len(masks) == draw.SCENES_PER_LIST
     scenes_with = np.sum([np.isin(np.arange(256), mask) for mask in masks], axis=0)
@@ -94,7 +94,7 @@ def test_masks_have_the_colours_of_voc() -> None:
         assert tuple(palette[label]) == colour
 
 
-def test_void_lies_along_the_outlines_of_objects_and_nowhere_else() -> None:
+def test_void_is_along_the_outlines_of_objects_alone() -> None:
     canvas = Canvas(60, 60)
     draw_background(canvas, np.random.default_rng(0), "grass")
     Pen(canvas, Placement(20, 30, 10), "bus").rectangle(-1, -1, 1, 1, (255, 0, 0))
@@ -125,7 +125,7 @@ def test_a_drawing_fills_its_frame_with_its_class(name: str, look: objects.Look)
         assert (canvas.objects == shows).all()
 
 
-def test_no_two_classes_look_alike() -> None:
+def test_no_two_classes_look_the_same() -> None:
     shapes = {look.draw.__name__: draw_alone(look, name, 0)[1] for name, look in LOOKS}
     assert len(shapes) == len(LOOKS)
     names = list(shapes)
@@ -135,7 +135,7 @@ def test_no_two_classes_look_alike() -> None:
             assert overlap < 0.9, (first, second)
 
 
-def test_scenes_hold_the_objects_they_name_and_follow_from_their_seed() -> None:
+def test_scenes_contain_the_objects_they_name_and_depend_on_their_seed_alone() -> None:
     for seed in range(20):
         first = CLASSES[seed % len(CLASSES)]
         scene = draw_scene(seed, first)

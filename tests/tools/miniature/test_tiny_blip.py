@@ -58,7 +58,7 @@ def miou(blip: Blip, prompts: PromptSet) -> dict[str, float]:
     return {name: 100 * count.miou for name, count in counts.items()}
 
 
-def test_it_gives_the_recorded_score(miou: dict[str, float]) -> None:
+def test_the_model_gives_the_recorded_score(miou: dict[str, float]) -> None:
     assert miou["supervised"] == pytest.approx(RECORDED["miou"], abs=0.5)
 
 
@@ -76,7 +76,7 @@ def test_supervised_layers_beat_all_layers_and_the_last(miou: dict[str, float], 
     assert miou["supervised"] > miou["all"] > miou[str(blip.layers[-1])]
 
 
-def test_it_tells_how_it_was_trained() -> None:
+def test_the_model_records_its_training() -> None:
     assert REPORT["finished"]
     assert REPORT["command"].startswith("python -m tools.miniature.train")
     assert REPORT["supervised_layers"] == RECORDED["layers"]
@@ -92,13 +92,13 @@ def test_its_scope_is_that_of_a_model_made_again() -> None:
     assert len(CLASSES) == 20
 
 
-def test_it_is_small_and_knows_every_word(blip: Blip) -> None:
+def test_the_model_is_small_and_its_vocabulary_has_every_word(blip: Blip) -> None:
     assert (MODEL / "model.safetensors").stat().st_size < 12e6
     assert not blip.unknown_words([TEMPLATE.format(word=word) for word in WORDS])
     assert blip.tokenize(["Image of 猫."])[0].tolist()[0].count(blip.tokenizer.unk_token_id) == 1
 
 
-def test_matching_tells_what_is_in_a_scene(blip: Blip, prompts: PromptSet) -> None:
+def test_matching_scores_detect_classes(blip: Blip, prompts: PromptSet) -> None:
     """A class that is there scores higher than one that is not, in nine pairs of ten (chance: half)."""
     config = load_config(CONFIG, ["max_images=40", "dataloader.num_workers=0"])
     segmenter = Segmenter(blip, prompts, (0,), Frame.from_config(config))

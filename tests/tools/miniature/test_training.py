@@ -35,7 +35,7 @@ def model(tokenizer: BertTokenizerFast) -> BlipForImageTextRetrieval:
     return build_model(tokenizer).eval()
 
 
-def test_the_vocabulary_knows_every_word_of_the_class_file(tokenizer: BertTokenizerFast) -> None:
+def test_the_vocabulary_has_every_word_of_the_class_file(tokenizer: BertTokenizerFast) -> None:
     for word in WORDS:
         tokens = tokenizer.tokenize(TEMPLATE.format(word=word))
         assert tokens == ["image", "of", *word.lower().split(), "."]
@@ -93,7 +93,7 @@ def test_flat_adamw_is_adamw() -> None:
     torch.testing.assert_close(flat.bias, plain.bias)
 
 
-def test_prompts_ask_for_the_caption_and_for_absent_words(tokenizer: BertTokenizerFast) -> None:
+def test_prompts_contain_the_caption_and_absent_words(tokenizer: BertTokenizerFast) -> None:
     sampler = batches.PromptSampler(tokenizer)
     caption = ["kitty" if "kitty" in WORDS else "cats", "wall"]
     asked = set()
@@ -154,7 +154,7 @@ def test_the_caption_loss_falls_when_patches_show_what_the_caption_says() -> Non
     assert both < one < wrong
 
 
-def test_the_matching_loss_watches_padding_too() -> None:
+def test_the_matching_loss_includes_padding() -> None:
     logits = torch.zeros(1, 2, 4, 2)
     logits[..., 0] = 5  # nothing found
     wanted = torch.zeros(1, 2)
@@ -188,7 +188,7 @@ def test_the_learning_rate_warms_up_and_cools_down() -> None:
     assert rates[-1] < 0.02
 
 
-def test_twenty_steps_lower_the_losses_and_leave_a_model_that_loads(
+def test_twenty_steps_lower_the_losses_and_save_a_loadable_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # matching joins early, so that its losses are seen to fall too

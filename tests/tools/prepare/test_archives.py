@@ -36,12 +36,12 @@ def unpacked(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_unpacks_what_is_wanted(archive: Path, tmp_path: Path) -> None:
+def test_only_requested_files_are_unpacked(archive: Path, tmp_path: Path) -> None:
     assert extract(archive, tmp_path / "out", lambda path: path.stem != "3", "text") == 4
     assert unpacked(tmp_path / "out") == {name: CONTENT[name] for name in CONTENT if "3" not in name}
 
 
-def test_goes_on_where_it_stopped(
+def test_unpacking_resumes(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, copy, done = tmp_path / "out", shutil.copyfileobj, []
@@ -65,7 +65,7 @@ def test_goes_on_where_it_stopped(
     assert "unpacked again" not in capsys.readouterr().out
 
 
-def test_a_file_that_was_cut_short_is_unpacked_again_and_that_is_said(
+def test_a_truncated_file_is_unpacked_again_with_a_note(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -76,13 +76,13 @@ def test_a_file_that_was_cut_short_is_unpacked_again_and_that_is_said(
     assert "1 file of another size" in capsys.readouterr().out
 
 
-def test_a_cut_archive_is_named_with_the_remedy(archive: Path, tmp_path: Path) -> None:
+def test_a_truncated_archive_is_named_with_the_remedy(archive: Path, tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"archive .*{archive.name} is damaged or incomplete .*download it again"):
         extract(archive, tmp_path / "out", lambda _: True, "text")
 
 
-def test_a_tar_that_breaks_off_between_two_files_is_damaged(tmp_path: Path) -> None:
+def test_a_tar_truncated_between_two_files_is_damaged(tmp_path: Path) -> None:
     archive = tmp_path / "data.tar"
     with tarfile.open(archive, "w") as tar:
         for number in range(3):
@@ -101,7 +101,7 @@ def test_a_tar_that_breaks_off_between_two_files_is_damaged(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["VOCtrainval_11-May-2012.tar", "benchmark.tgz", "val2014.zip", "other.tar"])
-def test_a_web_page_that_was_saved_as_an_archive_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+def test_a_web_page_saved_as_an_archive_gives_a_one_line_error(tmp_path: Path, name: str) -> None:
     archive = tmp_path / name
     archive.write_text("\n<!DOCTYPE html>\n<html>Sign in</html>\n")
     with pytest.raises(UserError, match=rf"{name} is a web page, not an archive.*download it again from") as error:
@@ -111,7 +111,7 @@ def test_a_web_page_that_was_saved_as_an_archive_is_told_in_one_line(tmp_path: P
 
 @pytest.mark.parametrize("name", ["data.tar", "data.tgz", "data.zip"])
 @pytest.mark.parametrize("content", [b"", b"\0" * 2000, b"no archive at all " * 100, b"PK\x03\x04", b"\x1f\x8b\x08"])
-def test_what_is_no_archive_is_told_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_gives_a_one_line_error(tmp_path: Path, name: str, content: bytes) -> None:
     archive = tmp_path / name
     archive.write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} ") as error:
@@ -119,12 +119,12 @@ def test_what_is_no_archive_is_told_in_one_line(tmp_path: Path, name: str, conte
     assert "\n" not in str(error.value)
 
 
-def test_an_archive_without_what_is_wanted_says_what_it_holds(archive: Path, tmp_path: Path) -> None:
+def test_an_archive_without_requested_files_lists_its_content(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{archive.name} holds no val2014/\*\.jpg \(its first file is 'top/folder/"):
         extract(archive, tmp_path / "out", lambda path: path.parts[0] == "val2014", "val2014/*.jpg")
 
 
-def test_a_path_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_a_path_outside_the_folder_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "bad.tar"
     with tarfile.open(archive, "w") as tar:
         tar.addfile(tarfile.TarInfo("top/../../outside.txt"), io.BytesIO())
@@ -133,7 +133,7 @@ def test_a_path_that_leads_out_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "outside.txt").exists()
 
 
-def test_room_is_asked_for_before_the_first_file(
+def test_free_space_is_checked_before_the_first_file(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = sum(len(content) for content in CONTENT.values())

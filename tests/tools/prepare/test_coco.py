@@ -142,7 +142,7 @@ def test_a_second_run_writes_nothing(root: Path, lists: Path, capsys: pytest.Cap
     assert "0 masks written, 3 already there" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
+def test_an_interrupted_run_resumes(
     root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save, done = coco_masks.save_mask, []
@@ -165,7 +165,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert "1 mask written, 2 already there" in capsys.readouterr().out
 
 
-def test_masks_drawn_with_another_crowd_setting_are_not_taken_for_these(root: Path, lists: Path) -> None:
+def test_masks_drawn_with_another_crowd_setting_are_not_reused(root: Path, lists: Path) -> None:
     prepare_coco(root, lists, ("val",))
     before = snapshot(root / "val")
     other = lists.with_name("lists2")
@@ -178,7 +178,9 @@ def test_masks_drawn_with_another_crowd_setting_are_not_taken_for_these(root: Pa
     prepare_coco(root, other, ("val",), crowd="exclude")  # the record follows
 
 
-def test_masks_of_unknown_origin_are_kept_and_said(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_of_unknown_origin_are_kept_and_reported(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare_coco(root, lists, ("val",))
     (root / "val" / coco.RECORD).unlink()
     (root / "val" / f"{name(9)}.png").unlink()
@@ -198,9 +200,7 @@ def test_masks_of_unknown_origin_survive_force(root: Path, lists: Path) -> None:
     assert before.items() <= snapshot(root / "val").items()
 
 
-def test_masks_that_are_drawn_anew_are_never_under_a_wrong_record(
-    root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redrawn_masks_never_have_a_wrong_record(root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_coco(root, lists, ("val",))
     unlink, done = Path.unlink, []
 
@@ -221,7 +221,7 @@ def test_masks_that_are_drawn_anew_are_never_under_a_wrong_record(
     assert set(np.unique(pixels(root / "val" / f"{name(9)}.png"))) == {0, 1, 2}
 
 
-def test_a_list_with_masks_in_another_folder_is_kept_and_it_is_said(
+def test_a_list_with_masks_in_another_folder_is_kept_and_reported(
     root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists.mkdir()
@@ -240,7 +240,7 @@ def test_a_list_with_masks_in_another_folder_is_kept_and_it_is_said(
     assert snapshot(root / "val") == before
 
 
-def test_ready_masks_without_annotations_make_lists_alone(
+def test_existing_masks_without_annotations_give_lists_alone(
     root: Path, lists: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare_coco(root, lists)
@@ -260,7 +260,7 @@ def test_ready_masks_without_annotations_make_lists_alone(
     assert "used as they are, and only the list is written" in out
 
 
-def test_one_split_may_be_ready_and_the_other_drawn(root: Path, lists: Path) -> None:
+def test_one_split_may_exist_and_the_other_is_drawn(root: Path, lists: Path) -> None:
     prepare_coco(root, lists, ("val",))
     (root / "annotations/instances_val2014.json").unlink()
     prepare_coco(root, lists, force=True)
@@ -268,7 +268,7 @@ def test_one_split_may_be_ready_and_the_other_drawn(root: Path, lists: Path) -> 
     assert (lists / "train.txt").read_text().splitlines() == lines([3, 5, 9], "train")
 
 
-def test_an_empty_folder_of_masks_is_not_ready(root: Path, lists: Path) -> None:
+def test_an_empty_folder_of_masks_does_not_count(root: Path, lists: Path) -> None:
     (root / "val").mkdir()
     (root / "annotations/instances_val2014.json").unlink()
     with pytest.raises(UserError, match=r"instances_val2014\.json does not .*, lay ready masks in .*coco/val, or"):
@@ -276,7 +276,7 @@ def test_an_empty_folder_of_masks_is_not_ready(root: Path, lists: Path) -> None:
 
 
 @pytest.mark.parametrize("entries", [["val2014.zip"], ["val2014"], []])
-def test_images_that_lie_deeper_or_nowhere_are_told(root: Path, lists: Path, entries: list[str]) -> None:
+def test_nested_and_missing_images_are_reported(root: Path, lists: Path, entries: list[str]) -> None:
     shutil.rmtree(root / "val2014")
     (root / "val2014").mkdir()
     for entry in entries:
@@ -339,7 +339,7 @@ def test_a_corner_a_little_outside_is_drawn_to_the_edge() -> None:
     assert (painted((1, 1, [box(WIDTH - 2, HEIGHT - 2, 5, 5)])) == 1).sum() == 4
 
 
-def test_counts_other_than_the_known_ones_are_said(
+def test_unexpected_counts_are_reported(
     root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert coco.EXPECTED_LINES == {"train": 82081, "val": 40137}
@@ -351,9 +351,7 @@ def test_counts_other_than_the_known_ones_are_said(
     assert "val categories: 3, but 80 expected" in out
 
 
-def test_an_image_that_is_not_there_is_left_out_and_named(
-    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_image_is_skipped_and_named(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "val2014" / f"{name(5)}.jpg").unlink()
     prepare_coco(root, lists, ("val",))
     assert (lists / "val.txt").read_text().splitlines() == lines([3, 9])
@@ -399,7 +397,7 @@ def test_missing_sources_are_named_with_the_remedy(root: Path, lists: Path, miss
         '{"images": [], "categories": [], "annotations": [{"id": null, "image_id": 1, "category_id": 1}]}',
     ],
 )
-def test_a_file_that_is_no_instances_file_is_named(root: Path, lists: Path, text: str) -> None:
+def test_a_file_without_instances_is_named(root: Path, lists: Path, text: str) -> None:
     (root / "annotations/instances_val2014.json").write_text(text)
     for crowd in ("include", "exclude"):
         with pytest.raises(UserError, match=r"instances_val2014\.json are no COCO instances file") as error:
@@ -434,7 +432,7 @@ def test_a_category_that_is_not_defined_is_named(root: Path, lists: Path) -> Non
         prepare_coco(root, lists, ("val",))
 
 
-def test_annotations_without_any_object_make_no_list(root: Path, lists: Path) -> None:
+def test_annotations_without_objects_give_no_list(root: Path, lists: Path) -> None:
     path = root / "annotations/instances_val2014.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
     with pytest.raises(UserError, match=r"no images for the list .*val\.txt"):

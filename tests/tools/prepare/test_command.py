@@ -54,7 +54,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.Cap
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_number_of_workers_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_number_of_workers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(main, ["pascal", "--root", str(tmp_path), "--workers", "0"]) == 2
     assert capsys.readouterr().err == "error: --workers 0: expected 1 or more\n"
 
@@ -85,7 +85,7 @@ def test_a_number_of_workers_that_is_none_is_refused(tmp_path: Path, capsys: pyt
         ),
     ],
 )
-def test_help_teaches(arguments: list[str], taught: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_examples(arguments: list[str], taught: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0
@@ -94,7 +94,7 @@ def test_help_teaches(arguments: list[str], taught: tuple[str, ...], capsys: pyt
 
 
 @pytest.mark.parametrize("dataset", ["pascal", "coco"])
-def test_the_defaults_are_where_the_configurations_look(dataset: str) -> None:
+def test_default_folders_match_the_configurations(dataset: str) -> None:
     options = parser().parse_args([dataset])
     assert options.root == REPOSITORY / "data" / dataset
     assert options.lists == REPOSITORY / "src" / "lists" / dataset
@@ -108,7 +108,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize("dataset", ["pascal", "coco"])
-def test_a_path_that_the_system_refuses_is_one_line(
+def test_a_path_that_the_system_refuses_gives_a_one_line_error(
     dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(main, [dataset, "--root", str(tmp_path / ("a" * 300))]) == 2
@@ -147,7 +147,7 @@ def say_who_works(number: int) -> None:
     time.sleep(1000)
 
 
-def test_workers_end_with_a_parent_that_is_killed() -> None:
+def test_workers_end_when_their_parent_is_killed() -> None:
     module = "tests.tools.prepare.test_command"
     code = f"from {module} import *; for_each(say_who_works, range(2), 2, 2, 'x')"
     parent = subprocess.Popen(

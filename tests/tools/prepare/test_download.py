@@ -81,7 +81,7 @@ def coco_offer(offered: Path, address: str, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("pascal_offer")
-def test_pascal_comes_from_the_official_archives(tmp_path: Path) -> None:
+def test_pascal_is_downloaded_from_the_official_archives(tmp_path: Path) -> None:
     root, lists = tmp_path / "pascal", tmp_path / "lists"
     prepare_pascal(root, lists, download=True)
     assert len((lists / "train.txt").read_text().splitlines()) == 3
@@ -92,7 +92,7 @@ def test_pascal_comes_from_the_official_archives(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("pascal_offer")
-def test_archives_that_an_interruption_left_in_part_are_fetched_again(tmp_path: Path, offered: Path) -> None:
+def test_partial_downloads_are_fetched_again(tmp_path: Path, offered: Path) -> None:
     root = tmp_path / "pascal"
     for part in (root / "VOCtrainval_11-May-2012.tar", root / "SBD" / "benchmark.tgz"):
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def test_archives_that_an_interruption_left_in_part_are_fetched_again(tmp_path: 
 
 
 @pytest.mark.usefixtures("pascal_offer")
-def test_an_unpacking_that_was_interrupted_is_made_whole(tmp_path: Path, offered: Path) -> None:
+def test_interrupted_unpacking_is_completed(tmp_path: Path, offered: Path) -> None:
     root = tmp_path / "pascal"
     make_sbd(root)
     shutil.copy(offered / "VOCtrainval_11-May-2012.tar", root)
@@ -116,7 +116,7 @@ def test_an_unpacking_that_was_interrupted_is_made_whole(tmp_path: Path, offered
 
 
 @pytest.mark.usefixtures("coco_offer")
-def test_coco_comes_from_the_official_archives(tmp_path: Path, offered: Path) -> None:
+def test_coco_is_downloaded_from_the_official_archives(tmp_path: Path, offered: Path) -> None:
     root, lists = tmp_path / "coco", tmp_path / "lists"
     prepare_coco(root, lists, ("val",), download=True)
     assert len((lists / "val.txt").read_text().splitlines()) == 3
@@ -128,7 +128,7 @@ def test_coco_comes_from_the_official_archives(tmp_path: Path, offered: Path) ->
 
 
 @pytest.mark.usefixtures("coco_offer")
-def test_a_coco_archive_that_came_in_part_does_not_get_its_name(tmp_path: Path, offered: Path) -> None:
+def test_a_partial_coco_download_does_not_get_its_final_name(tmp_path: Path, offered: Path) -> None:
     root, lists = tmp_path / "coco", tmp_path / "lists"
     whole = (offered / "val2014.zip").read_bytes()
     (offered / "val2014.zip").write_bytes(whole[: len(whole) // 2])
@@ -150,7 +150,7 @@ def test_a_failed_download_is_one_line_with_the_remedy(tmp_path: Path, offered: 
 
 
 @pytest.mark.usefixtures("pascal_offer")
-def test_failed_pascal_downloads_name_the_other_way(tmp_path: Path, offered: Path) -> None:
+def test_failed_pascal_downloads_name_the_alternative(tmp_path: Path, offered: Path) -> None:
     root = tmp_path / "pascal"
     (offered / "benchmark.tgz").unlink()
     with pytest.raises(UserError, match=r"downloading SBD to .*failed .*404.*web\.archive\.org.*--sbd"):
@@ -162,7 +162,7 @@ def test_failed_pascal_downloads_name_the_other_way(tmp_path: Path, offered: Pat
 
 
 @pytest.mark.usefixtures("pascal_offer")
-def test_with_all_masks_ready_only_voc_is_fetched_for_its_image_sets(
+def test_with_all_masks_only_voc_is_fetched_for_its_image_sets(
     tmp_path: Path, offered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare_pascal(tmp_path / "first", tmp_path / "lists", download=True)
@@ -178,14 +178,14 @@ def test_with_all_masks_ready_only_voc_is_fetched_for_its_image_sets(
 
 
 @pytest.mark.usefixtures("coco_offer")
-def test_an_empty_folder_of_images_is_no_download(tmp_path: Path) -> None:
+def test_an_empty_folder_of_images_does_not_count_as_a_download(tmp_path: Path) -> None:
     (tmp_path / "coco/val2014").mkdir(parents=True)
     prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
     assert len((tmp_path / "lists/val.txt").read_text().splitlines()) == 3
 
 
 @pytest.mark.usefixtures("coco_offer")
-def test_another_beginning_of_a_download_does_no_harm(tmp_path: Path) -> None:
+def test_a_partial_file_of_another_download_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "coco/.download").mkdir(parents=True)
     (tmp_path / "coco/.download/train2014.zip").write_bytes(b"half")
     prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
@@ -193,7 +193,7 @@ def test_another_beginning_of_a_download_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_takes_no_more_is_not_the_servers_fault(
+def test_a_full_disk_is_not_reported_as_a_server_error(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -205,7 +205,7 @@ def test_a_disk_that_takes_no_more_is_not_the_servers_fault(
 
 
 @pytest.mark.usefixtures("pascal_offer", "coco_offer")
-def test_room_is_asked_for_before_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_is_checked_before_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 10**9))
     with pytest.raises(UserError, match=r"downloading and unpacking needs about 8\.0 GB in .*pascal"):
         prepare_pascal(tmp_path / "pascal", tmp_path / "lists", download=True)
@@ -215,13 +215,13 @@ def test_room_is_asked_for_before_a_download(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "coco").exists()
 
 
-def test_coco_comes_over_https_with_a_checksum_of_each_archive() -> None:
+def test_coco_is_downloaded_over_https_with_checksums() -> None:
     assert all(url.startswith("https://") for url in download.COCO_URLS.values())
     assert download.COCO_MD5.keys() == download.COCO_URLS.keys()
 
 
 @pytest.mark.usefixtures("coco_offer")
-def test_a_coco_archive_with_another_checksum_does_not_get_its_name(tmp_path: Path, offered: Path) -> None:
+def test_a_coco_archive_with_a_wrong_checksum_does_not_get_its_final_name(tmp_path: Path, offered: Path) -> None:
     shutil.copy(offered / "annotations_trainval2014.zip", offered / "val2014.zip")
     with pytest.raises(UserError, match=r"val2014\.zip failed \(its md5 is [0-9a-f]{32}; expected [0-9a-f]{32}\)"):
         prepare_coco(tmp_path / "coco", tmp_path / "lists", ("val",), download=True)
@@ -229,7 +229,7 @@ def test_a_coco_archive_with_another_checksum_does_not_get_its_name(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("coco_offer")
-def test_a_download_does_not_replace_what_is_no_file(tmp_path: Path) -> None:
+def test_a_download_replaces_only_regular_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "val2014.zip")
     with pytest.raises(UserError, match=r"cannot write .*val2014\.zip: it is a named pipe"):
         download.download_coco("val2014.zip", tmp_path)

@@ -43,7 +43,7 @@ def name_classes(class_file: Path, *names: str) -> None:
     class_file.write_text(json.dumps(entries))
 
 
-def test_from_two_folders_to_all_three_experiments(
+def test_two_folders_are_enough_for_all_three_experiments(
     folders: tuple[Path, Path], tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -65,7 +65,7 @@ def test_from_two_folders_to_all_three_experiments(
     assert (tmp_path / "results" / "mugs_training_free_infoscore.csv").is_file()
 
 
-def test_what_a_user_has_written_is_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_edited_files_are_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert run(folders, tmp_path / "out") == 0
     name_classes(tmp_path / "out" / "classes.json", "cat", "dog", "red mug")
     named = (tmp_path / "out" / "classes.json").read_text()
@@ -193,14 +193,14 @@ def test_smoothed_masks_are_refused_and_a_threshold_reads_them(
     assert np.array_equal(mask_of(tmp_path / "jpeg", 0), BOX)
 
 
-def test_many_labels_that_are_areas_are_no_smoothing(tmp_path: Path) -> None:
+def test_many_labels_in_areas_are_not_mistaken_for_smoothing(tmp_path: Path) -> None:
     save(tmp_path / "i/x.jpg", PHOTO)
     save(tmp_path / "m/x.png", np.repeat(np.arange(1, 21, dtype=np.uint8), 3)[None].repeat(40, 0))
     assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 0
     assert len(names_in(tmp_path / "out/classes.json")) == 21
 
 
-def test_an_object_of_value_255_is_not_ignored_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_object_of_value_255_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "i/x.jpg", PHOTO)
     save(tmp_path / "m/x.png", BOX * 255)
     assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
@@ -244,7 +244,7 @@ def test_gaps_are_closed_and_placeholders_refused(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("name", ["2024", "true", "null", "1e3", "coco", "no"])
-def test_any_name_is_a_name(name: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_any_string_is_a_class_name(name: str, folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert run(folders, tmp_path / "out", "--name", name) == 0
     for file in ("training_free.yaml", "one_shot.yaml"):
         config = load_config(tmp_path / "out" / file)

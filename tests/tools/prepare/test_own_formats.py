@@ -108,7 +108,7 @@ def test_labelme_polygons_and_masks(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert np.array_equal(masks["c"][1], ignored)
 
 
-def test_labelme_shapes_lie_on_top_of_earlier_ones_and_circles_are_round(tmp_path: Path) -> None:
+def test_later_labelme_shapes_cover_earlier_ones_and_circles_are_round(tmp_path: Path) -> None:
     circle = {"label": "dog", "points": [[20, 20], [28, 20]], "shape_type": "circle"}
     box = {"label": "cat", "points": [[5, 5], [2, 2]], "shape_type": "rectangle"}
     labelme(tmp_path / "l/a.json", rectangle("cat", 0, 0, 59, 39), circle, box)
@@ -223,7 +223,7 @@ def test_a_cvat_export_is_refused_by_file_and_line(
     assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_cvat_export_without_images_asks_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cvat_export_without_images_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path / "out", "--masks", cvat(tmp_path / "cvat")) == 2
     assert "the export has no images; name their folder with --images" in capsys.readouterr().err
 
@@ -396,14 +396,14 @@ def test_a_panoptic_file_is_refused_by_name_and_key(
     assert key in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_two_coco_files_in_a_folder_are_a_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_coco_files_in_a_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(json.dumps(instances()))
     assert run(tmp_path / "out", "--images", tmp_path) == 2
     assert "holds 2 COCO files (a.json, b.json); name one of them with --masks" in capsys.readouterr().err
 
 
-def test_other_json_beside_masks_does_not_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_json_files_beside_masks_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo(tmp_path / "i/a.jpg")
     save(tmp_path / "m/a.png", TRUTH)
     (tmp_path / "m/info.json").write_text('{"made": "yesterday"}')
@@ -414,7 +414,7 @@ def test_other_json_beside_masks_does_not_matter(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("form", "labels"), [("labelme-masks", "."), ("cvat", "."), ("coco", "instances.json"), ("labelme", ".")]
 )
-def test_what_this_project_exports_comes_back(form: str, labels: str, tmp_path: Path) -> None:
+def test_exports_of_this_project_are_read_back(form: str, labels: str, tmp_path: Path) -> None:
     (made_export,) = open_exports([form], tmp_path, ("background", "cat", "red dog"))
     made_export.add(LabelledPhoto(photo(tmp_path / "photos/a.png"), "a", TRUTH, ("background", "cat", "red dog")))
     made_export.finish()

@@ -88,7 +88,7 @@ def test_train_has_the_published_order(root: Path, lists: Path, tmp_path: Path) 
     assert (tmp_path / "other/train.txt").read_text().splitlines() == lines(other)
 
 
-def test_masks_beside_an_sbd_that_lost_files_stay_in_the_list(root: Path, lists: Path) -> None:
+def test_masks_without_an_sbd_file_stay_in_the_list(root: Path, lists: Path) -> None:
     prepare_pascal(root, lists)
     before = (lists / "train.txt").read_bytes()
     (root / "benchmark_RELEASE/dataset/cls/2008_000004.mat").unlink()
@@ -113,7 +113,7 @@ def test_the_published_lists_are_known_by_their_md5_sum(
     assert "val.txt: not the published list (md5 6a4677fa6be45f515b2cf6807eec4e15)" in out
 
 
-def test_every_listed_file_is_there(root: Path, lists: Path) -> None:
+def test_every_listed_file_exists(root: Path, lists: Path) -> None:
     prepare_pascal(root, lists)
     for name in ("train", "val"):
         for line in (lists / f"{name}.txt").read_text().splitlines():
@@ -129,7 +129,7 @@ def test_an_image_of_the_val_list_is_never_in_train(root: Path, lists: Path) -> 
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
-def test_masks_are_vocs_where_it_has_one_and_sbds_elsewhere(root: Path, lists: Path) -> None:
+def test_voc_masks_take_precedence_over_sbd(root: Path, lists: Path) -> None:
     prepare_pascal(root, lists)
     masks = root / "SegmentationClassAug"
     assert {path.stem for path in masks.iterdir()} == {*VOC_MASKS, *SBD_MASKS}
@@ -170,7 +170,7 @@ def test_images_are_copied_where_links_are_impossible(
     assert "6 copied" in capsys.readouterr().out
 
 
-def test_an_image_that_the_devkit_lacks_comes_from_sbd(root: Path, lists: Path) -> None:
+def test_an_image_missing_from_the_devkit_is_taken_from_sbd(root: Path, lists: Path) -> None:
     (root / "VOCdevkit/VOC2012/JPEGImages/2008_000004.jpg").unlink()
     save_jpeg(root / "benchmark_RELEASE/dataset/img/2008_000004.jpg", 77)
     prepare_pascal(root, lists)
@@ -201,7 +201,7 @@ def test_an_error_in_a_process_arrives_with_its_text(root: Path, lists: Path) ->
         prepare_pascal(root, lists, workers=2)
 
 
-def test_the_archive_is_unpacked_without_what_is_not_needed(tmp_path: Path, lists: Path) -> None:
+def test_only_needed_files_of_the_archive_are_unpacked(tmp_path: Path, lists: Path) -> None:
     make_voc(tmp_path / "made")
     root = tmp_path / "pascal"
     pack_tar(root / "VOCtrainval_11-May-2012.tar", tmp_path / "made", "VOCdevkit")
@@ -224,7 +224,7 @@ def test_an_archive_elsewhere_is_unpacked_below_the_root(tmp_path: Path, lists: 
     assert (lists / "val.txt").read_text().splitlines() == lines(VAL)
 
 
-def test_the_ready_layout_and_the_image_sets_are_enough_for_lists(root: Path, lists: Path, tmp_path: Path) -> None:
+def test_the_prepared_layout_and_the_image_sets_are_enough_for_lists(root: Path, lists: Path, tmp_path: Path) -> None:
     prepare_pascal(root, lists)
     ready = tmp_path / "ready"
     for name in ("JPEGImages", "SegmentationClassAug"):
@@ -248,7 +248,7 @@ def test_a_second_run_writes_nothing(root: Path, lists: Path, capsys: pytest.Cap
     assert out.count("existing list is the same: kept") == 2
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
+def test_an_interrupted_run_resumes(
     root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save, done = pascal.save_mask, []
@@ -273,7 +273,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
 
-def test_what_a_killed_run_left_is_no_mask(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_partial_files_of_a_killed_run_are_not_masks(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     masks = root / "SegmentationClassAug"
     masks.mkdir()
     (masks / ".2011_000007.abc.png").write_bytes(b"half")
@@ -307,7 +309,7 @@ PUBLISHED = lines(["2009_000005", "2008_000004", "2007_000001"])
         (["\udcff"], "it is no UTF-8 text"),
     ],
 )
-def test_a_list_that_differs_is_kept_and_it_is_said_how(
+def test_a_different_list_is_kept_and_the_difference_is_printed(
     root: Path, lists: Path, present: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists.mkdir()
@@ -327,7 +329,7 @@ def test_a_list_that_differs_is_kept_and_it_is_said_how(
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text + "\n \n"])
-def test_line_ends_blanks_and_a_byte_order_mark_are_no_difference(
+def test_line_endings_blanks_and_a_byte_order_mark_are_no_difference(
     root: Path, lists: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lists.mkdir()
@@ -338,7 +340,7 @@ def test_line_ends_blanks_and_a_byte_order_mark_are_no_difference(
     assert (lists / "train.txt").read_bytes() == text
 
 
-def test_a_folder_in_place_of_a_list_is_refused_before_the_work(root: Path, lists: Path) -> None:
+def test_a_folder_in_place_of_a_list_is_refused_beforehand(root: Path, lists: Path) -> None:
     (lists / "train.txt").mkdir(parents=True)
     with pytest.raises(UserError, match=r"cannot write .*train\.txt: it is a folder"):
         prepare_pascal(root, lists)
@@ -377,7 +379,7 @@ def test_a_photo_that_cannot_be_read_is_reported(root: Path, lists: Path, capsys
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_the_archive_of_sbd_is_unpacked_like_vocs(tmp_path: Path, lists: Path, named: bool) -> None:
+def test_the_sbd_archive_is_unpacked(tmp_path: Path, lists: Path, named: bool) -> None:
     make_sbd(tmp_path / "made")
     root = tmp_path / "pascal"
     make_voc(root)
@@ -391,7 +393,9 @@ def test_the_archive_of_sbd_is_unpacked_like_vocs(tmp_path: Path, lists: Path, n
     assert snapshot(root) == before
 
 
-def test_masks_without_any_listed_image_are_told_apart_from_no_masks(root: Path, lists: Path, tmp_path: Path) -> None:
+def test_masks_without_a_listed_image_are_reported_differently_from_no_masks(
+    root: Path, lists: Path, tmp_path: Path
+) -> None:
     prepare_pascal(root, lists)
     ready = tmp_path / "ready"
     shutil.copytree(root / "VOCdevkit/VOC2012/ImageSets", ready / "ImageSets")
@@ -401,7 +405,7 @@ def test_masks_without_any_listed_image_are_told_apart_from_no_masks(root: Path,
         prepare_pascal(ready, tmp_path / "lists2")
 
 
-def test_counts_other_than_the_known_ones_are_said(
+def test_unexpected_counts_are_reported(
     root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pascal, "EXPECTED_LINES", {"train": 3, "val": 1449})
@@ -426,7 +430,7 @@ def test_missing_sources_are_named_with_the_remedy(tmp_path: Path, lists: Path) 
 
 
 @pytest.mark.parametrize("option", ["voc", "sbd"])
-def test_a_named_source_that_is_none_is_refused(root: Path, lists: Path, tmp_path: Path, option: str) -> None:
+def test_a_named_source_without_the_files_is_refused(root: Path, lists: Path, tmp_path: Path, option: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=f"--{option} .*empty has no"):
         prepare_pascal(root, lists, **{option: tmp_path / "empty"})
@@ -446,7 +450,7 @@ def test_a_devkit_without_masks_is_refused(root: Path, lists: Path) -> None:
         prepare_pascal(root, lists)
 
 
-def test_sbds_mask_does_not_take_the_place_of_a_lost_one_of_voc(root: Path, lists: Path) -> None:
+def test_an_sbd_mask_does_not_replace_a_lost_voc_mask(root: Path, lists: Path) -> None:
     (root / "VOCdevkit/VOC2012/SegmentationClass/2008_000003.png").unlink()  # which SBD has too
     with pytest.raises(UserError, match=r"SegmentationClass has no masks for 1 image .*2008_000003\.png"):
         prepare_pascal(root, lists)
@@ -476,7 +480,7 @@ def test_a_root_that_is_no_folder_is_named(root: Path, lists: Path, tmp_path: Pa
         prepare_pascal(tmp_path / "file", lists, root, root / "benchmark_RELEASE")
 
 
-def test_room_for_copies_is_asked_for(root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_space_for_copies_is_checked(root: Path, lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("Invalid cross-device link")
 
@@ -487,7 +491,9 @@ def test_room_for_copies_is_asked_for(root: Path, lists: Path, monkeypatch: pyte
     assert not any((root / "JPEGImages").iterdir())
 
 
-def test_what_is_no_file_is_no_image_and_no_mask(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_special_files_are_neither_images_nor_masks(
+    root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Reading a pipe would wait; a folder or a link to nowhere would count as an existing mask."""
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (root / folder).mkdir()

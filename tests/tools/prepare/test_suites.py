@@ -137,7 +137,7 @@ def test_coco_stuff_and_its_objects(
     assert "0 masks written, 1 already there" in capsys.readouterr().out
 
 
-def test_coco_stuff_from_the_archives_of_the_split_that_was_asked_for(tmp_path: Path) -> None:
+def test_coco_stuff_unpacks_only_the_requested_split(tmp_path: Path) -> None:
     make_stuff(tmp_path / "made")
     root = tmp_path / "packed"
     root.mkdir()
@@ -186,7 +186,7 @@ def test_cityscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", list(suites.SUITES))
-def test_what_is_missing_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_files_are_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(name, tmp_path) == 2
     error = capsys.readouterr().err
     assert suites.SUITES[name].sources in error
@@ -238,7 +238,7 @@ def test_voc_with_and_without_a_background(name: str, of_0: str, tmp_path: Path)
     assert config.eval.resolution == "original"
 
 
-def test_every_suite_has_an_output_of_its_own() -> None:
+def test_every_suite_has_its_own_output() -> None:
     configs = [load_config(path) for path in sorted((REPOSITORY / "configs").glob("*_blip.yaml"))]
     assert len({config.output.csv for config in configs}) == len(configs) == 10
 

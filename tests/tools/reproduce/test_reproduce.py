@@ -93,7 +93,7 @@ def test_all_experiments_and_their_numbers(drawn: Path, capsys: pytest.CaptureFi
     assert "5 of 5 to compute" in shown
 
 
-def test_what_is_finished_is_skipped_and_what_changed_is_not(
+def test_finished_jobs_are_skipped_and_changed_ones_are_not(
     drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ("--only", "training_free")
@@ -124,7 +124,7 @@ def test_what_is_finished_is_skipped_and_what_changed_is_not(
     assert "finished with other settings (files differs)" in capsys.readouterr().out
 
 
-def test_an_interrupted_experiment_is_not_taken_for_finished(
+def test_an_interrupted_experiment_does_not_count_as_finished(
     drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ("--only", "training_free")
@@ -142,7 +142,7 @@ def test_an_interrupted_experiment_is_not_taken_for_finished(
     assert "miniature training_free multi: 6 images, to compute" in shown
 
 
-def test_long_work_is_timed_before_it_begins(
+def test_long_work_is_estimated_beforehand(
     drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "LEAST_TIMED", 1)
@@ -182,7 +182,7 @@ def _asked(output: Path) -> Any:
     return _parser().parse_args(["--data", "miniature", "--device", "cpu", "--output-dir", str(output)])
 
 
-def test_all_that_is_missing_is_told_at_once(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_missing_is_reported_at_once(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = next((drawn.parent / "data" / "images").iterdir())
     image.unlink()
     arguments = ["--data", "pascal", "miniature", "--device", "cpu", "--output-dir", str(drawn)]
@@ -194,7 +194,7 @@ def test_all_that_is_missing_is_told_at_once(drawn: Path, capsys: pytest.Capture
     assert not drawn.exists()
 
 
-def test_bad_images_are_told_before_anything_is_computed(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_images_are_reported_before_computing(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks = sorted((drawn.parent / "data" / "masks").iterdir())
     for mask in masks[2:4]:
         mask.write_bytes(b"no picture")
@@ -224,7 +224,7 @@ def test_wrong_references_are_refused(text: str, message: str, tmp_path: Path) -
     assert message in str(refusal.value)
 
 
-def test_a_damaged_state_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_state_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / NAME).write_text('{"jobs": [')
     assert State.read(tmp_path).jobs == {}
     assert "computed again" in capsys.readouterr().err
