@@ -1,11 +1,11 @@
-"""What many tests share: no network, a tiny model on disk and in memory, a tiny data set, a configuration for both."""
+"""Shared fixtures: no network, a tiny model on disk and in memory, a tiny data set, a configuration for both."""
 
 from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub client: no test may need a network
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing by more, and wait long on a busy machine
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub client is imported: no test may need a network
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads do not make tiny models faster
 
 import signal
 import weakref
@@ -23,7 +23,7 @@ from src.evaluation import loop
 from src.method.blip import Blip, load_blip
 from tests import tiny
 
-# A shell ignores these signals for background jobs, and nohup does; the commands under test would inherit that.
+# Shells (for background jobs) and nohup ignore these signals; the commands under test would inherit that.
 for _name in ("SIGINT", "SIGHUP"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
@@ -49,7 +49,7 @@ def fused(model_folder: Path) -> Blip:
 
 @pytest.fixture
 def of_job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets the environment variables of a process of a job; ``None`` removes one."""
+    """Set the environment variables of a process of a job; ``None`` removes one."""
 
     def set_all(**variables: str | None) -> None:
         job = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -70,7 +70,7 @@ def data_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config_file(data_root: Path, model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Makes a YAML file for the tiny data set and model; keyword arguments are merged into its sections."""
+    """Write a YAML file for the tiny data set and model; keyword arguments are merged into its sections."""
 
     def make(**sections: Any) -> Path:
         return tiny.write_config(tmp_path / "config.yaml", tiny.config_values(data_root, model_folder, **sections))
@@ -80,7 +80,7 @@ def config_file(data_root: Path, model_folder: Path, tmp_path: Path) -> Callable
 
 @pytest.fixture
 def make_config(config_file: Callable[..., Path]) -> Callable[..., Config]:
-    """Makes a loaded configuration for the tiny data set and model."""
+    """Load a configuration for the tiny data set and model."""
     return lambda **sections: load_config(config_file(**sections))
 
 

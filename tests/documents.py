@@ -1,4 +1,4 @@
-"""The documents of the repository, and what is read out of them: commands, links, headings."""
+"""The documents of the repository, and their commands, links and headings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def python_commands(text: str) -> list[str]:
 
 
 def module_and_arguments(command: str) -> tuple[str, list[str]]:
-    """The module that ``command`` runs and what it is given."""
+    """The module that ``command`` runs and its arguments."""
     _, first, *rest = shlex.split(command)
     if first != "-m":
         return first.removesuffix(".py"), rest
@@ -60,7 +60,7 @@ def links(text: str) -> list[tuple[str, str]]:
 
 
 def exists(document: str, path: str, anchor: str) -> bool:
-    """Whether a link of ``document`` leads somewhere."""
+    """Whether the target of a link of ``document`` exists."""
     target = (REPOSITORY / document).parent / path if path else REPOSITORY / document
     if not Path(target).exists():
         return False

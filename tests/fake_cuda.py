@@ -1,8 +1,8 @@
-"""CUDA where there is none: tensors that have a device, a type, a shape and strides, but no values.
+"""Fake CUDA: tensors with a device, a dtype, a shape and strides, but no values.
 
-Under FakeTensors PyTorch runs the real code of the real operations for the device, except for the kernels: tensors of
-different devices do not mix, types follow autocast's rules, and asking for a value, which on a GPU would make the
-processor wait for it, is an error. Names in tests: anything ``fake`` has no values.
+With FakeTensors PyTorch runs the real operations for the device except the kernels: tensors of
+different devices do not mix, dtypes follow autocast's rules, and reading a value, which on a GPU would make the
+CPU wait, is an error. In tests, anything called ``fake`` has no values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CUDA = torch.device("cuda", 0)
 def fake_cuda(
     monkeypatch: pytest.MonkeyPatch, free: int = FREE, capability: tuple[int, int] = (9, 0)
 ) -> FakeTensorMode:
-    """A mode in which ``device="cuda"`` works, on a GPU with ``free`` bytes; enter it around the code to be tested."""
+    """A mode in which ``device="cuda"`` works, on a GPU with ``free`` bytes; enter it around the tested code."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: capability)
@@ -52,15 +52,15 @@ def like(tensor: Tensor) -> Tensor:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that live: what PyTorch's allocator would have given out.
+    """Counts the bytes of live tensors, as PyTorch's allocator would.
 
-    Entered within the fake mode, so that it sees all that is made there. Refuses float64 on the GPU, as MPS does.
+    Enter it within the fake mode, so that it sees all tensors. Refuses float64 on the GPU, as MPS does.
 
     Attributes:
-        peak: most bytes that lived at once, of tensors that were made or touched since.
+        peak: most bytes alive at once, of tensors created or used since.
         calls: how often each operation was called.
-        waits: operations that copied from the GPU to the processor, which waits for them.
-        uploads: operations that copied from the processor to the GPU, for which pageable memory waits, too.
+        waits: operations that copied from the GPU to the CPU, which synchronises.
+        uploads: operations that copied from the CPU to the GPU, which synchronises for pageable memory.
     """
 
     def __init__(self) -> None:

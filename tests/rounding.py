@@ -1,8 +1,8 @@
-"""How far two right float32 results may lie apart when a processor's kernels add in another order.
+"""Tolerances for float32 results whose sums are computed in another order.
 
-A sum of n terms is rounded n times, each time by up to eps / 2 of what has been added so far, up or down. Such errors
+A sum of n terms is rounded n times, each time by up to eps / 2 of the partial sum, up or down. Such errors
 add up like a random walk: their standard deviation is eps * sqrt(n / 12) of the largest value, and sqrt(2) times that
-between two kernels that share no order. Twice eps * sqrt(n) is five of those deviations: a million values stay within.
+between two kernels with different orders. Twice eps * sqrt(n) is five of those deviations, enough for a million values.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def rounding(terms: int) -> float:
 
 
 def roundings_of_blip(config: Any, patches: int, tokens: int) -> int:
-    """Terms that are added one after another from an image's pixels to the last text layer of a BLIP of ``config``."""
+    """Terms that are added in sequence from an image's pixels to the last text layer of a BLIP of ``config``."""
     vision, text = config.vision_config, config.text_config
     into_patches = 3 * vision.patch_size**2
     in_vision = vision.num_hidden_layers * (_attention(vision, patches + 1) + _mlp(vision))

@@ -1,4 +1,4 @@
-"""What commands share: a published option in two spellings, and the command to run next."""
+"""Shared options of commands: a published option in two spellings, and the command to run next."""
 
 from __future__ import annotations
 

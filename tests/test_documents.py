@@ -1,4 +1,4 @@
-"""README and docs/: every command is understood, every link leads somewhere, every block of Python runs."""
+"""README and docs/: every command can be parsed, every link has a target, every block of Python runs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SOURCES = [
 
 
 class Parsed(Exception):
-    """The command line was understood; what it asks for is not done."""
+    """The command line was parsed; the command does not run."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.namespace = args
 
 
 def parse(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """What the program of ``command`` makes of its options."""
+    """The parsed options of ``command``."""
     understand = argparse.ArgumentParser.parse_args
 
     def stop(parser: argparse.ArgumentParser, *args: Any) -> None:

@@ -1,6 +1,6 @@
-"""The whole method's CUDA path on tensors without values: devices, number formats, strides, and that nothing waits.
+"""The CUDA path of the method on tensors without values: devices, number formats, strides, synchronisation.
 
-No kernel runs here: numbers are compared where there is a GPU (``test_cuda_*`` beside each part).
+No kernel runs here: ``test_cuda_*`` of each part compare numbers on a GPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BATCH = 3
 
 @dataclass
 class Fake:
-    """A segmenter whose model lies on the fake GPU, pixels for it, the CRF's launches and what the memory saw."""
+    """A segmenter with its model on the fake GPU, pixels for it, the CRF's launches and the memory counter."""
 
     segmenter: Segmenter
     pixels: Tensor
@@ -60,7 +60,7 @@ def make_fake(amp: Amp, fused: bool, folder: Path, monkeypatch: pytest.MonkeyPat
     launches: list[tuple[int, ...]] = []
 
     def update(u: Tensor, messages: Tensor, pooled: Tensor) -> None:
-        """Takes the place of the Triton kernel and holds what it relies on."""
+        """Replaces the Triton kernel and checks its assumptions."""
         launches.append(tuple(u.shape))
         height, width = u.shape[4:]
         assert {tensor.device for tensor in (u, messages, pooled)} == {CUDA}
@@ -79,7 +79,7 @@ def make_fake(amp: Amp, fused: bool, folder: Path, monkeypatch: pytest.MonkeyPat
         ConvCRF(iterations=3),
         amp,
     )
-    attention._members.cache_clear()  # a fake is of use within its own mode only
+    attention._members.cache_clear()  # fake tensors work only within their mode
     with ExitStack() as stack:
         stack.callback(attention._members.cache_clear)
         stack.enter_context(fake_cuda(monkeypatch))
@@ -110,7 +110,7 @@ def test_an_evaluation_never_synchronises_with_the_gpu(fake: Fake) -> None:
     assert confusion.counts.device == CUDA
     assert not fake.memory.waits
     with pytest.raises(DataDependentOutputException):
-        segmenter.check_numbers()  # this is where it waits
+        segmenter.check_numbers()  # synchronises here
 
 
 def test_attention_is_float32_whatever_the_format(fake: Fake) -> None:
@@ -126,13 +126,13 @@ def test_attention_is_float32_whatever_the_format(fake: Fake) -> None:
 
 
 def test_matrix_products_run_in_the_format(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else autocast would be off on CUDA without anyone noticing."""
+    """Otherwise autocast could be off on CUDA unnoticed."""
     formats: list[tuple[Amp, torch.dtype]] = [(False, torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
     for amp, dtype in formats:
         with monkeypatch.context() as patch:
             for fake in make_fake(amp, True, model_folder, patch):
                 seen: list[torch.dtype] = []
-                # of a layer whose logits are wanted: what they are made of stays in float32 beside bfloat16
+                # of a layer with requested logits: their inputs stay in float32 beside bfloat16
                 attention = fake.segmenter.model.text_encoder.layers[fake.segmenter.layers[0]].crossattention.self
                 for linear in (attention.value, attention.key, attention.query):
                     linear.register_forward_hook(lambda *call, seen=seen: seen.append(call[2].dtype))
@@ -157,7 +157,7 @@ def test_kept_embeddings_return_to_the_gpu(fake: Fake, place: Place, tmp_path: P
 def test_infoscore_synchronises_twice_and_copies_indices_once_whatever_is_clamped(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waited 588 times for a batch of 16, and later some 190 times, for a copy of indices per image and layer.
+    """An earlier version synchronised 588 times for a batch of 16, for a copy of indices per image and layer.
 
     As on the miniature, all layers and images have prompts that may be clamped, about half of the prompts.
     """
@@ -183,7 +183,7 @@ def test_infoscore_synchronises_twice_and_copies_indices_once_whatever_is_clampe
 
 
 def test_tuning_reaches_its_loss_without_synchronising(fake: Fake) -> None:
-    """The gradient of a fake needs a GPU: this ends where it begins."""
+    """Gradients of fake tensors need a GPU: the test ends before the backward pass."""
     segmenter = fake.segmenter
     embeds = segmenter.encode_images(fake.pixels[:1])
     fake.memory.calls.clear()

@@ -34,7 +34,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def test_packages_are_the_folders() -> None:
-    """pyproject.toml lists every package by name, because setuptools finds none under another name."""
+    """pyproject.toml lists every package, because setuptools does not find packages under another name."""
     setuptools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {path.parent.relative_to(REPOSITORY / "src") for path in (REPOSITORY / "src").rglob("__init__.py")}
     names = {".".join(["segmentation_from_attention", *folder.parts]) for folder in folders}
@@ -45,7 +45,7 @@ def test_packages_are_the_folders() -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    # from a copy: building leaves files beside the sources
+    # from a copy: building writes files beside the sources
     run("git", "clone", "-q", REPOSITORY, folder / "clone", cwd=folder)
     for path in ("pyproject.toml", "src", "configs/classes", "replace_huggingface", "README.md"):
         run("cp", "-r", REPOSITORY / path, (folder / "clone" / path).parent, cwd=folder)

@@ -1,6 +1,6 @@
-"""Real processes that are killed, asked to end, or share one job: what comes out is what one undisturbed process gives.
+"""Real processes that are killed, terminated, or share one job: results equal those of one undisturbed process.
 
-The commands run as a user runs them, but for a pause before every batch: else they would end before they can be killed.
+The commands run as users run them, with a pause before every batch, so that they can be killed in time.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def command(script: str, config: Path, output: Path, *options: object, pause: fl
     return [*start, "--config", str(config), "--device", "cpu", "--output-dir", str(output), *map(str, options)]
 
 
-# as many threads as a user's process has: the tests' own setting is for theirs
+# the default number of threads: the setting of conftest.py is for the test process
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
 
 
@@ -151,11 +151,11 @@ def test_a_killed_run_resumes_with_the_same_bytes(name: str, number: int, config
     assert again.returncode == 0, again.stderr
     assert "resuming: " in again.stdout
     assert run(command(script, config, whole, *options)).returncode == 0
-    assert contents(killed) == contents(whole)  # and no journal, no scratch
+    assert contents(killed) == contents(whole)  # and no journal, no temporary file
 
 
 def test_a_finished_one_shot_run_is_not_recomputed(config: Path, tmp_path: Path) -> None:
-    """Here batches are single images: with more than one, which of them go together depends on the number of runs."""
+    """With batches of single images: the composition of larger batches depends on the number of runs."""
     options = ("--set", "dataloader.batch_size=1")
     assert run(command("one_shot_blip", config, tmp_path / "grown", *options, "oneshot.total_runs=1")).returncode == 0
     first = tmp_path / "grown" / "one_shot_summary_run0.json"

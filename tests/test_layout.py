@@ -1,4 +1,4 @@
-"""Imports run one way: no room of ``src`` imports from one above it, and nothing imports in a circle."""
+"""Imports run one way: no part of ``src`` imports from a later one, and there are no import cycles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from src.evaluation.sources import imported_modules, module_file
 from src.files import REPOSITORY
 
-# A part of src may import from the parts on the lines above its own, and from itself. Commands stand on the last line.
+# A part of src may import from the parts on the lines above its own, and from itself. Commands are on the last line.
 FLOORS = (
     "errors",
     "files",

@@ -1,4 +1,4 @@
-"""docs/method.md and the code point at each other: every heading, function and file that is named is there."""
+"""docs/method.md and the code refer to each other: every named heading, function and file exists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_headings_that_the_code_names_exist() -> None:
 
 
 def test_the_code_names_headings_and_no_numbers() -> None:
-    """A section's number says nothing to those who have but the repository."""
+    """Section numbers mean nothing to readers of the repository."""
     numbered = re.compile(r"\b(section|step)s? \d[\d, and]* of the method|\bMETHOD\b")
     assert not [path for path in SOURCES if numbered.search(path.read_text(encoding="utf-8"))]
 

@@ -1,4 +1,4 @@
-"""Paths as people type them."""
+"""Paths on command lines."""
 
 from __future__ import annotations
 

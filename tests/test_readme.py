@@ -1,4 +1,4 @@
-"""README's commands work: on the miniature they are run, elsewhere up to the missing data or model."""
+"""README's commands work: those on the miniature run, others run up to the missing data or model."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_readme_scripts(command: str, tmp_path: Path, capsys: pytest.CaptureFixt
     arguments += ["--device", "cpu", "--output-dir", str(tmp_path)]
     if "miniature" in command:
         assert cli.run(main, [*arguments, "--limit", "2"]) == 0
-        (picture,) = re.findall(r"`results/(\w+\.png)`", README)  # which README says is written
+        (picture,) = re.findall(r"`results/(\w+\.png)`", README)  # as README promises
         assert (tmp_path / picture).is_file()
         return
-    # the real data and weights are gigabytes: everything before them must be right
+    # real data and weights are gigabytes: everything up to loading them must work
     assert cli.run(main, arguments) == 2
     error = capsys.readouterr().err
     assert "data_root" in error
@@ -78,7 +78,7 @@ def test_the_lines_of_python_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_data_in_three_lines(tmp_path: Path, model_folder: Path) -> None:
-    """From a folder to a result, on drawn scenes of two things that PASCAL does not know."""
+    """From a folder to a result, on drawn scenes of two classes outside PASCAL."""
     own = tiny.make_data(tmp_path / "my", sizes=((90, 120), (120, 77), (80, 80)))
     made = tmp_path / "data" / "mine"
     prepared, named, segmented = OWN_DATA

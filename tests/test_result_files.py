@@ -1,4 +1,4 @@
-"""Result files: their format, whole or not at all, and earlier results that stay."""
+"""Result files: their format, atomic writes, and earlier results that are kept."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_infoscore_is_written_beside_the_csv_by_default(make_config: Callable[..
     assert outputs.infoscore_csv(config) == Path("/c/rank.csv")
 
 
-# whole or not at all
+# atomic writes
 
 
 def test_an_error_while_writing_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"cannot write .*a\.csv: No space left on device"):
         fail(OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(FileNotFoundError):  # of another file: not ours to explain
+    with pytest.raises(FileNotFoundError):  # of another file: raised unchanged
         fail(FileNotFoundError(errno.ENOENT, "No such file"))
     assert not names_in(tmp_path)
 
@@ -122,7 +122,7 @@ def test_a_different_earlier_result_is_renamed(tmp_path: Path, capsys: pytest.Ca
     path = tmp_path / "iou.csv"
     for content in ("one", "two", "three"):
         write_result(path, content)
-        os.utime(path, (0, 0))  # all within the same second: names must differ nevertheless
+        os.utime(path, (0, 0))  # within the same second: names must still differ
     kept = [name for name in names_in(tmp_path) if name != "iou.csv"]
     assert path.read_text() == "three"
     assert sorted((tmp_path / name).read_text() for name in kept) == ["one", "two"]
@@ -235,16 +235,16 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
         check_writable(tmp_path / ("a" * 256))
 
 
-# what a result must not replace
+# files that results must not replace
 
 
 @pytest.fixture(params=["a device", "a named pipe", "a socket", "a link to a named pipe"])
 def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Something in a scratch folder that is not a regular file."""
+    """A file in a temporary folder that is not regular."""
     path = tmp_path / "iou.csv"
     if request.param == "a device":
         try:
-            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # what /dev/null is
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # like /dev/null
         except PermissionError:
             pytest.skip("only root may make a device node")
     elif request.param == "a socket":
@@ -300,7 +300,7 @@ def test_results_are_written_where_chmod_fails(tmp_path: Path, monkeypatch: pyte
 def test_a_full_disk_or_a_refused_rename_is_found_before_computing(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the writers do is tried, also in folders that are still missing."""
+    """The check does what the writers do, also in missing folders."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
@@ -323,7 +323,7 @@ def test_another_users_file_in_a_sticky_folder_is_refused(tmp_path: Path, monkey
         check_writable(tmp_path / "iou.csv")
 
 
-# what is read
+# reading
 
 
 def test_only_regular_files_of_a_stated_size_are_read(special: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which process, which device, which number format; and that nothing slow is imported before it is needed."""
+"""Choosing process, device and number format; slow modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ current: list[int] = []
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes PyTorch see so many GPUs of a compute capability, with code for some architectures."""
+    """Pretend that PyTorch finds N GPUs of a compute capability, and has code for some architectures."""
 
     current.clear()
 
@@ -210,7 +210,7 @@ def test_true_is_bfloat16_on_cpus_that_clearly_gain_by_it(
 def test_true_is_float16_on_cuda_as_published(
     capability: tuple[int, int], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device that computes is asked, not the current one."""
+    """The format depends on the device that computes, not on the current one."""
     asked = []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability)
     device = torch.device("cuda", 1)

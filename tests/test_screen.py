@@ -1,4 +1,4 @@
-"""What is shown: by the first process alone, in columns that align."""
+"""Screen output: printed by the first process alone, in aligned columns."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_columns_align() -> None:
 
 
 def test_characters_outside_the_console_encoding_are_escaped() -> None:
-    """A console of a European Windows, or one in strict UTF-8 and a file's name that is no text."""
+    """A Windows console with a code page, or strict UTF-8 with an undecodable file name."""
     for encoding, text, shown in (("cp1252", "猫 müde", r"\u732b müde"), ("utf-8", "a\udcff", r"a\udcff")):
         console = io.TextIOWrapper(io.BytesIO(), encoding)
         with redirect_stdout(console), steady_console():
@@ -65,7 +65,7 @@ def test_characters_outside_the_console_encoding_are_escaped() -> None:
 
 
 def test_closed_standard_output_is_no_error() -> None:
-    """As with ``| head``: both streams lead into a pipe that nobody reads any more."""
+    """As with ``| head``: both streams write to a closed pipe."""
     code = """
         from src.screen import note, progress, say, steady_console
         with steady_console():

@@ -1,4 +1,4 @@
-"""What is answered before torch is imported, which takes seconds: --help, wrong options, wrong configurations."""
+"""Before torch is imported, which takes seconds: --help, and errors of options and configurations."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_images_option_names_the_photo_command(capsys: pytest.CaptureFixture[str
     ids=["default", "count", "policy"],
 )
 def test_idle_threads_sleep_soon_unless_the_user_sets_otherwise(own: dict[str, str], expected: str) -> None:
-    """It is set while it still acts: before torch brings OpenMP along."""
+    """The variable is set before torch loads OpenMP."""
     others = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     look = 'import os, sys; import src; print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)'
     command = [sys.executable, "-c", look]
@@ -113,7 +113,7 @@ def test_garbage_is_collected_again_after_imports(before: bool) -> None:
 
 
 def test_memory_of_a_finished_experiment_is_collected() -> None:
-    """A command that runs others meets quick_imports again and again; what is frozen would stay for ever."""
+    """A command that runs others enters quick_imports repeatedly; frozen objects would never be freed."""
 
     class Model:
         def __init__(self) -> None:
@@ -122,7 +122,7 @@ def test_memory_of_a_finished_experiment_is_collected() -> None:
     try:
         with cli.quick_imports():
             pass
-        model = weakref.ref(Model())  # nobody holds it but itself
+        model = weakref.ref(Model())  # only a reference cycle holds it
         with cli.quick_imports():
             pass
         gc.collect()
@@ -154,7 +154,7 @@ except UserError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="has no passwd")
 @pytest.mark.parametrize("own", [{}, {"USER": "x", "XDG_CACHE_HOME": "/caches"}])
 def test_a_user_without_name_and_home_gets_defaults(own: dict[str, str], tmp_path: Path) -> None:
-    """As in `docker run --user 12345`: importing transformers ended in a KeyError, and a folder ~ appeared."""
+    """As in `docker run --user 12345`: importing transformers raised a KeyError, and a folder ~ was made."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path), **own}
     command = [sys.executable, "-c", NAMELESS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)

@@ -1,4 +1,4 @@
-"""What ``auto`` becomes where the device is known, and which models name the images that they were trained for."""
+"""Values of ``auto`` for a device, and notes of models about the images that they were trained for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_auto_chooses_workers_and_batch_size_for_a_gpu(
 ) -> None:
     config = make_config(dataloader=loader, model={"image_size": 512})
     values = config_on(config, torch.device("cuda", 1), monkeypatch).to_dict()["dataloader"]
-    assert values == {"batch_size": 16, "num_workers": 6}  # what a result records
+    assert values == {"batch_size": 16, "num_workers": 6}  # recorded in results
     values = config_on(config, torch.device("cpu"), monkeypatch).to_dict()["dataloader"]
     assert values == {"batch_size": 1, "num_workers": 0}
 
@@ -65,7 +65,7 @@ def test_the_batch_fits_the_memory(memory: int, size: int, expected: int) -> Non
 
 
 def scoped_model(folder: Path, **values: object) -> str:
-    """A folder with a model's config.json and nothing else."""
+    """A folder with only a model's config.json."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(values))
     return str(folder)

@@ -1,4 +1,4 @@
-"""The notebook docs/tour.ipynb: its cells run in order, in the folder in which Jupyter starts them."""
+"""The notebook docs/tour.ipynb: its cells run in order, in the folder where Jupyter starts them."""
 
 from __future__ import annotations
 

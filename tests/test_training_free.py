@@ -1,4 +1,4 @@
-"""The command: result files, options, and what a user is told who has something to put right."""
+"""The training-free command: result files, options, and errors of the user."""
 
 from __future__ import annotations
 
@@ -117,11 +117,11 @@ def test_other_class_words_give_other_numbers(config_file: ConfigFile, data_root
     assert results_of(data_root)[1]["confusion"] != before
 
 
-# what a user has to put right: exit code 2, one line, nothing written
+# errors of the user: exit code 2, one line, nothing written
 
 
 def redraw_masks(root: Path, background: int, foreground: int) -> None:
-    """Masks of two values: ``foreground`` wherever a class was."""
+    """Replace masks by masks of two values: ``foreground`` for any class."""
     for path in (root / "masks").iterdir():
         with Image.open(path) as mask:
             labels = np.asarray(mask)
@@ -303,7 +303,7 @@ def test_the_script_fails_with_code_2_and_one_line_from_any_folder(tmp_path: Pat
 
 
 def test_background_words_compete_without_being_scored(config_file: ConfigFile, data_root: Path) -> None:
-    """Every pixel is one of the three classes; what the masks have as 0 is ignored; the mean is over three classes."""
+    """Every pixel gets one of three classes; value 0 of masks is ignored; the mean is over three classes."""
     config = config_file(dataset={"background": False, "first_label": 1})
     assert run(config, "--save-predictions", "--save-overlays", 2) == 0
     rows, values = results_of(data_root)

@@ -1,4 +1,4 @@
-"""A tiny random BLIP, a tiny data set and a configuration for both: what tests run the whole method on in a second."""
+"""A tiny random BLIP, a tiny data set and a configuration for both, to run the whole method in a second."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VOCABULARY = SPECIAL + WORDS
 def random_blip(seed: int = 0) -> BlipForImageTextRetrieval:
     """A BLIP of a few thousand weights whose attention is far from uniform and whose biases are not zero.
 
-    By default HuggingFace draws vision weights with a deviation of 1e-10: such a tower says nothing of its image.
+    By default HuggingFace draws vision weights with a deviation of 1e-10: such a tower ignores its image.
     """
     config = BlipConfig(
         text_config={
@@ -51,7 +51,7 @@ def random_blip(seed: int = 0) -> BlipForImageTextRetrieval:
             "intermediate_size": 64,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "image_size": 48,  # not the size the tests run at: position embeddings are interpolated
+            "image_size": 48,  # not the image size of the tests: position embeddings are interpolated
             "patch_size": PATCH,
             "initializer_range": 0.2,
         },
@@ -79,7 +79,7 @@ def save_model(folder: Path, model: nn.Module | None = None) -> Path:
 
 
 def random_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy image [h, w, 3] of two coloured boxes, and its labels [h, w] with an ignored border around each."""
+    """A noisy image [h, w, 3] of two coloured boxes, and its labels [h, w] with an ignored border around each box."""
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = rng.integers(0, 256, 3)
     labels = np.zeros((height, width), np.uint8)
@@ -95,7 +95,7 @@ def random_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.
 
 
 def save_mask(path: Path, labels: np.ndarray, palette: bool) -> Path:
-    """Write labels as a grey PNG, or as a palette PNG whose colours have nothing to do with the labels."""
+    """Write labels as a grey PNG, or as a palette PNG with unrelated colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mask = Image.fromarray(labels)
     if palette:

@@ -1,4 +1,4 @@
-"""Configuration files: what is accepted, what is refused and how it says so."""
+"""Configuration files: what is accepted, and what is refused with which message."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECTIONS = {name: hint for name, hint in HINTS.items() if dataclasses.is_datacla
 ONE_SHOT = typing.get_args(HINTS["oneshot"])[0]
 MINIMAL = {"data_set": "pascal", "data_root": "data", "class_name_dir": "classes.json", "val_list": "val.txt"}
 
-# A file as the published code has it: absolute paths of another machine, numbers that YAML 1.1 takes for texts.
+# A file in the format of the published code: absolute paths of another machine, numbers that YAML 1.1 reads as strings.
 PUBLISHED = """
 data_set: pascal
 data_root: /cluster/projects/somebody/VOCdevkit/VOC2012
@@ -101,7 +101,7 @@ def test_published_file_loads_unchanged(load: Load) -> None:
 
 def test_a_published_one_shot_file_loads_unchanged(load: Load) -> None:
     shots = load(PUBLISHED_ONE_SHOT).oneshot
-    assert (shots.lr, shots.weight_decay) == (2e-4, 0.05)  # YAML 1.1 reads 2e-4 as a text
+    assert (shots.lr, shots.weight_decay) == (2e-4, 0.05)  # YAML 1.1 reads 2e-4 as a string
     assert (shots.split, shots.shot, shots.support_only_one_novel) == (0, 1, True)
 
 
@@ -141,7 +141,7 @@ def test_num_classes_defaults_to_the_length_of_the_class_file(
     names.write_text(json.dumps([{"name": f"kind {n}"} for n in range(5)]))
     values = {**MINIMAL, "class_name_dir": str(names), "dataset": dataset}
     assert load(values).dataset.num_classes == 5
-    assert load(values, "dataset.num_classes=7").dataset.num_classes == 7  # the class file is then refused
+    assert load(values, "dataset.num_classes=7").dataset.num_classes == 7  # the class file is refused then
     names.write_text("[{}]")
     with pytest.raises(UserError, match=r"class file .*classes\.json has 1 classes; expected 2 to 255"):
         load(values)
@@ -163,7 +163,7 @@ def test_shipped_files_load_and_name_what_defines_their_experiment(name: str) ->
     assert ("oneshot" in written) is one_shot
     assert {"iters"} == written["crf"].keys()
     assert "amp" in written["runtime"]
-    assert "configs/reference.yaml" in path.read_text()  # where its keys are explained
+    assert "configs/reference.yaml" in path.read_text()  # the reference that explains its keys
 
 
 def test_the_reference_has_every_key_with_its_default_and_a_comment() -> None:
@@ -431,7 +431,7 @@ def test_ambiguous_yaml_is_refused_in_one_short_line(content: str, reason: str, 
 
 
 def test_an_anchor_bomb_is_refused_in_one_short_line(load: Load) -> None:
-    """The value has 9^30 elements, of which the message shows few."""
+    """The value has 9^30 elements; the message shows a few."""
     nested = "&x0 [1, 2]"
     for n in range(1, 30):
         nested = f"&x{n} [{nested}, {', '.join([f'*x{n - 1}'] * 8)}]"
@@ -451,7 +451,7 @@ def test_a_date_is_a_string(load: Load) -> None:
 
 
 def test_shared_values_are_read(load: Load) -> None:
-    """Programs that write YAML write equal lists so."""
+    """YAML writers use anchors for equal lists."""
     dataset = load(yaml.safe_dump(MINIMAL) + "dataset: {mean: &a [0.5, 0.5, 0.5], std: *a}\n").dataset
     assert dataset.mean == dataset.std == (0.5, 0.5, 0.5)
 

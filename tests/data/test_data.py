@@ -1,4 +1,4 @@
-"""Lists, images and masks: what is read as what, and what each broken one is told."""
+"""Lists, images and masks: how they are read, and the error for each kind of broken file."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_missing_files_and_non_images_are_named(
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.parametrize("ending", ["jpg", "png", "gif", "bmp", "tif", "webp"])
 def test_damaged_images_and_masks_raise_only_user_errors(tmp_path: Path, ending: str) -> None:
-    """Cut off or overwritten anywhere: either something is read or the file is named."""
+    """Truncated or overwritten anywhere: either an image is read or the error names the file."""
     rng = np.random.default_rng(0)
     scene, labels = tiny.random_scene(rng, 30, 40)
     path = tmp_path / f"a.{ending}"
@@ -264,7 +264,7 @@ def test_data_set_images_of_high_bit_depth_are_clipped_as_published_and_noted(
 
 
 def test_small_values_of_high_bit_depth_images_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever other images of the data set hold: the same value is the same grey in each."""
+    """Independently of other images: the same value is the same grey in each."""
     for top in (20, 255):
         Image.fromarray(np.uint16([[0, top]])).save(tmp_path / "a.png")
         assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, top]
@@ -281,7 +281,7 @@ def test_photos_of_high_bit_depth_are_not_clipped(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("reader", [read_image, read_photo, lambda path: read_mask(path, Labelling(21))])
 def test_special_files_are_refused_without_waiting(tmp_path: Path, reader: Callable[[Path], np.ndarray]) -> None:
-    os.mkfifo(tmp_path / "pipe.png")  # nobody writes to it: opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe.png")  # a pipe without a writer: opening it would block forever
     with pytest.raises(UserError, match=r"pipe\.png cannot be read: it is a named pipe; expected an image file$"):
         reader(tmp_path / "pipe.png")
     with pytest.raises(UserError, match=r"cannot be read: it is a folder; expected an image file$"):
@@ -368,7 +368,7 @@ def test_image_and_mask_must_agree_in_size(make_config: Callable[..., Config], d
 def test_a_differently_named_folder_is_found_and_named(
     make_config: Callable[..., Config], data_root: Path, folder: str, number: int
 ) -> None:
-    """A list names val_contain_crowd/, and only val/ is there."""
+    """A list names val_contain_crowd/, and only val/ exists."""
     dataset = dataset_of(make_config())
     (data_root / folder).rename(data_root / "val")
     expected = (
@@ -397,7 +397,7 @@ def test_masks_are_not_read_where_they_are_not_needed(make_config: Callable[...,
 
 
 def test_workers_stack_batches_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else each batch is copied once more, on its way out of the worker."""
+    """Otherwise each batch would be copied again when it leaves the worker."""
     samples = [Sample(number, torch.full((3, 8, 8), float(number)), (8, 8), None) for number in range(2)]
     assert not Batch.of(samples).pixels.is_shared()
     monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", object())  # as in a worker
@@ -428,7 +428,7 @@ def test_a_list_is_a_regular_file(tmp_path: Path) -> None:
 def test_workers_use_the_shared_memory_of_this_process_alone(
     free: int, processes: int, workers: int, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many workers as there is room for, each with three batches of float32 images: here 100 MB."""
+    """As many workers as fit, each with three batches of float32 images: here 100 MB."""
     monkeypatch.setattr(data_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     monkeypatch.setattr(data_module, "SHARED_MEMORY", Path.cwd())
     monkeypatch.setattr(data_module, "local_world_size", lambda: processes)
@@ -438,7 +438,7 @@ def test_workers_use_the_shared_memory_of_this_process_alone(
 
 
 def test_masks_of_original_size_use_no_shared_memory(data_root: Path) -> None:
-    """With eval.resolution: original they may be of any size, and a worker that finds no room waits for ever."""
+    """With eval.resolution: original they may have any size, and a worker without room would block forever."""
     labels = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
     batch = Batch([0], torch.zeros(1, 3, 16, 16), [(3, 4)], [labels])
     sent = bytes(ForkingPickler.dumps(batch))

@@ -1,4 +1,4 @@
-"""The frame: sizes, padding, normalisation, and the way back to the untouched image."""
+"""The frame: sizes, padding, normalisation, and the mapping back to the original image."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_image_and_labels_equal_the_description(shape: tuple[int, int]) -> None:
     assert np.array_equal(Frame(128).mask(labels, 255), target)
     frame = Frame(128)
     normalised = (image / np.float32(255) - np.array(frame.mean, np.float32)) / np.array(frame.std, np.float32)
-    assert np.array_equal(frame.image(rgb).permute(1, 2, 0), normalised)  # whatever the order of the axes meanwhile
+    assert np.array_equal(frame.image(rgb).permute(1, 2, 0), normalised)  # whatever the order of the axes in between
     assert frame.image(rgb).is_contiguous()
 
 
@@ -108,7 +108,7 @@ def test_padding_is_black_before_normalisation() -> None:
 def test_undo_gives_the_untouched_size_without_the_padding(shape: tuple[int, int]) -> None:
     frame = Frame(64)
     height, width = frame.inner(shape)
-    maps = torch.full((2, 64, 64), 7.0)  # what the padding holds must not come back
+    maps = torch.full((2, 64, 64), 7.0)  # values in the padding must not reach the result
     maps[0, :height, :width] = 1
     maps[1, :height, :width] = torch.linspace(0, 1, width)
     undone = frame.undo(maps, shape)
@@ -119,7 +119,7 @@ def test_undo_gives_the_untouched_size_without_the_padding(shape: tuple[int, int
 
 
 def test_labels_return_to_their_original_position() -> None:
-    """A box put into the frame and brought back covers itself up to a pixel of its border."""
+    """A box mapped to the frame and back equals itself up to a pixel of its border."""
     mask = np.zeros((180, 240), np.uint8)
     mask[40:120, 60:200] = 1
     frame = Frame(128)
@@ -131,7 +131,7 @@ def test_labels_return_to_their_original_position() -> None:
 
 @pytest.mark.parametrize("classes_at_once", [1, 2, 5])
 def test_labels_are_the_argmax_of_the_unpadded_scores(classes_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few classes fit into memory; of equal scores the first counts."""
+    """For any number of classes per chunk; ties go to the first class."""
     monkeypatch.setattr(subject, "CHUNK_PIXELS", classes_at_once * 77 * 131)
     scores = torch.randint(0, 3, (5, 32, 32), generator=torch.Generator().manual_seed(0)).float()
     shape = (77, 131)

@@ -1,4 +1,4 @@
-"""What values of masks stand for, with and without a background."""
+"""The meaning of mask values, with and without a background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of folders: found by name, lossless, of one bit too."""
+"""Masks in folders: found by name, lossless, also of one bit."""
 
 from __future__ import annotations
 

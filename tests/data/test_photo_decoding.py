@@ -22,7 +22,7 @@ from tests.pictures import BLUE, RED, left_red_right_blue, save
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its left side: to be turned clockwise
+    exif[0x0112] = 6  # stored on its left side: must be rotated clockwise
     image = read_photo(save(tmp_path / "a.png", left_red_right_blue(), exif=exif))
     assert image.shape == (40, 20, 3)
     assert image[0, 10].tolist() == list(RED)
@@ -61,7 +61,7 @@ def test_grey_photos_keep_their_brightness(tmp_path: Path) -> None:
 
 
 def exif_block(*entries: tuple[int, int, int, bytes]) -> bytes:
-    """EXIF with the given (tag, type, count, value); a value of more than four bytes lies behind the entries."""
+    """EXIF with the given (tag, type, count, value); a value of more than four bytes follows the entries."""
     directory, values = struct.pack("<H", len(entries)), b""
     for tag, kind, count, value in entries:
         if len(value) > 4:
@@ -103,8 +103,8 @@ def test_the_first_frame_of_an_animation_is_used(tmp_path: Path) -> None:
 
 
 def test_the_limit_counts_bytes_and_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is decoded of an image above it: a PNG of 100 kB may hold 900 million pixels."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's own, which counts pixels
+    """An image above the limit is not decoded: a PNG of 100 kB may contain 900 million pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's limit, which counts pixels
     colour = save(tmp_path / "a.png", left_red_right_blue())
     grey = save(tmp_path / "b.png", left_red_right_blue("L"))
     limit = 40 * 20 * 4
@@ -133,7 +133,7 @@ def test_the_limit_applies_to_data_set_images_and_masks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [None, 2**60])
 def test_a_header_that_promises_more_than_the_file_contains_is_refused(tmp_path: Path, most: int | None) -> None:
-    """Without a limit, too: the file has 1,000 bytes, its image would take 1.1 TB."""
+    """Also without a limit: the file has 1,000 bytes, its image would take 1.1 TB."""
     path = save(tmp_path / "a.bmp", Image.new("RGB", (16, 16)))
     whole = bytearray(path.read_bytes())
     whole[18:26] = struct.pack("<Ii", 4_294_967_169, 64)
@@ -154,7 +154,7 @@ def test_postscript_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_formats_are_detected_by_content(tmp_path: Path) -> None:
     for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"):
-        path = tmp_path / f"photo.{name}"  # an ending says nothing
+        path = tmp_path / f"photo.{name}"  # the suffix is ignored
         left_red_right_blue().save(path, name)
         image = read_photo(path)
         assert np.abs(image[10, 10].astype(int) - RED).max() <= 40, name

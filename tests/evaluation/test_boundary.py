@@ -1,4 +1,4 @@
-"""Boundary IoU against its definition, pixel by pixel; in results only where it was asked for."""
+"""Boundary IoU against its definition, pixel by pixel; in results only on demand."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_width_is_two_percent_of_the_diagonal() -> None:
 
 
 def test_a_square_computed_by_hand() -> None:
-    """20 x 20 pixels of 300 x 400, moved by 5: the regions are 10 wide, so that nothing of the squares is left out."""
+    """20 x 20 pixels of 300 x 400, moved by 5: the regions are 10 wide, so they cover the squares."""
     confusion = ConfusionMatrix(2, 255, boundary=True)
     target, predicted = (torch.zeros(300, 400, dtype=torch.uint8) for _ in range(2))
     target[100:120, 100:120] = predicted[100:120, 105:125] = 1
@@ -88,7 +88,7 @@ def test_a_square_computed_by_hand() -> None:
 
 
 def test_a_perfect_prediction_scores_1_whatever_is_ignored() -> None:
-    """Behind ignored pixels a prediction may be anything: it cannot know."""
+    """Predictions in ignored pixels do not matter."""
     rng = np.random.default_rng(0)
     target = blobs(rng, (40, 50), 3)
     predicted = target.copy()
@@ -137,7 +137,7 @@ def test_results_contain_boundary_iou(resolution: str, config_file: Callable[...
     rows = list(csv.DictReader((folder / "iou.csv").read_text().splitlines()))
     assert [float(row["Boundary IoU"]) for row in rows] == [entry["boundary_iou"] for entry in values["classes"]]
     assert values["boundary_miou"] == pytest.approx(np.mean([entry["boundary_iou"] for entry in values["classes"]]))
-    if resolution == "original":  # where saved predictions are what is scored
+    if resolution == "original":  # where saved predictions equal scored ones
         expected = np.zeros((4, 2), int)
         for number in range(3):
             predicted, target = (

@@ -30,7 +30,7 @@ from tests.oracles.method import plain_iou, plain_letterbox
 
 
 class ColourSegmenter:
-    """Knows the class of every pixel from its colour: what it gets wrong, the evaluation got wrong."""
+    """Derives the class of every pixel from its colour, so every error is one of the evaluation."""
 
     device = torch.device("cpu")
     COLOURS = torch.tensor([[-1.0, -1.0, -1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
@@ -47,7 +47,7 @@ class ColourSegmenter:
 
 
 class Shown:
-    """Pictures that remember the predictions they were to draw."""
+    """Records the predictions that it should draw."""
 
     def __init__(self) -> None:
         self.predictions: list[Prediction] = []
@@ -62,7 +62,7 @@ class Shown:
 
 @pytest.fixture
 def coloured(data_root: Path) -> None:
-    """Makes every image show its labels in the colours that :class:`ColourSegmenter` knows."""
+    """Paint the labels of every image in the colours of :class:`ColourSegmenter`."""
     colours = ((ColourSegmenter.COLOURS + 1) / 2 * 255).byte().numpy()
     for path in (data_root / "masks").iterdir():
         labels = read_mask(path, Labelling(4))
@@ -84,7 +84,7 @@ HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}  # black to white is -1
 @pytest.mark.usefixtures("coloured")
 @pytest.mark.parametrize("resolution", ["letterbox", "original"])
 def test_a_perfect_segmenter_scores_nearly_one(make_config: Callable[..., Config], resolution: str) -> None:
-    """Only pixels that resizing mixes may be wrong; a frame that is off by a cell would cost far more."""
+    """Only pixels mixed by resizing may be wrong; a frame that is off by a cell would cost far more."""
     config = make_config(dataset=HALF, eval={"resolution": resolution})
     dataset = SegmentationDataset.from_config(evaluation_entries(config), config)
     evaluation = evaluate(ColourSegmenter(), dataset, config.dataloader)
@@ -183,7 +183,7 @@ def test_the_running_score_is_shown(
 
 
 def test_scores_that_are_not_finite_end_the_evaluation(make_config: Callable[..., Config], model_folder: Path) -> None:
-    """Every pixel would count as background."""
+    """Otherwise every pixel would count as background."""
     config = make_config()
     blip = load_blip(str(model_folder), torch.device("cpu"))
     blip.model.itm_head.bias.fill_(torch.nan)

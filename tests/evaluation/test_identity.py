@@ -1,4 +1,4 @@
-"""What a run depends on: code counts where it computes, not where it speaks."""
+"""The identity of a run: code that computes counts, code that prints does not."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_installed_package_has_the_code_of_the_checkout(tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", SPEAKING)
 def test_files_that_print_do_not_compute(name: str) -> None:
-    """They know neither arrays nor files nor settings, and what they return is text or a progress bar."""
+    """They use no arrays, files or settings, and return text or a progress bar."""
     path = REPOSITORY / "src" / name
     own = [module for module in imported_modules(path) if module.startswith("src.")]
     assert set(own) <= {"src.runtime", "src.runtime.rank"}

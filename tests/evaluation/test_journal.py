@@ -1,4 +1,4 @@
-"""The journal of a run: what is kept, what counts when it is found again, and what is said about it."""
+"""The journal of a run: what is kept, what a resumed run uses, and what is printed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZES = [(20 + number, 30) for number in range(7)]
 
 @pytest.fixture(autouse=True)
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records are written at once, and every test hears every note."""
+    """Records are written immediately, and notes are not suppressed between tests."""
     note_once.cache_clear()
     monkeypatch.setattr(subject, "FLUSH_SECONDS", 0.0)
 
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 
 class Sums(Evaluator[Outcome]):
-    """What tests compute: the sum of each image's pixels. It can stop at an image, and records what it has seen."""
+    """Sums each image's pixels. Can fail at an image, and records the images it processed."""
 
     def __init__(self, stop_at: int | None = None, reason: BaseException | None = None) -> None:
         super().__init__(torch.device("cpu"), "summing")
@@ -93,7 +93,7 @@ def run(journal: Journal, dataset: SegmentationDataset, sums: Sums, size: int = 
 
 
 def interrupted(folder: Path, dataset: SegmentationDataset, at: int, **options: bool) -> BaseException:
-    """Interrupt a run at the image of index ``at``; returns what ended it."""
+    """Interrupt a run at the image of index ``at``; returns the error that ended it."""
     error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt), opened(folder, **options) as journal:
         run(journal, dataset, Sums(at, error))
@@ -101,11 +101,11 @@ def interrupted(folder: Path, dataset: SegmentationDataset, at: int, **options: 
 
 
 class Stop(Exception):
-    """Ends a run when all is computed, before its results are written."""
+    """Raised when everything is computed, before results are written."""
 
 
 def stopped(folder: Path, dataset: SegmentationDataset, size: int = 2, weights: str = "", **options: bool) -> Outcome:
-    """Compute everything, but write no results: the journal stays."""
+    """Compute everything, but write no results, so that the journal remains."""
     outcome = None
     with contextlib.suppress(Stop), opened(folder, **options) as journal:
         outcome = run(journal, dataset, Sums(), size, weights)
@@ -164,7 +164,7 @@ def test_a_run_with_other_settings_does_not_resume_and_names_the_differences(
     said = capsys.readouterr().err
     assert "crf.iters: there 20, here 0; weights differs" in said
     assert f"`rm -r {folder}` removes it" in said
-    assert folder.is_dir()  # it is the user's to remove
+    assert folder.is_dir()  # the user decides whether to remove it
 
 
 @pytest.mark.parametrize("name", ["iou[b].csv", "iou*.csv", "i?u.csv"])
@@ -245,7 +245,7 @@ def test_records_of_other_weights_do_not_count(dataset: SegmentationDataset, tmp
 def test_journals_may_be_split_repeated_or_truncated(
     dataset: SegmentationDataset, tmp_path: Path, data: st.DataObject
 ) -> None:
-    """Records scattered over files by many processes, some twice, some files cut off: the result is that of one run."""
+    """Records in files of many processes, some repeated, some files truncated, give the result of one run."""
     size = data.draw(st.integers(1, 3))
     folder = opened(tmp_path).folder
     expected = values(stopped(tmp_path, dataset, size, fresh=True))
@@ -267,7 +267,7 @@ def test_journals_may_be_split_repeated_or_truncated(
 
 
 def damage(dataset: SegmentationDataset, index: int) -> Callable[[], None]:
-    """Break an image; returns what mends it."""
+    """Damage an image; returns a function that restores it."""
     image = dataset.entries[index].image
     content = image.read_bytes()
     image.write_bytes(content[:200])
@@ -299,7 +299,7 @@ def test_unreadable_images_are_skipped_on_demand_and_included_once_fixed(
     assert "line 2 of the image list" in outcome.skipped[0]["reason"]
     assert [arrays["indices"].tolist() for arrays in outcome.blocks.values()] == [[0], [2, 3], [6]]
     with pytest.raises(UserError, match=r"1\.jpg cannot be read"), opened(tmp_path) as journal:
-        run(journal, dataset, Sums())  # nobody asks to skip now
+        run(journal, dataset, Sums())  # without --skip-unreadable
     for mend in menders:
         mend()
     again = Sums()
@@ -319,7 +319,7 @@ def test_without_any_readable_image_one_error_is_raised_and_nothing_is_kept(
         opened(tmp_path, skip_unreadable=True) as journal,
     ):
         run(journal, dataset, Sums())
-    assert not hasattr(error.value, "__notes__")  # no claim that something is kept
+    assert not hasattr(error.value, "__notes__")  # no note that blocks are kept
     assert list(tmp_path.rglob("*.records")) == []
     assert not (tmp_path / "unfinished").exists()
 
@@ -341,7 +341,7 @@ def test_a_full_disk_does_not_end_the_run_and_is_reported_once(
     again = Sums()
     with opened(tmp_path) as journal:
         assert values(run(journal, dataset, again, size=2)) == expected
-    assert again.seen in ([], [6])  # what could not be written was written later
+    assert again.seen in ([], [6])  # failed writes were retried
 
 
 def test_only_blocks_on_the_disk_are_reported_as_kept(
@@ -427,14 +427,14 @@ def test_other_runs_with_invalid_settings_are_ignored(
         folder.mkdir(parents=True)
         (folder / SETTINGS).write_text(content)
     (folder / SETTINGS).unlink()
-    os.mkfifo(folder / SETTINGS)  # reading it would wait for ever
+    os.mkfifo(folder / SETTINGS)  # reading it would block forever
     with opened(tmp_path) as journal:
         run(journal, dataset, Sums())
-    assert "experiment: there nothing" in capsys.readouterr().err  # a list is a run of which nothing is known
+    assert "experiment: there nothing" in capsys.readouterr().err  # a list gives no settings
 
 
 def test_a_journal_may_be_removed_by_another_process(dataset: SegmentationDataset, tmp_path: Path) -> None:
-    """The same command twice at once: the first to finish removes the journal of both."""
+    """The same command runs twice at the same time: the first to finish removes the journal of both."""
     with opened(tmp_path) as slow:
         with opened(tmp_path) as fast:
             run(fast, dataset, Sums())
@@ -443,7 +443,7 @@ def test_a_journal_may_be_removed_by_another_process(dataset: SegmentationDatase
 
 
 class Streamed(Sums):
-    """Sees that of what is unpacked one block at a time is in memory."""
+    """Checks that only one unpacked block at a time is in memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -469,7 +469,7 @@ def test_blocks_of_other_processes_are_added_as_a_stream(
 ) -> None:
     expected = values(stopped(tmp_path, dataset, size=1))
     others = {record.block: record.payload for record in read_records(opened(tmp_path).folder.glob("*.records"))}
-    # as the first of two processes sees it, of which the other computes everything
+    # from the view of the first of two processes, if the other computes everything
     monkeypatch.setattr(processes, "share_of", lambda items: [])
     monkeypatch.setattr(processes, "gather", lambda value: [value, {} if isinstance(value, frozenset) else others])
     streamed = Streamed()
@@ -510,7 +510,7 @@ def test_batches_too_large_for_memory_are_halved_with_one_note(
 
 @pytest.fixture
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process remembers of its lack of memory ends with the test."""
+    """Reset what the process remembers of lack of memory."""
     monkeypatch.setattr(runtime, "_halvings", 0)
     note_once.cache_clear()
 
@@ -529,8 +529,8 @@ def test_one_image_too_large_for_memory_is_computed_with_fewer_prompts_at_once(
 
     outcome = run(Journal.nowhere(), dataset, Tight(), size=1)
     assert values(outcome) == values(run(Journal.nowhere(), dataset, Sums(), size=1))
-    assert budgets[:4] == [1024, 512, 256, 256]  # and so it stays: the next image would not fit either
-    assert outcome.done.halved == 7  # all of them round differently
+    assert budgets[:4] == [1024, 512, 256, 256]  # and this remains: the next image would not fit either
+    assert outcome.done.halved == 7  # chunks round differently
     assert capsys.readouterr().err.count("using fewer prompts at a time") == 1
 
 

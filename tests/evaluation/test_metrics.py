@@ -67,7 +67,7 @@ def test_an_empty_score_is_an_error_only_when_finished() -> None:
 
 
 def test_absent_classes_count_as_zero_and_are_named() -> None:
-    """Absent is what no mask has, predicted or not; the mean over the others stands beside the published one."""
+    """A class is absent if no mask has it, predicted or not; the mean over the others is reported beside mIoU."""
     confusion = ConfusionMatrix(4, 255)
     confusion.update(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 1]))
     names = ("background", "cat", "dog", "cow")
@@ -118,7 +118,7 @@ def test_equals_the_plain_count_on_images_of_different_sizes(ignore_label: int, 
 
 
 def test_counts_beyond_float32_are_exact() -> None:
-    """COCO has 2.6e9 pixels at 512 px: counts are whole numbers to the last pixel."""
+    """COCO has 2.6e9 pixels at 512 px: counts are exact integers."""
     confusion = ConfusionMatrix(2, 255)
     confusion.counts[0, 0] = 2**40
     confusion.update(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8))

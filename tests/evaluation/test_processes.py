@@ -1,4 +1,4 @@
-"""Real processes of one job that wait for each other, and that end early: what they print, and whether they obey."""
+"""Real processes of one job that wait for each other or end early: what they print, and that signals end them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def free_port() -> str:
 
 
 def start(what: str, rank: int, port: str) -> subprocess.Popen[str]:
-    """One of two processes of a job that no torchrun supervises."""
+    """One of two processes of a job without torchrun."""
     job = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     command = [sys.executable, "-c", JOB_SCRIPT, what]
     pipe = subprocess.PIPE
@@ -74,7 +74,7 @@ def both(what: str) -> tuple[list[int], str]:
 
 
 def without_waiting(said: str) -> list[str]:
-    """The lines of ``said``, except those that a process prints because another one is slow to start."""
+    """The lines of ``said`` without notes about a process that is slow to start."""
     return [line for line in said.splitlines() if "waits for" not in line]
 
 

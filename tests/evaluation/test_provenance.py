@@ -1,4 +1,4 @@
-"""What a result file says of its origin."""
+"""The provenance in result files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: whatever is cut off, repeated or split over files, what is whole is found, and nothing else."""
+"""Records: of truncated, repeated or split files, complete records are found, and nothing else."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def some(count: int, first: int = 0) -> list[Record]:
 def test_records_can_be_read_while_the_file_is_open(tmp_path: Path) -> None:
     path = tmp_path / "made" / "one.records"
     file = RecordFile(path, expected=100)
-    assert not path.parent.exists()  # until there is something to say
+    assert not path.parent.exists()  # until the first record
     file.write(some(2))
     file.write(some(1, first=2))
     assert list(read_records([path])) == some(2) + some(1, first=2)
     if hasattr(os, "posix_fallocate"):
-        assert path.stat().st_size > 100 * (HEADER.size + 50)  # room for what is to come
+        assert path.stat().st_size > 100 * (HEADER.size + 50)  # space for later records
         assert path.stat().st_blocks * 512 >= 100 * (HEADER.size + 50)  # on the disk, not sparse
     file.close()
     assert path.stat().st_size == 3 * (HEADER.size + 50)

@@ -1,4 +1,4 @@
-"""Choices of layers scored in one pass of the model: each as if it had been evaluated on its own."""
+"""Choices of layers scored in one pass of the model, each as if evaluated alone."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def compared(config: Config, top_k: int, journal: Journal | None = None) -> tupl
 
 @pytest.mark.parametrize(("resolution", "batch"), [("letterbox", 1), ("letterbox", 3), ("original", 2)])
 def test_every_choice_scores_as_if_evaluated_alone(resolution: str, batch: int) -> None:
-    # exact: fused kernels round by which layers' logits are wanted, and then a pixel may differ
+    # exact: the rounding of fused kernels depends on which layers' logits are requested, and a pixel may differ
     overrides = ["runtime.attention=exact", "model.image_size=64", "crf.iters=2", "max_images=5"]
     config = load_config(CONFIG, [*overrides, f"eval.resolution={resolution}", f"dataloader.batch_size={batch}"])
     result, encodings = compared(config, 3)
@@ -65,14 +65,14 @@ def test_every_choice_scores_as_if_evaluated_alone(resolution: str, batch: int) 
         expected = evaluate(segmenter, dataset, config.dataloader).confusion
         assert torch.equal(choice.confusion.counts, expected.counts), choice.name
     assert result.single_layer_miou == [choice.confusion.miou for choice in result.choices[:4]]
-    assert len(set(result.single_layer_miou)) == 4  # else the order of layers would not have been put to the test
+    assert len(set(result.single_layer_miou)) == 4  # otherwise the order of layers would not be tested
 
     ranks = [np.argsort(np.argsort(values)) for values in (scores.infoscore.numpy(), result.single_layer_miou)]
     assert result.rho == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
 def test_only_batches_that_guessed_other_layers_run_twice() -> None:
-    """The first image alone ranks nothing: it is scored with the first layers, and again once the best are known."""
+    """One image gives no ranking: it is scored with the first layers, and again once the best are known."""
     result, encodings = compared(load_config(CONFIG, ["model.image_size=64", "crf.iters=0"]), 2)
     assert result.choices[4].layers != (0, 1)
     assert 24 < sum(encodings) < 48
@@ -127,7 +127,7 @@ def test_the_command_writes_and_prints_the_comparison(tmp_path: Path, capsys: py
     for name in ("golden_infoscore.png", "golden_infoscore_against_miou.png"):
         with Image.open(tmp_path / name) as chart:
             assert chart.format == "PNG"
-    assert len(list(tmp_path.iterdir())) == 4 + 1  # and the ranking that is kept
+    assert len(list(tmp_path.iterdir())) == 4 + 1  # and the kept ranking
 
     table = (tmp_path / "golden_infoscore.csv").read_text()
     assert cli.run(compute_infoscore_blip.main, [*arguments, "--top", "1", *settings]) == 0

@@ -1,4 +1,4 @@
-"""InfoScore against its definition on full-size maps, and against the published implementation's numbers."""
+"""InfoScore against its definition on full-size maps, and against numbers of the published implementation."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests" / "golden" / "pascal"
 
 
 def maps_like_the_method(batch: int, prompts: int, grid: int, sharpness: float, seed: int = 0) -> Tensor:
-    """Prompt maps as a layer makes them: softmax over prompts at each patch, times a matching score."""
+    """Prompt maps of a layer: softmax over prompts at each patch, times the matching score."""
     generator = torch.Generator().manual_seed(seed)
     logits = sharpness * torch.randn(batch, prompts, grid * grid, generator=generator)
     return logits.softmax(1) * torch.rand(batch, prompts, 1, generator=generator)
@@ -42,7 +42,7 @@ def test_shares_without_full_size_maps_equal_the_definition(
 
 
 def test_upsampling_changes_the_shares() -> None:
-    """The mean over patches is another number: aligned corners give the border patches less weight."""
+    """The mean over patches differs: aligned corners give border patches less weight."""
     maps = maps_like_the_method(1, 6, 4, 3.0)
     over_patches = (maps / maps.sum(1, keepdim=True)).mean(2)
     assert (prompt_shares(maps, 64) - over_patches).abs().max() > 1e-3
@@ -52,7 +52,7 @@ def test_upsampling_changes_the_shares() -> None:
 def test_shares_below_the_clamp_count_as_the_clamp(place: str) -> None:
     maps = maps_like_the_method(3, 5, 4, 1.0)
     if place == "everywhere":
-        maps[:, 2] *= 1e-9  # itm of a prompt that nothing in the image matches
+        maps[:, 2] *= 1e-9  # itm of a prompt that matches nothing in the image
     elif place == "in one image":
         maps[1, 2] *= 1e-9
     else:
@@ -61,13 +61,13 @@ def test_shares_below_the_clamp_count_as_the_clamp(place: str) -> None:
     shares = prompt_shares(maps, 48)
     torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
     unclamped = plain_prompt_shares(maps, 48, clamp=0.0)
-    assert (shares / unclamped)[1, 2] > 1 + 1e-9  # else the clamp would not have been put to the test
+    assert (shares / unclamped)[1, 2] > 1 + 1e-9  # otherwise the clamp would not be tested
     if place == "everywhere":
         torch.testing.assert_close(shares[:, 2], torch.full((3,), 1e-6))
 
 
 def test_a_prompt_that_falls_below_the_clamp_only_where_the_others_are_strong() -> None:
-    """Its maps are above the clamp times the weakest sum over prompts, yet its share is not above the clamp."""
+    """Its maps exceed the clamp times the smallest sum over prompts, but its share is below the clamp."""
     weak = torch.full((1, 1, 16), 3e-7)
     strong = torch.full((1, 1, 16), 0.1)
     strong[..., :6] = 1.0
@@ -86,7 +86,7 @@ def test_the_sum_over_prompts_is_clamped_where_all_matching_scores_are_near_zero
     maps = logits.softmax(1) * itm[..., None]
     shares = prompt_shares(maps, 40)
     torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 40), rtol=2e-5, atol=0)
-    by_hand = maps.double().sum(1).mean() / 1e-6  # where the clamp holds everywhere, nothing else divides
+    by_hand = maps.double().sum(1).mean() / 1e-6  # where the clamp applies everywhere, it is the divisor
     if bias < -12:
         assert float(shares.sum(1).mean()) == pytest.approx(float(by_hand), rel=0.5)
         assert (shares.sum(1) < 0.9).all()
@@ -167,7 +167,7 @@ def test_ranking_rows_and_top() -> None:
         cov=torch.tensor([3.0, 4.0, 3.0, 5.0], dtype=torch.float64),
     )
     assert scores.infoscore.tolist() == [6, 4, 6, 20]
-    assert scores.ranking == [3, 0, 2, 1]  # layers 0 and 2 tie: in layer order
+    assert scores.ranking == [3, 0, 2, 1]  # layers 0 and 2 tie: layer order decides
     assert scores.top(1) == [3]
     assert scores.top(3) == [0, 2, 3]
     assert COLUMNS == (
@@ -199,7 +199,7 @@ def test_layer_numbers_are_preserved() -> None:
 
 
 def test_the_running_ranking_costs_the_same_after_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in shares whose entropy is taken: all images' again and again would be thousands of times as many."""
+    """Counted in entropies of shares: recomputing those of all images would take thousands of times as many."""
     images, prompts = 300, 6
     taken: list[int] = []
     entropy = subject.entropy
@@ -228,7 +228,7 @@ def test_reproduces_the_published_implementation(attention: str, batch: int) -> 
     expected["entropy_ratio"] = np.divide(expected["dataset_entropy"], expected["mean_image_entropy"])
     with np.load(GOLDEN / "expected.npz") as file:
         largest = float(np.abs(file["single_attn"]).max())
-    # What moves a logit moves the logarithm of a share; the scores are means of those over patches and images.
+    # An error of a logit is one of the logarithm of a share; the scores are means of those over patches and images.
     patches = segmenter.num_patches
     terms = roundings_of_blip(blip.model.config, patches, segmenter.input_ids.shape[1])
     tolerance = rounding(terms) * largest / (patches * 24) ** 0.5

@@ -1,4 +1,4 @@
-"""Ranking layers, choosing them by it, and the ranking that is kept: found again only if nothing has changed."""
+"""Ranking layers, choosing them by the ranking, and the kept ranking, which is reused only if nothing has changed."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ PUBLISHED = json.loads((GOLDEN / "expected.json").read_text())["infoscore"]
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The images that go through the vision encoder."""
+    """Records the images that the vision encoder gets."""
     images: list[Tensor] = []
     encode = Segmenter.encode_images
     monkeypatch.setattr(Segmenter, "encode_images", lambda self, pixels: images.extend(pixels) or encode(self, pixels))
@@ -98,7 +98,7 @@ def test_a_ranking_is_computed_once(
     first = chosen(case_config(case), tmp_path / "cache")
     assert len(encoded) == 4
     assert chosen(case_config(case), tmp_path / "cache") == first
-    # what a ranking does not depend on: how many of its layers are used, masks, batches, CRF, where things lie
+    # a ranking does not depend on the number of layers used, masks, batches, CRF and paths
     for mask in (case / "data" / "SegmentationClassAug").iterdir():
         mask.unlink()
     moved = case.rename(case.with_name("moved"))
@@ -124,7 +124,7 @@ def change_a_weight(case: Path) -> None:
 
 
 def change_the_heads(case: Path) -> None:
-    """The same weights, read as two heads instead of four."""
+    """The same weights, used as two heads instead of four."""
     config = json.loads((case / "model" / "config.json").read_text())
     config["text_config"]["num_attention_heads"] = 2
     (case / "model" / "config.json").write_text(json.dumps(config))
@@ -197,7 +197,7 @@ def test_a_ranking_by_other_software_is_not_found(
 
 
 def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
-    """Every file of the project that is loaded once layers have been ranked is in the digest, and no chart is."""
+    """The digest covers every file of the project that ranking layers imports, and no code of charts."""
     ranked = textwrap.dedent("""
         import sys, torch
         from pathlib import Path
@@ -219,7 +219,7 @@ def test_the_code_of_a_ranking_is_the_model_and_the_method() -> None:
         str(Path(file).relative_to(REPOSITORY)).removeprefix("src/") for file in done.stdout.splitlines()[-1].split()
     }
     covered = set(identity.code_of("InfoScore"))
-    # how a setting came in, which is itself in the digest; and what only speaks
+    # code that reads settings, which are in the digest themselves; and code that only prints
     assert loaded - {"config/reader.py", *identity.SPEAKING} <= covered
     assert {"method/attention.py", "data/frame.py", "replace_huggingface/modeling_blip_text.py"} <= covered
     assert not any(path.startswith(("output", "photos", "one_shot")) for path in covered)
@@ -245,7 +245,7 @@ def test_one_image_gives_no_ranking(tmp_path: Path, case: Path) -> None:
 
 
 def test_a_kept_ranking_serves_every_command(case: Path, encoded: list[Tensor]) -> None:
-    """``layers: auto`` in the training-free command ranks first, beside its results, and segments with the best."""
+    """``layers: auto`` in the training-free command first ranks layers, and segments with the best."""
     config = case_config(case)
     arguments = ["--config", str(CONFIG), "--device", "cpu", "--set", *QUICK]
     arguments += [f"model.name={case / 'model'}", f"output.csv={config.output.csv}", "model.layers=auto"]
@@ -428,7 +428,7 @@ def test_masks_are_not_needed(tmp_path: Path, case: Path) -> None:
 def test_an_unreadable_first_image_is_skipped(
     more: tuple[str, ...], tmp_path: Path, case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With batches of one image, the first block is then empty, and the ranking so far has no image."""
+    """With batches of one image the first block is empty then, and the running ranking has no image."""
     places = [f"data_root={case / 'data'}", f"val_list={case / 'data' / 'val.txt'}", "model.image_size=64"]
     first = case / "data" / "JPEGImages" / "000000.png"
     first.write_bytes(b"")

@@ -69,7 +69,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_name_may_end_in_pth(model_folder: Path, tmp_path: Path) -> None:
-    """What a folder contains decides, not its name."""
+    """The content of a folder decides, not its name."""
     folder = shutil.copytree(model_folder, tmp_path / "blip.pth")
     assert load_model(str(folder), CPU).layers == (0, 1, 2, 3)
     (folder / "config.json").unlink()
@@ -77,7 +77,7 @@ def test_a_folder_name_may_end_in_pth(model_folder: Path, tmp_path: Path) -> Non
 
 
 class Code:
-    """Unpickled, it would create a file."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

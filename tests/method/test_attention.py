@@ -1,4 +1,4 @@
-"""From cross-attention logits to class probabilities: each function on its own, and against the plain formulas."""
+"""From cross-attention logits to class probabilities: each function alone, and against the plain formulas."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_largest_is_taken_patch_by_patch() -> None:
 
 
 def test_one_maximum_for_all_classes_equals_a_maximum_for_each_class() -> None:
-    """To the bit, gradients too: classes of fewer prompts are filled up with what no maximum takes."""
+    """Bitwise, with gradients: classes with fewer prompts are padded with values that are never the maximum."""
     counts = (3, 1, 4, 2, 1)
     maps = torch.rand(2, sum(counts), 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
     background, *others = maps.split(counts, 1)
@@ -139,7 +139,7 @@ def test_gradients_flow_to_the_logits() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize(("grid", "size"), [(1, 16), (4, 64), (5, 40)])
 def test_the_gradient_of_upsampling_is_that_of_interpolate(channels: int, grid: int, size: int) -> None:
-    """It is computed as two matrix products, which are deterministic on CUDA."""
+    """It is computed by two matrix products, which are deterministic on CUDA."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(2, channels, grid * grid, generator=generator).requires_grad_()
     weights = torch.randn(2, channels, size, size, generator=generator)

@@ -1,4 +1,4 @@
-"""Loading models: what is taken, what is refused and what it is told, without a network."""
+"""Loading models without a network: what is accepted, and what is refused with which message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model to damage."""
+    """A copy of the tiny model, to be damaged."""
     return shutil.copytree(model_folder, tmp_path / "model")
 
 
@@ -199,7 +199,7 @@ def test_vocab_txt_alone_is_a_tokenizer(folder: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
-    """Words beyond the embedding table would end in an index error deep inside."""
+    """Token ids beyond the embedding table would raise an index error deep inside the model."""
     longer = folder / "vocab.txt"
     longer.write_text("\n".join([*tiny.VOCABULARY, "unicorn"]) + "\n")
     BertTokenizer(vocab=str(longer)).save_pretrained(folder)

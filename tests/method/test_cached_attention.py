@@ -15,7 +15,7 @@ SHAPES = [(1, 4, 20, 20, 8), (2, 3, 7, 50, 16), (3, 2, 1, 1, 5)]
 
 
 def states(batch: int, heads: int, rows: int, columns: int, width: int, dtype: torch.dtype) -> list[Tensor]:
-    """Query, key and value with their heads side by side in memory, as linear layers give them."""
+    """Query, key and value with heads adjacent in memory, as linear layers return them."""
     generator = torch.Generator().manual_seed(rows)
     return [
         torch.randn(batch, n, heads, width, generator=generator).to(dtype).transpose(1, 2)
@@ -52,7 +52,7 @@ def test_float32_equals_the_fused_kernel_bit_for_bit(shape: tuple[int, ...]) -> 
 
 
 class LargestProduct(TorchDispatchMode):
-    """Keeps the bytes of the largest result of a batched product."""
+    """Records the bytes of the largest result of a batched product."""
 
     bytes = 0
 

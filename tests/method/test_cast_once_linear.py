@@ -1,4 +1,4 @@
-"""Weights rounded once instead of at every call: the same results to the bit, and no one else notices."""
+"""Weights cast once instead of at every call: bitwise equal results, and no side effects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random(*shape: int) -> Tensor:
 
 
 class Casts(TorchDispatchMode):
-    """Counts the tensors of some shapes that are brought to another number format."""
+    """Counts casts of tensors of the given shapes."""
 
     def __init__(self, shapes: set[torch.Size]) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ def test_names_and_convolutions_are_unchanged() -> None:
 
 
 class OneDnnCalls(TorchDispatchMode):
-    """Counts oneDNN's linear layers."""
+    """Counts calls of oneDNN's linear layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ GOLDEN = ROOT / "tests" / "golden" / "pascal" / "expected.npz"
 
 
 def scene(batch: int, classes: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Smooth class probabilities and a smooth image with noise, so that neighbours are alike here and there."""
+    """Smooth class probabilities and a smooth image with noise, so that some neighbours are similar."""
     generator = torch.Generator().manual_seed(seed)
 
     def smooth(channels: int, cell: int) -> Tensor:
@@ -46,7 +46,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
         (1, 2, 8, 8),  # smaller than a window
         (1, 2, 4, 4),  # one cell
         (3, 21, 64, 64),
-        (1, 21, 60, 100),  # no multiple of a block
+        (1, 21, 60, 100),  # not a multiple of a block
         (3, 3, 128, 36),
         (1, 81, 96, 144),  # several strips, the last one shorter
     ],
@@ -83,7 +83,7 @@ def test_images_of_a_batch_do_not_mix() -> None:
 
 
 def test_colours_preserve_edges() -> None:
-    """A class map that spills over an edge of the image is drawn back to it."""
+    """A class map that crosses an edge of the image is moved back to it."""
     image = torch.zeros(1, 3, 64, 64)
     image[..., 32:] = 2
     unary = torch.full((1, 2, 64, 64), 0.9)
@@ -130,7 +130,7 @@ def test_torch_thread_settings_are_unchanged() -> None:
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("shape", [(1, 21, 128, 128), (6, 5, 64, 64), (2, 21, 320, 320)])
 def test_threads_do_not_change_the_result(shape: tuple[int, int, int, int], threads: int) -> None:
-    """Small images go to a thread each, strips of a large one to several."""
+    """Small images run in one thread each, strips of a large one in several."""
     assert (np.prod(shape[1:]) < SMALL_IMAGE) == (shape[-1] < 320)
     unary, image = scene(*shape)
     expected = ConvCRF(iterations=3)(unary, image)
@@ -153,7 +153,7 @@ def test_results_are_the_same_in_every_autograd_mode() -> None:
 
 
 def test_settings_matter() -> None:
-    """Each named setting reaches the result (the values of the paper are held by the tests above)."""
+    """Each setting changes the result (tests above check the values of the paper)."""
     unary, image = scene(1, 3, 64, 64)
     published = ConvCRF(iterations=3)(unary, image)
     for setting, value in {
@@ -181,7 +181,7 @@ def test_mismatched_shapes_are_refused() -> None:
 
 @pytest.fixture
 def fresh_probe() -> Iterator[None]:
-    """Whether Triton runs is remembered: forget it before and after."""
+    """Reset the cached result of whether Triton runs, before and after."""
     load_triton.cache_clear()
     yield
     load_triton.cache_clear()
@@ -211,7 +211,7 @@ NO_COMPILER = "Failed to find C compiler.\nPlease specify via CC environment var
 def test_torch_replaces_a_kernel_that_cannot_be_launched(
     fault: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Triton compiles at the first launch: a fault then must not end the run, and is said once, in a line."""
+    """Triton compiles at the first launch: a failure must not end the run, and is reported once, in one line."""
     probes = []
 
     def probe(*arguments: object) -> None:
@@ -219,7 +219,7 @@ def test_torch_replaces_a_kernel_that_cannot_be_launched(
         raise fault
 
     monkeypatch.setitem(sys.modules, "src.method.crf_triton", SimpleNamespace(probe=probe))
-    device = torch.device("cuda", len(str(fault)))  # no two faults are said of the same device
+    device = torch.device("cuda", len(str(fault)))  # one failure is reported per device
     for _ in range(2):
         assert ConvCRF()._triton(device, 21) is None
     assert probes == [(device, 21, 4)]
@@ -250,7 +250,7 @@ def test_the_kernel_is_used_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton launches on the current device: with the pointers of another one, unless that is made current."""
+    """Triton launches on the current device, so the device of the tensors must be made current."""
     crf_triton = pytest.importorskip("src.method.crf_triton")
     current, launched_on = [0], []
 
@@ -270,7 +270,7 @@ def test_the_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch: pytest
         messages, pooled = (torch.empty(1, 2, side, side, device="cuda:1") for side in (10, 8))
         crf_triton.update(u, messages, pooled)
     assert launched_on == [1]
-    assert current == [0]  # and the caller's device is as it was
+    assert current == [0]  # and the caller's device is restored
 
 
 INTERPRETED = """
@@ -303,7 +303,7 @@ assert torch.allclose(pooled, u[0, 0].softmax(1))
 
 
 def test_triton_kernel_in_its_interpreter() -> None:
-    """A process of its own, because the choice of the interpreter is made when the kernel is imported."""
+    """In a separate process, because importing the kernel selects the interpreter."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -332,7 +332,7 @@ def test_triton_kernel_finds_classes_far_apart() -> None:
 def test_cuda_is_as_near_to_the_formula_in_float64_as_the_formula_in_float32(
     backend: str, shape: tuple[int, int, int, int]
 ) -> None:
-    """Colours differ by many bandwidths: on large images their rounding alone moves results by more than 1e-5."""
+    """Colours differ by many bandwidths: on large images their rounding alone changes results by more than 1e-5."""
     if backend == "triton":
         pytest.importorskip("triton")
     unary, image = (tensor.cuda() for tensor in scene(*shape))

@@ -1,4 +1,4 @@
-"""The CRF's Triton kernel, compiled for GPUs that are not here: it must fit their registers."""
+"""The CRF's Triton kernel, compiled for GPUs without having one: it must fit their registers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not (BINARIES / "ptxas").exists(), reason="this 
 def test_the_kernel_compiles_without_spilling(
     capability: int, classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spilled registers are kept in memory: the kernel would read and write it many times over."""
+    """Spilled registers go to memory, which the kernel would read and write many times."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     padded, cells, warps = crf_triton.tile(classes)
     constants = {"CLASSES": classes, "PADDED_CLASSES": padded, "POOLING": 4, "CELLS": cells}

@@ -1,4 +1,4 @@
-"""What the method takes of a GPU's memory, counted on fake tensors: limits follow what is free."""
+"""Memory of the method on a GPU, counted on fake tensors: limits follow free memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 @pytest.mark.parametrize(("free", "expected"), [(60, 6), (6, 6), (5.9, 3), (2.9, 1.5), (0.1, 0.75)])
 def test_work_is_halved_until_it_fits(free: float, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By halves: were it cut by what is free to the byte, no two runs would round alike."""
+    """By halves: chunks that depended on free bytes would round differently in every run."""
     fake_cuda(monkeypatch, int(free * GIB))
     least = 3 * LOGITS_BUDGET_BYTES
     assert MAX_WORKING_BYTES == 6 * GIB
@@ -39,7 +39,7 @@ def test_memory_cached_by_pytorch_counts_as_free(monkeypatch: pytest.MonkeyPatch
 def test_the_crf_uses_the_memory_that_it_estimates(
     batch: int, classes: int, free: int, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kernels count as well as class maps: of few classes they are the larger part."""
+    """Kernels count as well as class maps: with few classes they are larger."""
     kernel = SimpleNamespace(update=lambda *_: None) if backend == "triton" else None
     monkeypatch.setattr(ConvCRF, "_triton", lambda *_: kernel)
     crf = ConvCRF(iterations=2)

@@ -1,4 +1,4 @@
-"""The number format of a CPU is timed once, and stays what it was found to be; no keeping of it can fail a run."""
+"""The trial of number formats on a CPU: timed once and cached; a failing cache never fails a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRODUCTS = ((16, 32), (32, 16))
 
 @pytest.fixture
 def gains(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the next timings find, last first."""
+    """Results of the next timings, last first."""
     waiting = [1.5, 0.5, 4.0]
     monkeypatch.setattr(precision, "_gain", lambda *_: waiting.pop())
     return waiting
@@ -27,13 +27,13 @@ def gains(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where trials are kept."""
+    """The folder of cached trials."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "segmentation-from-attention"
 
 
 def again(products: tuple[tuple[int, int], ...] = PRODUCTS) -> Trial:
-    """The trial as a new process asks for it."""
+    """The trial as a new process gets it."""
     trial_of.cache_clear()
     return trial_of(products, "bfloat16")
 

@@ -1,4 +1,4 @@
-"""Class files and prompts: the paper's word lists, in their order."""
+"""Class files and prompts: the word lists of the paper, in order."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 
 
 def test_published_keys_and_other_ids_are_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Labels are positions, whatever the ids: published files count some of theirs from 1, and carry colours."""
+    """Labels are positions, whatever the ids: published files start some ids at 1, and contain colours."""
     path = tmp_path / "classes.json"
     entries = [
         {"name": "sky", "id": 0, "color": [0, 0, 0], "isthing": 0},
@@ -137,7 +137,7 @@ def test_published_keys_and_other_ids_are_accepted(tmp_path: Path, capsys: pytes
 
 
 def test_a_word_may_occur_twice_in_one_class(tmp_path: Path) -> None:
-    """As "tv" and "TV" do in the paper's list."""
+    """As "tv" and "TV" in the list of the paper."""
     path = tmp_path / "classes.json"
     path.write_text('[{"name": "sky"}, {"name": "tv", "related_word": ["TV"]}]')
     assert read_class_file(path, 2)[1].related_words == ("TV",)

@@ -1,4 +1,4 @@
-"""Layer norms whose gradients do not depend on the number of threads: PyTorch's values, up to rounding."""
+"""Layer norms with gradients independent of the number of threads, equal to PyTorch's up to rounding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random(*shape: int) -> Tensor:
 
 
 def trained(module: nn.Module, norm: nn.LayerNorm, states: Tensor) -> tuple[Tensor, ...]:
-    """Output, and gradients of weight, bias and input, with weights put in their place as tuning does."""
+    """Output, and gradients of weight, bias and input, with weights replaced as in tuning."""
     weights = {name: getattr(norm, name).clone().requires_grad_() for name in ("weight", "bias")}
     states = states.clone().requires_grad_()
     output = functional_call(module, weights, states)

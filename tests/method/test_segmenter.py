@@ -36,7 +36,7 @@ def prompts() -> PromptSet:
 
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    """Four images: smooth colours with a box in each, so that neighbouring pixels have something to say."""
+    """Four images: smooth colours with a box in each, so that neighbouring pixels matter."""
     generator = torch.Generator().manual_seed(4)
     images = torch.randn(4, 3, 1, 1, generator=generator).expand(-1, -1, tiny.SIZE, tiny.SIZE).clone()
     for number, image in enumerate(images):
@@ -47,7 +47,7 @@ def pixels() -> Tensor:
 
 @pytest.fixture(scope="module")
 def expected(prompts: PromptSet, pixels: Tensor, exact: Blip) -> Tensor:
-    """Class probabilities [4, C, S, S] by the plain formulas on HuggingFace's untouched model."""
+    """Class probabilities [4, C, S, S] by the plain formulas on HuggingFace's original model."""
     model = tiny.random_blip()
     input_ids, attention_mask = exact.tokenize(prompts.prompts)
     unaries = []
@@ -78,7 +78,7 @@ def test_scores_are_refined_by_the_crf(fused: Blip, prompts: PromptSet, pixels: 
 
 
 def test_different_images_give_different_maps(fused: Blip, prompts: PromptSet, pixels: Tensor) -> None:
-    """A vision tower of zeros, HuggingFace's default for random models, would give the same map for any image."""
+    """A vision tower of zeros, HuggingFace's default initialisation, would give the same map for any image."""
     unary = segmenter_of(fused, prompts).segment(pixels)
     for one in range(len(pixels)):
         for other in range(one):
@@ -113,18 +113,18 @@ def test_prompts_in_chunks_give_the_same(
 def test_short_formats_are_close_to_float32(
     amp: Amp, least: float, most: float, fused: Blip, prompts: PromptSet, pixels: Tensor
 ) -> None:
-    """float16 rounds eight times finer than bfloat16."""
+    """float16 has three more bits of mantissa than bfloat16."""
     full, half = (segmenter_of(fused, prompts, amp=each) for each in (False, amp))
     difference = (half.segment(pixels) - full.segment(pixels)).abs()
-    assert difference.max() > least  # else it was float32
+    assert difference.max() > least  # otherwise it was float32
     assert difference.mean() < most
     assert half.segment(pixels).dtype == torch.float32
 
 
 def test_overflow_is_not_labelled_background(model_folder: str, prompts: PromptSet, pixels: Tensor) -> None:
-    """Scores that are no numbers have no highest one: every pixel would be labelled 0."""
+    """The argmax of NaN is 0: every pixel would be labelled background."""
     blip = load_blip(str(model_folder), CPU)
-    blip.model.vision_model.encoder.layers[0].mlp.fc2.weight.mul_(1e6)  # float16 ends at 65,504
+    blip.model.vision_model.encoder.layers[0].mlp.fc2.weight.mul_(1e6)  # the maximum of float16 is 65,504
     for amp in (False, "bf16"):
         segmenter = segmenter_of(blip, prompts, amp=amp)
         assert segmenter.segment(pixels).isfinite().all()
@@ -135,7 +135,7 @@ def test_overflow_is_not_labelled_background(model_folder: str, prompts: PromptS
         UserError, match=r"in float16: .* not a number; its largest number is 65,504: set runtime\.amp to bf16"
     ):
         segmenter.check_numbers()
-    segmenter.check_numbers()  # said once
+    segmenter.check_numbers()  # reported once
     blip.model.itm_head.weight.fill_(torch.nan)
     segmenter = segmenter_of(blip, prompts)
     segmenter.segment(pixels[:1])
@@ -157,7 +157,7 @@ def test_the_first_image_that_is_no_number_since_the_last_check_is_named(
         with segmenter.watch(files[size * number : size * (number + 1)]):
             segmenter.attend(batch)
     other = segmenter.with_weights({})
-    other.check_numbers()  # what another segmenter computed is not its own
+    other.check_numbers()  # results of another segmenter do not count
     with pytest.raises(UserError, match=rf"output for image {size + 2}\.jpg is not a number"):
         segmenter.check_numbers()
     segmenter.check_numbers()
@@ -169,7 +169,7 @@ def test_an_image_that_is_computed_again_after_an_error_counts_once(
     segmenter, files = segmenter_of(fused, prompts), [Path(f"{n}.jpg") for n in range(8)]
     embeds = segmenter.encode_images(pixels)
     broken = torch.full_like(embeds, torch.inf)
-    for batch in (broken, embeds):  # memory may be lacking after the images were attended to
+    for batch in (broken, embeds):  # memory may run out after the images were processed
         with pytest.raises(MemoryError), segmenter.watch(files[: len(batch)]):  # noqa: PT012
             segmenter.attend(batch)
             raise MemoryError
@@ -240,7 +240,7 @@ def test_swapped_weights_equal_a_model_with_those_weights(
 def test_inputs_of_exponentials_are_not_rounded_to_bfloat16(
     kind: str, prompts: PromptSet, pixels: Tensor, request: pytest.FixtureRequest
 ) -> None:
-    """From the states that bfloat16 left, logits and matching scores are those of float32's formulas."""
+    """From states in bfloat16, logits and matching scores are computed in float32."""
     blip: Blip = request.getfixturevalue(kind)
     segmenter = Segmenter(blip, prompts, (0,), Frame(tiny.SIZE), None, "bf16")
     last: list[Tensor] = []
@@ -304,7 +304,7 @@ def test_ties_go_to_the_first_class(shape: tuple[int, ...]) -> None:
 
 
 def test_without_a_background_the_other_classes_are_refined_alone(fused: Blip) -> None:
-    """The background's words take part in the softmax over prompts, and in nothing after it."""
+    """Background words take part in the softmax over prompts, and in no later step."""
     pixels = torch.randn(2, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(3))
     classes = [ClassEntry("sky", ("wall",)), ClassEntry("cat"), ClassEntry("dog"), ClassEntry("red mug")]
     prompts = build_prompts(classes, multi_prompt=False, background=False)

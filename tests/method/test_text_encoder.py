@@ -1,4 +1,4 @@
-"""The text encoder with its cross-attention exposed, against HuggingFace's untouched one."""
+"""The text encoder with exposed cross-attention, against HuggingFace's original."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pixels() -> Tensor:
 @pytest.fixture(scope="module")
 def tokens(exact: Blip) -> tuple[Tensor, Tensor]:
     input_ids, attention_mask = exact.tokenize(PROMPTS)
-    assert attention_mask.min() == 0  # some prompts are padded, or the tests below would not see padding
+    assert attention_mask.min() == 0  # some prompts are padded, so that the tests below cover padding
     return input_ids, attention_mask
 
 
@@ -58,7 +58,7 @@ def run(
 
 
 def test_exact_equals_huggingface_up_to_rounding(exact: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor) -> None:
-    """Not always to the bit: keys and values are one product for all prompts here, in HuggingFace's one for each."""
+    """Not always bitwise: keys and values are one product for all prompts here, one for each in HuggingFace."""
     output = run(exact, tokens, pixels[:1])
     reference = tiny.random_blip()
     hidden, logits = plain_forward(reference, *tokens, pixels[0], (0, 1, 2, 3))
@@ -91,7 +91,7 @@ def test_batches_are_close_to_huggingface(
 def test_attention_of_the_tiny_model_is_far_from_uniform(
     fused: Blip, tokens: tuple[Tensor, Tensor], pixels: Tensor
 ) -> None:
-    """On a model whose attention is uniform everything else here would pass whatever the code did."""
+    """With uniform attention all other tests here would pass for any code."""
     for logits in run(fused, tokens, pixels).reduced_logits.values():
         entropy = torch.special.entr(logits.softmax(-1)).sum(-1)
         assert entropy.mean() < 0.9 * math.log(logits.shape[-1])

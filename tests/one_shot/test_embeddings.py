@@ -1,4 +1,4 @@
-"""Keeping image embeddings: each image is encoded once, wherever they are kept, and nothing is left behind."""
+"""Keeping image embeddings: each image is encoded once, wherever they are kept, and no file remains."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ GB = 10**9
 
 
 class CountingEncoder:
-    """Makes embeddings [B, 5, 3] of pixels whose value tells the image; counts how often each was encoded."""
+    """Embeddings [B, 5, 3] of pixels whose value identifies the image; counts how often each was encoded."""
 
     def __init__(self) -> None:
         self.encoded: Counter[int] = Counter()
@@ -54,12 +54,12 @@ def test_kept_images_are_encoded_once_and_returned_unchanged(
         for indices in ([4], [0, 4, 2], [2, 0], [4, 2, 0], [0]):  # batches partly known, in any order
             got = cache.get(files_of(indices), pixels_of(indices))
             assert torch.equal(got, CountingEncoder()(pixels_of(indices)).to(dtype))
-            got.zero_()  # what is given away is not what is kept
+            got.zero_()  # callers get copies
     assert encoder.encoded == ({0: 4, 2: 3, 4: 3} if place == "none" else dict.fromkeys((0, 2, 4), times))
 
 
 def test_other_images_of_a_batch_are_encoded_together_and_not_kept(tmp_path: Path) -> None:
-    """Which images an encoder sees together must not depend on what was kept before: that is another rounding."""
+    """The composition of a batch must not depend on what was kept before, because it changes rounding."""
     encoder, together = CountingEncoder(), []
 
     def encode(pixels: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ def test_other_images_of_a_batch_are_encoded_together_and_not_kept(tmp_path: Pat
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at the open files of the process")
 def test_the_file_on_disk_is_reserved_and_unnamed(tmp_path: Path) -> None:
-    """It vanishes with its process however that ends; and a full disk is told at once, not by a bus error later."""
-    (tmp_path / ".image_embeddings.abc").touch()  # left by a process that was killed
+    """It vanishes when its process ends in any way; a full disk is reported immediately, not by a bus error later."""
+    (tmp_path / ".image_embeddings.abc").touch()  # remains of a killed process
 
     def open_files() -> list[Path]:
         links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
@@ -84,7 +84,7 @@ def test_the_file_on_disk_is_reserved_and_unnamed(tmp_path: Path) -> None:
 
     with EmbeddingCache(CountingEncoder(), "disk", files_of([0, 1, 2]), (5, 3), torch.float32, tmp_path) as cache:
         assert not list(tmp_path.iterdir())
-        file = open_files()[0]  # and once more, by the memory map
+        file = open_files()[0]  # again, by the memory map
         assert file.stat().st_size == 3 * 5 * 3 * 4
         assert file.stat().st_blocks > 0  # reserved, not sparse
         cache.get(files_of([1]), pixels_of([1]))
@@ -102,7 +102,7 @@ FreeSpace = Callable[[float, float], None]
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
-    """Pretend that these numbers of GB are free in memory and on the disk."""
+    """Pretend that so much memory and disk space is free, in GB."""
 
     def pretend(memory: float, disk: float) -> None:
         state = namedtuple("state", "available free")(memory * GB, disk * GB)
@@ -119,7 +119,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
         ("auto", 19, 21, "disk"),
         ("auto", 19, 19, "none"),
         ("none", 100, 100, "none"),
-        ("memory", 11, 0, "memory"),  # a wish is granted as long as it fits at all
+        ("memory", 11, 0, "memory"),  # an explicit choice is used if it fits
         ("disk", 100, 11, "disk"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_location_without_enough_room_is_refused(
 
 
 def episodes_of(*runs: tuple[list[int], list[int]]) -> Episodes:
-    """Runs as pairs of supports and queries, numbers of one list."""
+    """Runs as pairs of supports and queries, indices into one list."""
     entries = [ListEntry(Path(f"{number}.jpg"), None) for number in range(6)]
     drawn = [Episode([Support(index, 1) for index in supports], queries) for supports, queries in runs]
     return Episodes(entries, entries, drawn)
@@ -188,4 +188,4 @@ def test_only_images_used_again_are_kept(amp: str, tmp_path: Path, capsys: pytes
     assert "kept: memory" in capsys.readouterr().out
     with EmbeddingCache.for_runs(config, segmenter, episodes_of(([0], [1, 2]))) as cache:
         assert cache.place == "none"
-    assert not capsys.readouterr().out  # nothing to say
+    assert not capsys.readouterr().out  # nothing is kept

@@ -1,4 +1,4 @@
-"""Scoring several runs at once: what comes out is what each of them scores alone, and shared work is done once."""
+"""Scoring several runs at once: scores equal those of each run alone, and shared work is done once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def dataset(config: Config) -> SegmentationDataset:
 
 @pytest.fixture
 def runs(segmenter: Segmenter) -> list[TunedRun]:
-    """Three runs whose weights are far from the model's and from each other's."""
+    """Three runs with weights far from the model's and from each other's."""
     made = []
     for number, queries in enumerate(QUERIES):
         generator = torch.Generator().manual_seed(number)
@@ -110,7 +110,7 @@ def test_scores_are_those_of_each_run_alone(
     together = scored(runs, dataset, Journal.nowhere(), segmenter)
     for run, got in zip(runs, together, strict=True):
         alone = evaluate(run.segmenter, dataset.only(sorted(run.queries)), dataclasses.replace(LOADER, batch_size=1))
-        # batches of two round otherwise than single images: a pixel may lie on an edge
+        # batches of two round differently from single images: a pixel on an edge may differ
         assert (got.confusion.counts - alone.confusion.counts).abs().sum() <= 4
         assert got.confusion.counts.sum() == alone.confusion.counts.sum()
         assert got.images == len(run.queries)
@@ -132,7 +132,7 @@ def test_the_scores_of_a_run_are_freed_before_the_next_run(
 
     monkeypatch.setattr(Segmenter, "segment", watched)
     scored(runs, dataset, Journal.nowhere(), segmenter)
-    assert len(alive) == 3 + 3 + 2  # blocks that hold a query of the run
+    assert len(alive) == 3 + 3 + 2  # blocks with a query of the run
 
 
 def test_an_unreadable_image_is_missing_only_where_it_is_a_query(
@@ -191,7 +191,7 @@ def test_resumed_blocks_are_in_memory_one_at_a_time(
 def test_scores_that_are_not_finite_name_the_image(
     runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset
 ) -> None:
-    """The second run looks at the second and the third block only: its count of images is its own."""
+    """The second run uses only the second and third block, and counts its images itself."""
     lost = {name: torch.full_like(value, torch.nan) for name, value in runs[1].segmenter.weights.items()}
     later = dataclasses.replace(runs[1], segmenter=segmenter.with_weights(lost), queries=frozenset([2, 4]))
     with pytest.raises(UserError, match=r"images/2\.jpg is not a number"):
@@ -201,7 +201,7 @@ def test_scores_that_are_not_finite_name_the_image(
 def test_after_a_lack_of_memory_the_right_image_is_named(
     runs: list[TunedRun], segmenter: Segmenter, dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second run's memory does not suffice for a batch that the first has segmented."""
+    """Memory runs out in the second run for a batch that the first run has segmented."""
     segment = Segmenter.segment
 
     def short(self: Segmenter, pixels: Tensor, *arguments: Any) -> Tensor:

@@ -13,7 +13,7 @@ NAMES = ("background", "cat", "dog")
 
 
 def summary(*labels: list[int]) -> OneShotSummary:
-    """A run for each of ``labels``, of which class 2 is never found."""
+    """A run for each of ``labels``; class 2 is never predicted."""
     runs = []
     for run, target in enumerate(labels):
         confusion = ConfusionMatrix(3, 255)

@@ -60,7 +60,7 @@ def test_supports_equal_the_plain_description(only_one: bool, shot: int) -> None
         except UserError:
             continue
         ours, theirs = random.Random(SEED), random.Random(1)
-        for _ in range(3):  # runs: the random numbers carry on
+        for _ in range(3):  # runs continue one stream of random numbers
             asked: list[int] = []
 
             def qualifies(index: int, label: int, areas: np.ndarray = areas, asked: list[int] = asked) -> bool:
@@ -152,7 +152,7 @@ def test_a_class_without_candidates_is_refused() -> None:
 
 
 def test_a_class_absent_from_all_masks_is_refused() -> None:
-    """As with masks of 0 and 255: there is no class 1 in them, however low the area."""
+    """As in masks of 0 and 255: they have no class 1, whatever the minimum area."""
     with pytest.raises(UserError, match=r"class 1 \(bird\) has no pixel in the masks .*mask value 255 is ignored"):
         find_candidates(np.array([[7, 0], [9, 0]]), OneShotConfig(), ["background", "bird"])
 
@@ -196,7 +196,7 @@ def test_draws_the_published_supports() -> None:
 
 
 def lists_of(tmp_path: Path, masks: list[np.ndarray], name: str = "list.txt") -> str:
-    """Write masks and a list of them; returns the list's path."""
+    """Write masks and a list of them; returns the path of the list."""
     lines = []
     for number, mask in enumerate(masks):
         Image.fromarray(mask).save(tmp_path / f"{name}{number}.png")
@@ -227,7 +227,7 @@ def test_supports_come_from_the_whole_list_and_the_limit_applies_to_the_rest(tmp
     for episode in episodes:
         drawn, _ = plain_draw(masks, 3, 1, 1, True, rng)
         assert [(s.index, s.label, s.isolated) for s in episode.supports] == drawn
-        assert episode.supports[0].index in (3, 4)  # only behind the cut does class 1 stand alone
+        assert episode.supports[0].index in (3, 4)  # class 1 is isolated only after the limit
         assert episode.supports[1].index == 5
         assert episode.queries == [0, 1, 2]
 
@@ -261,7 +261,7 @@ def test_a_support_that_occurs_twice_in_the_list_is_no_query(tmp_path: Path) -> 
         queries = [episodes.evaluation_list[index].image for index in episode.queries]
         assert len(supports) == 2
         assert not supports & set(queries)
-        assert len(queries) == 2 * 4  # the others are scored as often as they occur
+        assert len(queries) == 2 * 4  # other images are scored as often as they occur
 
 
 def test_a_support_from_a_train_list_is_no_query(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_support_from_a_train_list_is_no_query(tmp_path: Path) -> None:
 
 
 def test_areas_do_not_keep_masks_in_memory(tmp_path: Path) -> None:
-    """Those of a list of 40,000 masks take what their numbers take."""
+    """Areas of a list of 40,000 masks need memory for the numbers alone."""
     lists_of(tmp_path, two_class_masks())
     config = coco_config(tmp_path)
     areas = class_areas(evaluation_entries(config), config, "masks")

@@ -1,4 +1,4 @@
-"""Tuned weights as files: what comes back from them, and what they refuse to be loaded into."""
+"""Tuned weights as files: round trips, and the models they are refused for."""
 
 import csv
 import hashlib
@@ -62,7 +62,7 @@ def tuned(tmp_path: Path) -> tuple[Path, Segmenter, Tensor]:
 def test_a_round_trip_gives_the_same_segmentation(tuned: tuple[Path, Segmenter, Tensor]) -> None:
     path, saved_from, pixels = tuned
     fresh, _ = segmenter_of()
-    untuned = fresh.segment(pixels)  # and the prompts' states of the untuned weights are kept now
+    untuned = fresh.segment(pixels)  # and cache the prompts' states of the untuned weights
     loaded = load_tuned(path, fresh)
     assert torch.equal(loaded.segment(pixels), saved_from.segment(pixels))
     assert not torch.allclose(loaded.segment(pixels), untuned)
@@ -82,14 +82,14 @@ def test_the_file_contains_changed_tensors_and_its_json_their_origin(tuned: tupl
     origin = json.loads(path.with_suffix(".json").read_text())
     assert (origin["run"], origin["losses"], origin["layers"]) == (3, [0.5], [2, 0])
     assert origin["prompts"] == segmenter.prompts.prompts
-    assert origin["weights"] == segmenter_of()[0].model.digest  # of the model it can be loaded into: untuned
+    assert origin["weights"] == segmenter_of()[0].model.digest  # digest of the untuned model
 
 
 def test_saving_again_keeps_the_earlier_file(tuned: tuple[Path, Segmenter, Tensor]) -> None:
     path, segmenter, _ = tuned
     earlier = path.read_bytes()
     save_tuned(path, segmenter, {"run": 3, "losses": [0.5]})
-    assert len(list(path.parent.iterdir())) == 2  # the same again: nothing to keep
+    assert len(list(path.parent.iterdir())) == 2  # equal: no earlier file to keep
     other = segmenter.with_weights({name: 2 * tensor for name, tensor in segmenter.weights.items()})
     save_tuned(path, other, {"run": 3, "losses": [0.4]})
     assert path.read_bytes() != earlier
@@ -161,7 +161,7 @@ def other_model(tmp_path: Path) -> str:
     folder = tmp_path / "other"
     shutil.copytree(GOLDEN / "model", folder)
     weights = load_file(folder / "model.safetensors")
-    weights["itm_head.bias"][0] += 1e-3  # one number in all
+    weights["itm_head.bias"][0] += 1e-3  # one number in total
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return f"model.name={folder}"
 
@@ -174,7 +174,7 @@ def other_words(tmp_path: Path) -> str:
 
 
 def other_vocabulary(tmp_path: Path) -> str:
-    """The same weights and words, but two words have changed places in the vocabulary."""
+    """The same weights and words, but two words are swapped in the vocabulary."""
     folder = tmp_path / "other"
     shutil.copytree(GOLDEN / "model", folder)
     for name in ("vocab.txt", "tokenizer.json"):
@@ -246,7 +246,7 @@ def test_files_that_are_not_tuned_weights_are_refused(
 
 
 def rewritten(path: Path, tensors: dict[str, Tensor], keep_checksum: bool = False, **changes: str | None) -> Path:
-    """``path`` with other tensors or metadata (None: left out); the checksum is that of the tensors."""
+    """``path`` with other tensors or metadata (None: omitted); the checksum is that of the tensors."""
     with safe_open(path, framework="pt") as file:
         metadata = {**file.metadata(), **({} if keep_checksum else {"checksum": digest_of(tensors)}), **changes}
     save_file(tensors, path, metadata={key: text for key, text in metadata.items() if text is not None})

@@ -1,4 +1,4 @@
-"""One-shot tuning against the whole model differentiated through, against published numbers, and as a command."""
+"""One-shot tuning against autograd through the whole model, against published numbers, and as a command."""
 
 import csv
 import json
@@ -71,7 +71,7 @@ def parameters_of(blip: Blip) -> dict[str, Tensor]:
 
 
 def tuned_parameters(segmenter: Segmenter) -> dict[str, Tensor]:
-    """All parameters of the model as they would be with the segmenter's weights in it."""
+    """All parameters of the model, with the segmenter's weights in their places."""
     parameters = parameters_of(segmenter.model)
     for name, value in segmenter.weights.items():
         if name == "word_embeddings":
@@ -114,11 +114,11 @@ def test_equals_tuning_the_whole_model(
             change, expected_change = value[used] - before[name][used], expected[name][used] - before[name][used]
         else:
             change, expected_change = value - before[name], expected[name] - before[name]
-        # Adam divides a gradient by its own size, so that rounding shows where a gradient all but vanishes
+        # Adam normalises gradients, so rounding shows where a gradient is almost zero
         error = (change - expected_change).detach().abs().mean()
         assert error <= 0.01 * expected_change.detach().abs().mean(), name
 
-    # and the tuned segmenter segments as the tuned whole model does
+    # and the tuned segmenter equals the tuned whole model
     with torch.no_grad():
         expected_unary = plain_unary(model, ids, mask, per_class, plain[0][0], layers)
         tuned_unary = tuned.unary(tuned.attend(supports[0].embeds[None]))[0]
@@ -173,7 +173,7 @@ def test_only_the_documented_parameters_are_trained() -> None:
     }
     assert all(after[name].shape == before[name].shape for name in before)
 
-    # rows: [PAD] (0) decays without a gradient, the others of the prompts train, the rest stays
+    # rows: [PAD] (0) decays without a gradient, other tokens of the prompts are trained, the rest is unchanged
     assert 0 in segmenter.input_ids
     old, new = before[words], after[words]
     torch.testing.assert_close(new[0], old[0] * (1 - 1e-2 * 0.05) ** 3)
@@ -200,7 +200,7 @@ def test_tuning_does_not_change_the_model_and_the_segmenter() -> None:
     assert not any(p.requires_grad or p.grad is not None for p in segmenter.model.model.parameters())
     assert not any(value.requires_grad for value in tuned.weights.values())
     again, _ = tune(tuned, [support], OneShotConfig(num_iterations=1, lr=1e-3), 255, "tuning")
-    assert torch.equal(unary(again), unary(tuned))  # tuning starts from the model's weights, whatever came before
+    assert torch.equal(unary(again), unary(tuned))  # tuning starts from the model's weights, whatever was tuned before
 
 
 def test_tuning_lowers_the_loss() -> None:
@@ -247,7 +247,7 @@ def test_the_loss_equals_the_loss_computed_pixel_by_pixel(ignore_label: int) -> 
     unary[0, :, 0, 0] = torch.tensor([0, 0, 1, 0])  # probability 0 of the true class: clamped, not infinite
     labels = torch.randint(0, 4, (2, 6, 6), generator=generator, dtype=torch.uint8)
     labels[0, 0, 0] = 1
-    labels[1, :4] = ignore_label  # the images differ in how much counts, so that a mean of means would be wrong
+    labels[1, :4] = ignore_label  # images differ in their number of valid pixels, so a mean of means would be wrong
     ours, plain = unary.clone().requires_grad_(), unary.clone().requires_grad_()
     expected, weight = plain_loss(plain, labels, ignore_label)
     loss = summed_loss(ours, labels, ignore_label)
@@ -281,7 +281,7 @@ def test_other_classes_of_isolated_supports_are_ignored(tmp_path: Path) -> None:
     assert encoded == [([tmp_path / "image.png"], (1, 3, 64, 64))] * 3
     np.testing.assert_array_equal(images[0].labels, expected)
     np.testing.assert_array_equal(images[1].labels, np.where(expected == 3, 0, expected))
-    np.testing.assert_array_equal(images[2].labels, expected)  # removing did not reach the other reading
+    np.testing.assert_array_equal(images[2].labels, expected)  # removing classes does not change the other labels
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
@@ -316,7 +316,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def follows(written: dict[str, Any], published: dict[str, Any]) -> bool:
-    """Whether losses and IoU of all runs are the published ones."""
+    """Whether losses and IoU of all runs equal the published ones."""
     first_pass = len(published["runs"][0]["losses"]) // published["passes"]
     return all(
         np.allclose(run_["losses"], expected["losses"], rtol=1e-2, atol=0)
@@ -332,7 +332,7 @@ def test_reproduces_the_published_losses(attention: str, tmp_path: Path, monkeyp
     """Most runs whose image embeddings differ by float32's rounding follow the published ones.
 
     AdamW's first step has the size of the learning rate in every weight, however small its gradient. Where a gradient
-    is next to zero, rounding decides its sign, and with it the direction of that weight: such a run then separates
+    is almost zero, rounding decides its sign, and with it the direction of that weight: such a run then diverges
     from the others. It happened in one of a dozen runs, so that a single run shows nothing.
     """
     published = json.loads((GOLDEN / "expected.json").read_text())["one_shot"]
@@ -377,7 +377,7 @@ def test_writes_the_published_runs(attention: str, tmp_path: Path, capsys: pytes
     assert written["miou_mean"] == pytest.approx(np.mean(mious))
     assert written["miou_std"] == pytest.approx(np.std(mious))
 
-    # weights: what changed, nothing else
+    # weights: only changed tensors
     said = capsys.readouterr().out
     for number in range(2):
         path = tmp_path / f"golden_summary_run{number}.safetensors"
@@ -407,7 +407,7 @@ def test_runs_are_the_same_wherever_embeddings_are_kept(tmp_path: Path, monkeypa
     for place in ("none", "device", "memory", "disk"):
         encoded.clear()
         shown[place] = run(tmp_path / place, *QUICK, f"cache.image_embeddings={place}")["runs"]
-        # 24 images: one a support of both runs, 23 queries of one run or both; and 12 supports to begin with
+        # 24 images: one a support of both runs, 23 queries of one run or both; and 12 supports first
         assert len(encoded) == (35 if place == "none" else 24)
         for run_, reference in zip(shown[place], shown["none"], strict=True):
             assert run_["losses"] == reference["losses"]
@@ -416,7 +416,7 @@ def test_runs_are_the_same_wherever_embeddings_are_kept(tmp_path: Path, monkeypa
 
 
 def test_the_second_run_starts_from_untuned_weights(tmp_path: Path) -> None:
-    """With weights of the first run left in, the second run's first loss would be another."""
+    """With the tuned weights of the first run, the first loss of the second run would differ."""
     both = run(tmp_path / "both", *QUICK)
     strong = run(tmp_path / "strong", *QUICK, "oneshot.lr=0.1")
     assert strong["runs"][1]["losses"][0] == both["runs"][1]["losses"][0]
@@ -442,12 +442,12 @@ def test_supports_from_the_train_list(tmp_path: Path) -> None:
         numbers = [int(Path(support["image"]).stem) for support in run_["supports"]]
         assert len(numbers) == 6
         assert max(numbers) < 16
-        assert run_["images"] == 8  # all of them: no support is among them
+        assert run_["images"] == 8  # all of them: none is a support
 
 
 def test_five_shots_from_the_train_list(tmp_path: Path) -> None:
     lines = (GOLDEN / "data" / "val.txt").read_text().splitlines()
-    (tmp_path / "train.txt").write_text("\n".join(3 * lines))  # some classes have but two images
+    (tmp_path / "train.txt").write_text("\n".join(3 * lines))  # some classes have only two images
     sources = (f"oneshot.train_list={tmp_path / 'train.txt'}", "oneshot.use_training_images_for_supports=true")
     settings = ("oneshot.shot=5", "oneshot.min_support_area=500", "oneshot.total_runs=1", "dataloader.batch_size=4")
     (only,) = run(tmp_path, *QUICK, *sources, *settings)["runs"]
@@ -478,7 +478,7 @@ def test_more_shots_than_candidates(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def cluttered_data(tmp_path: Path) -> list[str]:
-    """The golden data with a patch of bus in every mask, so that no image holds another class alone."""
+    """The golden data with a patch of bus in every mask, so that no other class is isolated."""
     shutil.copytree(GOLDEN / "data", tmp_path / "data")
     for path in (tmp_path / "data" / "SegmentationClassAug").iterdir():
         mask = np.array(Image.open(path))
@@ -506,7 +506,7 @@ def test_a_limit_applies_to_queries_and_not_to_supports(tmp_path: Path) -> None:
 
 
 def test_supports_may_contain_other_classes_if_configured(tmp_path: Path) -> None:
-    """The first shuffled candidate is taken as it is."""
+    """The first shuffled candidate is used with all its classes."""
     clutter = cluttered_data(tmp_path)
     shown = run(tmp_path, *QUICK, *clutter, "oneshot.total_runs=1", "oneshot.support_only_one_novel=false")
     (only,) = shown["runs"]
@@ -604,7 +604,7 @@ def test_other_errors_while_tuning_are_unchanged(tmp_path: Path, monkeypatch: py
 def test_an_unwritable_folder_is_refused_before_computing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert cli.run(one_shot_blip.main, command(tmp_path / "file", *QUICK)) == 2
-    (error,) = capsys.readouterr().err.splitlines()  # no progress bar came before it
+    (error,) = capsys.readouterr().err.splitlines()  # no progress bar before it
     assert error.startswith(f"error: cannot write {tmp_path / 'file'}")
 
 

@@ -1,4 +1,4 @@
-"""The ConvCRF as a formula: every neighbourhood is unfolded, the messages are upsampled, q lives at full size."""
+"""The ConvCRF as a formula: neighbourhoods are unfolded, messages are upsampled, q has full size."""
 
 import torch
 import torch.nn.functional as F

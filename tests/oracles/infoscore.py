@@ -1,4 +1,4 @@
-"""InfoScore as its definition says: full-size maps, prompt by prompt, in float64."""
+"""InfoScore by its definition: full-size maps, prompt by prompt, in float64."""
 
 import numpy as np
 import torch.nn.functional as F

@@ -1,6 +1,6 @@
-"""The method from letterbox to score, as its description says, on HuggingFace's untouched BLIP: loops, full-size maps.
+"""The method from letterbox to score by its description, on HuggingFace's original BLIP: loops, full-size maps.
 
-The ConvCRF, InfoScore and tuning have oracles of their own beside this one.
+The ConvCRF, InfoScore and tuning have separate oracles in this folder.
 """
 
 import math
@@ -17,7 +17,7 @@ def plain_letterbox(pixels: np.ndarray, labels: np.ndarray, size: int) -> tuple[
     """RGB [h, w, 3] and labels [h, w] in the frame: float32 [S, S, 3] padded with 0, uint8 [S, S] padded with 255."""
     height, width = labels.shape
     ratio = size / max(labels.shape)
-    # the longer side is the frame's; of a square the height is, and the width may come out one less
+    # the longer side is S; of a square the height is S, and the width may be one cell less
     height, width = (size, int(width * ratio)) if height >= width else (int(height * ratio), size)
     height, width = height // 8 * 8, width // 8 * 8
     image = np.zeros((size, size, 3), dtype=np.float32)
@@ -102,7 +102,7 @@ def plain_token_logits(logits: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def plain_unary(token_logits: list[Tensor], itm: Tensor, prompts_per_class: tuple[int, ...], size: int) -> Tensor:
-    """Class probabilities [C, S, S] from each layer's [P, N]; every layer is upsampled for itself."""
+    """Class probabilities [C, S, S] from each layer's [P, N]; every layer is upsampled separately."""
     layers = []
     for layer in token_logits:
         maps = layer.softmax(dim=0) * itm[:, None]

@@ -34,7 +34,7 @@ def unary(logits: list[Tensor], itm: Tensor, prompts_per_class: Sequence[int], s
 
 
 def shares(logits: Tensor, itm: Tensor, size: int) -> Tensor:
-    """Share of the image that each prompt holds [P], from one layer's full-size prompt maps."""
+    """Share of the image of each prompt [P], from one layer's full-size prompt maps."""
     full = _upsample(logits.softmax(dim=0) * itm[:, None], size)[0]  # [P, S, S]
     return (full / full.sum(dim=0).clamp(min=1e-6)).clamp(min=1e-6).mean(dim=(1, 2))
 

@@ -63,7 +63,7 @@ def plain_tune(
             ]
             log_probabilities = torch.stack(unaries).clamp(min=1e-12).log()
             loss = criterion(log_probabilities, torch.stack([labels for _, labels in step]).long())
-            model.zero_grad()  # of the vision tower, too, whose gradients no one uses
+            model.zero_grad()  # including the vision tower, whose gradients are not used
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -73,7 +73,7 @@ def plain_tune(
 def plain_draw(
     masks: list[np.ndarray], num_classes: int, shot: int, min_area: int, only_one: bool, rng: random.Random
 ) -> tuple[list[tuple[int, int, bool]], list[int]]:
-    """Supports of one run as (image, class, other classes removed), and the images that were looked at, in order."""
+    """Supports of one run as (image, class, other classes removed), and the images that were examined, in order."""
     drawn, looked_at = [], []
     for label in range(1, num_classes):
         candidates = [number for number, mask in enumerate(masks) if (mask == label).sum() >= min_area]

@@ -19,7 +19,7 @@ RESULTS = (Path("a.json"), Path("b.json"))
 
 
 def counts(*images: tuple[list[int], list[int]]) -> PerImageCounts:
-    """Of intersections and unions of each image."""
+    """A table from intersections and unions of each image."""
     intersections, unions = (np.array(part) for part in zip(*images, strict=True))
     return PerImageCounts(range(len(images)), intersections, unions)
 

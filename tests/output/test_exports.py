@@ -1,4 +1,4 @@
-"""Exports for annotation tools: lossless formats give the same pixels back, polygons are within a pixel."""
+"""Exports for annotation tools: lossless formats reproduce the pixels, polygons are within a pixel."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def export(tmp_path: Path, name: str, labels: np.ndarray) -> Path:
 
 
 def drawn(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The pixels whose centres a polygon holds."""
+    """The pixels whose centres are inside a polygon."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     closed = np.concatenate([polygon, polygon[:1]])
     return Outline(closed).contains_points(np.stack([x.ravel() + 0.5, y.ravel() + 0.5], 1)).reshape(shape)
@@ -309,7 +309,7 @@ def test_an_unwritable_folder_is_refused_before_segmenting(name: str, tmp_path: 
         open_exports([name], tmp_path / "file", NAMES)
     (made,) = open_exports([name], tmp_path / "new", NAMES)
     assert made.folder == tmp_path / "new" / f"export_{name}"
-    assert not (tmp_path / "new").exists()  # checking leaves no trace
+    assert not (tmp_path / "new").exists()  # checking leaves no file
 
 
 def test_cvat_refuses_a_photo_that_its_list_cannot_name(tmp_path: Path) -> None:

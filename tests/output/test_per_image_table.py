@@ -1,4 +1,4 @@
-"""Scores of single images: equal to plain counts, the sum of the whole, and the same however a run is cut up."""
+"""Scores of single images: equal to plain counts, sum up to the result, and independent of batches."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def setup(config: Config, blip: Blip) -> tuple[Segmenter, SegmentationDataset]:
 
 
 def test_each_row_is_the_plain_count_of_its_image(config_file: Callable[..., Path], data_root: Path) -> None:
-    """At the images' own size saved predictions are what is scored."""
+    """At original size, saved predictions equal scored ones."""
     assert run(config_file(eval={"resolution": "original"}), "--save-predictions") == 0
     rows = table(data_root / "results")
     assert [row["image"] for row in rows] == ["images/0.jpg", "images/1.jpg", "images/2.jpg"]
@@ -67,7 +67,7 @@ def test_each_row_is_the_plain_count_of_its_image(config_file: Callable[..., Pat
             assert float(row[name]) == intersection / union
             ious.append(intersection / union)
         assert float(row["mIoU"]) == pytest.approx(np.mean(ious))
-    assert "" in {row[name] for row in rows for name in NAMES}  # a class that one of the images lacks
+    assert "" in {row[name] for row in rows for name in NAMES}  # a class that is absent from one of the images
 
 
 def test_the_images_add_up_to_the_result(config_file: Callable[..., Path], data_root: Path) -> None:

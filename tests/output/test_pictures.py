@@ -1,4 +1,4 @@
-"""Pictures and charts: what they show, that they are whole, and that an evaluation writes them beside its CSV."""
+"""Pictures and charts: what they show, and that an evaluation writes them beside its CSV."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_legend_breaks_into_lines_that_fit() -> None:
     entries = [pictures.LegendEntry(label, f"class number {label}") for label in range(1, 21)]
     strip = pictures.legend_strip(entries, 500, 14)
     assert strip.width == 500
-    assert (np.asarray(strip)[:, -3:] == 255).all()  # nothing runs over the edge
+    assert (np.asarray(strip)[:, -3:] == 255).all()  # no text crosses the edge
     assert strip.height > pictures.legend_strip(entries[:2], 500, 14).height
 
 
@@ -112,7 +112,7 @@ def test_grid_fits_images_of_any_size_into_its_cells() -> None:
     shapes = [(30, 40), (400, 100), (90, 500)]
     rows = [[np.full((*shape, 3), 99, np.uint8)] * 3 for shape in shapes]
     picture = pictures.grid(rows, ("image", "prediction", "ground truth"), [pictures.LegendEntry(1, "cat")])
-    assert 800 < picture.width < 900  # three columns at the width of a README
+    assert 800 < picture.width < 900  # three columns fit a README
     columns = (np.asarray(picture) == 99).all(2).any(0)
     assert np.count_nonzero(np.diff(columns.astype(int)) == 1) == 3
 
@@ -132,7 +132,7 @@ def test_a_failed_chart_leaves_no_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Charts are still written; their figures are kept for a look."""
+    """Charts are written, and their figures are kept for inspection."""
     seen, save = [], charts._save
 
     def keep(figure: Figure, path: Path) -> None:
@@ -281,7 +281,7 @@ def test_names_are_drawn_inside_their_areas() -> None:
 
 def test_outlines_are_light_and_dark() -> None:
     labels = labels_with_square()
-    for value in (0, 255):  # on any photo
+    for value in (0, 255):  # visible on any photo
         drawn = pictures.overlay(np.full((40, 60, 3), value, np.uint8), labels).mean(2)
         edge = drawn[20, 20:24]
         assert edge[0] - edge[1] > 100
@@ -314,7 +314,7 @@ def test_absent_classes_have_a_dash(tmp_path: Path, figures: list[Figure]) -> No
     axes = figures[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["90.0", "0.0", charts.ABSENT]
     right = axes.get_window_extent().x1
-    assert all(text.get_window_extent().x0 > right for text in axes.texts)  # no bar, no line reaches a value
+    assert all(text.get_window_extent().x0 > right for text in axes.texts)  # no bar, no line
 
 
 def test_difference_of_two_results(tmp_path: Path, figures: list[Figure]) -> None:

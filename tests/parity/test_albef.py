@@ -1,4 +1,4 @@
-"""ALBEF's public code's own numbers on tiny random weights, reproduced stage by stage at two image sizes."""
+"""Numbers of ALBEF's public code on tiny random weights, reproduced stage by stage at two image sizes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def expected(name: str, size: int = 64) -> Tensor:
 
 @contextmanager
 def recorded(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Outputs of ``module`` while the block runs."""
+    """Record outputs of ``module`` within the block."""
     outputs: list[Tensor] = []
     hook = module.register_forward_hook(lambda *call: outputs.append(call[2]))
     yield outputs
@@ -79,7 +79,7 @@ def recorded(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def close(albef: Blip, got: Tensor, expected: Tensor, size: int = 64) -> None:
-    """Equal up to another order of float32's sums, from the pixels to the last text layer."""
+    """Equal up to the order of float32 sums, from the pixels to the last text layer."""
     bound = rounding(roundings_of_blip(albef.model.config, (size // 16) ** 2, 7))
     torch.testing.assert_close(got, expected, rtol=0, atol=bound * float(expected.abs().max()))
 
@@ -104,7 +104,7 @@ def test_vision(albef: Blip, size: int) -> None:
 
 
 def test_vision_detects_a_wrong_epsilon(size: int) -> None:
-    """BLIP's default, with which no label would change."""
+    """BLIP's default epsilon, with which no label would change."""
     wrong = load()
     for module in wrong.model.vision_model.modules():
         if isinstance(module, nn.LayerNorm):
@@ -126,7 +126,7 @@ def test_text_before_cross_attention(albef: Blip) -> None:
 
 
 def test_text_state_detects_a_missing_token_type(edited: Callable[..., Path]) -> None:
-    """A file without the key loads, as LAVIS' files lack it; with these weights it is another model."""
+    """A file without the key loads, because LAVIS' files lack it; with these weights the result differs."""
     lacking = load(edited(lambda weights: weights.pop("text_encoder.embeddings.token_type_embeddings.weight")))
     assert float((text_state(lacking) - ARRAYS["text_hidden"]).abs().max()) > 1
 
@@ -141,7 +141,7 @@ def test_cross_attention_logits_states_and_matching_scores(albef: Blip, size: in
     logits = expected("cross_logits", size)
     for place, layer in enumerate(LAYERS):
         close(albef, output.reduced_logits[layer], logits[:, place], size)
-        for other in {place - 1, place + 1} & set(range(len(LAYERS))):  # a numbering off by one would be seen
+        for other in {place - 1, place + 1} & set(range(len(LAYERS))):  # numbering that is off by one would show
             assert (output.reduced_logits[layer] - logits[:, other]).abs().max() > 0.1
 
 
@@ -221,7 +221,7 @@ Weights = dict[str, Any]
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Callable[..., Path]:
-    """Writes the checkpoint with its weights changed."""
+    """Write the checkpoint with changed weights."""
 
     def edit(change: Callable[[Weights], object]) -> Path:
         saved = copy.deepcopy(torch.load(GOLDEN / "checkpoint.pth", weights_only=True))

@@ -1,4 +1,4 @@
-"""The published implementation's own numbers, reproduced stage by stage and from the command line."""
+"""Numbers of the published implementation, reproduced stage by stage and from the command line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ALL_LAYERS = range(4)
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run the golden case, and what the published implementation gave for it."""
+    """A variant of the golden case, and the numbers of the published implementation."""
 
     config: Config
     segmenter: Segmenter
@@ -52,7 +52,7 @@ class Case:
         return Batch.of([self.dataset[position] for position in range(self.batch_size)]).pixels
 
     def attend(self, layers: Sequence[int] | None = None) -> PatchAttention:
-        """What the text encoder sees in the first batch."""
+        """Input and output of the text encoder in the first batch."""
         return self.segmenter.attend(self.segmenter.encode_images(self.first_batch()), layers)
 
     def published(self, name: str) -> Tensor:
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def rounding(self) -> float:
-        """What another order of float32 sums may change, relative to the largest value, by the last text layer."""
+        """Tolerance for another order of float32 sums, relative to the largest value, up to the last text layer."""
         model, tokens = self.segmenter.model.model, self.segmenter.input_ids.shape[1]
         return rounding(roundings_of_blip(model.config, self.segmenter.num_patches, tokens))
 
@@ -106,13 +106,13 @@ def test_logits_of_all_layers_and_itm(case: Case) -> None:
         expected = case.published("attn")[layer]
         bound = case.rounding * float(expected.abs().max())
         torch.testing.assert_close(attended.token_logits[layer][0], expected, rtol=0, atol=bound)
-    # Sums are rounded relative to their largest, so scores are compared as what the softmax is taken of: l1 - l0.
+    # Rounding is relative to the largest term, so scores are compared as inputs of the softmax: l1 - l0.
     got, expected = attended.itm[0].logit(), case.published("itm").logit()
     torch.testing.assert_close(got, expected, rtol=0, atol=2 * case.rounding * float(expected.abs().max()))
 
 
 def test_unary_of_the_published_logits(case: Case) -> None:
-    """The stage alone: what leads to its inputs cannot blur it."""
+    """The stage alone, on published inputs."""
     logits = case.published("attn")
     attended = PatchAttention(case.published("itm")[None], {layer: logits[layer][None] for layer in ALL_LAYERS})
     # The softmax subtracts the largest logit: up to twice the largest, rounded by half of eps.
@@ -171,4 +171,4 @@ def test_command_line(prompt_mode: str, tmp_path: Path) -> None:
     for key in ("intersection", "union"):
         # 390,000 pixels, of which 1 in 10,000 may have another label
         np.testing.assert_allclose([entry[key] for entry in values["classes"]], expected[key], rtol=0, atol=39)
-    assert f"{100 * values['miou']:.2f}" in done.stdout  # the run's own: the published 4.925 may round either way
+    assert f"{100 * values['miou']:.2f}" in done.stdout  # of this run: the published 4.925 may round either way

@@ -1,4 +1,4 @@
-"""Photos from Python: the same answers as the command's, for a path, a Pillow image and an array."""
+"""Photos from Python: the results of the command, for a path, a Pillow image and an array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos from the command line: pictures at their own size, nothing lost, and what cannot be meant refused."""
+"""Photos from the command line: images of the photo's size, nothing lost, invalid options refused."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_an_unreadable_photo_does_not_stop_the_others(tmp_path: Path, capsys: py
 
 
 def photos_of_three(folder: Path) -> Path:
-    """Three photos, of which b is green and of another shape."""
+    """Three photos; b is green and has another shape."""
     for name in ("a", "b", "c"):
         save(folder / f"{name}.png", Image.new("RGB", (30, 20), (0, 255, 0)) if name == "b" else left_red_right_blue())
     return folder
@@ -217,7 +217,7 @@ def test_photo_batches_too_large_for_memory_are_halved(
 
 
 def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Up to rounding: products of several images add in another order. One by one, files are the same to the byte."""
+    """Up to rounding: products of several images add in another order. In batches of one, files are equal."""
     folder = REPOSITORY / "tests/golden/pascal/data/JPEGImages"
     shown = {}
     for size in (1, 3):
@@ -275,7 +275,7 @@ def test_ctrl_c_leaves_no_partial_file_and_no_thread(
 
 
 def test_names_of_maximum_length_and_words_outside_the_console_encoding(tmp_path: Path) -> None:
-    """Twice with other words."""
+    """Twice, with different words."""
     photo = save(tmp_path / ("p" * 245 + ".png"), left_red_right_blue())
     output = tmp_path / "out"
     for word in ("猫", "犬"):

@@ -1,4 +1,4 @@
-"""Which files are photos, and what their pictures are called."""
+"""Which files are photos, and the names of their results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_skipped_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_links_to_the_same_file_are_separate_photos(tmp_path: Path) -> None:
-    """Storage that keeps equal files once (git-annex, DVC) leaves links to the same file."""
+    """Storage that deduplicates files (git-annex, DVC) leaves links to the same file."""
     stored = save(tmp_path / "store/d41d8cd98f.png", left_red_right_blue())
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "b.png"):

@@ -1,4 +1,4 @@
-"""Photos on their way: in their order, never too many at once, and nothing left when something ends them."""
+"""The pipeline of photos: in order, a bounded number at once, and no threads left when it ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stages:
-    """Stages that take notes. Of some photos a stage fails."""
+    """Stages that record their calls, and fail for some photos."""
 
     def __init__(self, unreadable: str = "", unseen: str = "", undrawn: str = "", unwritten: str = "") -> None:
         self.fails = {name: part.split() for name, part in locals().items() if name not in ("self", "__class__")}
@@ -85,7 +85,7 @@ def test_results_and_errors_keep_the_order_of_photos(batch_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_the_number_of_photos_in_the_pipeline_is_bounded(batch_size: int) -> None:
-    """The first one is not written until so many wait behind it: they must not fill the memory."""
+    """The first photo is written only when the pipeline is full: waiting photos must not fill the memory."""
     stages, bound, full = Stages(), 2 * batch_size + 4, threading.Event()
     read, finish = stages.read, stages.finish
 
@@ -98,7 +98,7 @@ def test_the_number_of_photos_in_the_pipeline_is_bounded(batch_size: int) -> Non
     def late(photo: PhotoFile, drawn: Drawn | Exception) -> None:
         if photo.name == "0":
             assert full.wait(60)
-            time.sleep(0.1)  # one more would have come by now
+            time.sleep(0.1)  # one more would have arrived by now
         finish(photo, drawn)
 
     stages.read, stages.finish = counted, late
@@ -128,7 +128,7 @@ def test_a_write_error_ends_the_pipeline(batch_size: int) -> None:
 
 @pytest.mark.parametrize("stage", ["analyse", "read", "draw"])
 def test_an_interruption_leaves_no_thread_and_finishes_no_other_photo(stage: str) -> None:
-    """The interruption comes to the thread that runs the model, whatever the others are at."""
+    """The interruption reaches the thread that runs the model, whatever the other threads do."""
     stages, interrupted = Stages(), threading.Event()
     analyse = stages.analyse
 

@@ -1,4 +1,4 @@
-"""tools.check: all faults at once, each with its line; nothing where nothing is wrong."""
+"""tools.check: all faults at once, one line each; no output without faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: results side by side, each number where it belongs, and no other file taken for a result."""
+"""The report: results side by side, each number in its place, and no other file mistaken for a result."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_earlier_results_are_columns_unless_equal(tmp_path: Path) -> None:
     write(tmp_path / "a.20260101-120000.json", training_free(0.4))
     write(tmp_path / "a.20260102-120000.json", {**training_free(0.5), "command": "another"})
     write(tmp_path / "a.20260103-120000-2.json", training_free(0.4))
-    write(tmp_path / "b.20260101-120000.json", training_free(0.5))  # a name of the user's own
+    write(tmp_path / "b.20260101-120000.json", training_free(0.5))  # a name chosen by the user
     found = find_results([tmp_path])
     assert names_of(found) == ["a.20260101-120000.json", "a.json", "b.20260101-120000.json"]
     assert [(path.name, reason) for path, reason in found.left_out] == [

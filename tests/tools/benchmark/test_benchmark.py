@@ -49,7 +49,7 @@ def tiny_albef() -> BlipForImageTextRetrieval:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny model in the place of the large one; its vocabulary is tiny, too."""
+    """Replace the large model and its vocabulary by tiny ones."""
     monkeypatch.setattr(workload, "blip_large", tiny.random_blip)
     monkeypatch.setattr(workload, "albef", tiny_albef)
     for model, layers in (("blip", range(3)), ("albef", range(1, 4))):
@@ -67,7 +67,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_sides_compute_the_same_with_albef() -> None:
-    """HuggingFace's modules run the layers before the first cross-attention for every image, ours once."""
+    """HuggingFace's modules run the layers before the first cross-attention for every image, this project once."""
     options = dataclasses.replace(SMALL, what="infoscore", model="albef")
     side, segmenter = plain.Plain(options, CPU), Ours(options, CPU).segmenter
     assert segmenter.layers == segmenter.model.layers == (1, 2, 3)
@@ -122,7 +122,7 @@ def test_both_sides_and_floors_use_the_number_format(amp: str, numbers: str, mon
 def test_autocast_is_on_around_the_published_model_and_off_around_its_crf(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As published: around model, matching head and maps, in tuning too; the CRF gets float32."""
+    """As published: around model, matching head and maps, also in tuning; the CRF gets float32."""
     seen: dict[str, set[tuple[bool, torch.dtype]]] = {}
 
     def note(module: object, name: str) -> None:
@@ -175,7 +175,7 @@ def test_both_sides_are_warmed_up_and_repeated_equally(what: str, monkeypatch: p
 def test_the_published_image_is_encoded_at_every_use_and_its_keys_are_computed_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Keys of batch size 1, whatever the number of prompts; a run of its own encodes the image again."""
+    """Keys have batch size 1, whatever the number of prompts; each run encodes the image again."""
     model = workload.blip_large()
     monkeypatch.setattr(workload, "blip_large", lambda: model)
     encoded, keys = [], []
@@ -200,7 +200,7 @@ def test_published_tuning_is_differentiated_through_the_vision_tower(monkeypatch
 
 
 def test_infoscore_is_timed_with_prompts_below_the_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the shipped path, with a spread as on the miniature; a random model as it is has no such prompt."""
+    """On the shipped path, with logits spread as on the miniature; the random model alone has no such prompt."""
     marked: list[torch.Tensor] = []
     share = infoscore._shares
 

@@ -1,4 +1,4 @@
-"""Captions say what is drawn, and the training data say nothing else."""
+"""Captions name what is drawn, and training data contain nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The drawn scenes: redrawing, the lists, palette and void, and that every drawing draws what its class says."""
+"""The drawn scenes: reproducibility, lists, palette and void, and the drawing of every class."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_drawing_fills_its_frame_with_its_class(name: str, look: objects.Look)
         assert min(rows[0], columns[0]) >= 0.01 * SIDE
         assert max(rows[-1], columns[-1]) <= 0.99 * SIDE
         assert max(np.ptp(rows), np.ptp(columns)) > 0.75 * SIDE
-        # paint goes beyond the label by the smooth rim of a shape only
+        # paint exceeds the label only by the smooth rim of a shape
         rim = cv2.dilate(shows.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         assert not (canvas.picture.any(2) & ~rim).any()
         assert (canvas.objects == shows).all()

@@ -1,4 +1,4 @@
-"""The shipped tiny BLIP: its recorded score, what it was trained on, and that it behaves as the method expects."""
+"""The shipped tiny BLIP: its recorded score, its training data, and the properties that the method needs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_the_model_is_small_and_its_vocabulary_has_every_word(blip: Blip) -> Non
 
 
 def test_matching_scores_detect_classes(blip: Blip, prompts: PromptSet) -> None:
-    """A class that is there scores higher than one that is not, in nine pairs of ten (chance: half)."""
+    """A class in the picture scores higher than one that is not, in nine pairs of ten (chance: half)."""
     config = load_config(CONFIG, ["max_images=40", "dataloader.num_workers=0"])
     segmenter = Segmenter(blip, prompts, (0,), Frame.from_config(config))
     scores, present = [], []

@@ -1,4 +1,4 @@
-"""Training from captions: the parts by their formulas, and a short run of the whole."""
+"""Training from captions: its parts against formulas, and a short run."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_mirrored_pictures_and_labels_belong_together() -> None:
         assert batch.content.sum() == GRID
         seen.add(bool(batch.mirrored))
     assert seen == {False, True}
-    assert pictures[0, 0, 0, 0] == 200  # the pictures themselves are left as they were
+    assert pictures[0, 0, 0, 0] == 200  # the pictures are not modified
 
 
 def test_patch_labels_name_words_of_the_caption_only() -> None:
@@ -159,7 +159,7 @@ def test_the_matching_loss_includes_padding() -> None:
     logits[..., 0] = 5  # nothing found
     wanted = torch.zeros(1, 2)
     before = student.matching_loss(logits, wanted)
-    logits[0, 1, 3, 1] = 9  # the last position of the second prompt finds what is not there
+    logits[0, 1, 3, 1] = 9  # the last position of the second prompt matches an absent object
     assert student.matching_loss(logits, wanted) > before + 1
     assert student.matching_accuracy(logits, wanted) == 0.5
 
@@ -191,7 +191,7 @@ def test_the_learning_rate_warms_up_and_cools_down() -> None:
 def test_twenty_steps_lower_the_losses_and_save_a_loadable_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # matching joins early, so that its losses are seen to fall too
+    # matching starts early, so that its losses fall too
     for name, value in (("LOG_EVERY", 5), ("WARM_UP", 5), ("BATCH", 8), ("VISION_ONLY", 0.3)):
         monkeypatch.setattr(f"tools.miniature.train.{name}", value)
     output = tmp_path / "blip"

@@ -15,7 +15,7 @@ from scipy.sparse import csc_matrix
 
 HEIGHT, WIDTH = 12, 16
 
-# who has which mask, and who is in which image set
+# which image has which mask and is in which image set
 VOC_MASKS = ("2007_000001", "2007_000002", "2008_000003")
 SBD_MASKS = ("2007_000002", "2008_000003", "2008_000004", "2009_000005", "2010_000006")
 IMAGES = (*VOC_MASKS, "2008_000004", "2009_000005", "2010_000006", "2011_000007")
@@ -24,7 +24,7 @@ IMAGE_SETS = {
         "2009_000005",
         "2008_000004",
         "2011_000007",
-    ),  # neither in the order of names nor all with a mask
+    ),  # not sorted, and some without a mask
     "Main/val": ("2010_000006",),
     "Segmentation/train": ("2007_000001",),
     "Segmentation/val": ("2008_000003", "2007_000002"),
@@ -171,7 +171,7 @@ def make_coco(root: Path, split: str = "val") -> None:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """Values of a mask that must be a grey PNG."""
+    """Values of a mask, checked to be a grey PNG."""
     with Image.open(path) as mask:
         assert (mask.format, mask.mode) == ("PNG", "L")
         return np.asarray(mask)

@@ -1,4 +1,4 @@
-"""Unpacking: whole files, resumption, damaged archives, room on the disk."""
+"""Unpacking: complete files, resuming, damaged archives, free space on the disk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_unpacking_resumes(
     with pytest.raises(KeyboardInterrupt):
         extract(archive, out, lambda _: True, "text")
     before = snapshot(out)
-    assert len(before) == 2  # the third is not there at all, not even in part
+    assert len(before) == 2  # the third file does not exist, not even in part
     monkeypatch.undo()
     assert extract(archive, out, lambda _: True, "text") == 3
     assert unpacked(out) == CONTENT

@@ -175,7 +175,7 @@ def test_masks_drawn_with_another_crowd_setting_are_not_reused(root: Path, lists
     prepare_coco(root, other, ("val",), crowd="exclude", force=True)
     assert not (root / "val" / f"{name(5)}.png").exists()
     assert set(np.unique(pixels(root / "val" / f"{name(9)}.png"))) == {0, 1}
-    prepare_coco(root, other, ("val",), crowd="exclude")  # the record follows
+    prepare_coco(root, other, ("val",), crowd="exclude")  # the record is updated
 
 
 def test_masks_of_unknown_origin_are_kept_and_reported(
@@ -217,7 +217,7 @@ def test_redrawn_masks_never_have_a_wrong_record(root: Path, lists: Path, monkey
     monkeypatch.undo()
     with pytest.raises(UserError, match="drawn with other settings"):
         prepare_coco(root, lists, ("val",), crowd="exclude")
-    prepare_coco(root, lists, ("val",))  # what is left fits its record
+    prepare_coco(root, lists, ("val",))  # the remaining masks match their record
     assert set(np.unique(pixels(root / "val" / f"{name(9)}.png"))) == {0, 1, 2}
 
 

@@ -123,7 +123,7 @@ def test_no_more_processes_than_jobs() -> None:
 
 
 def interrupt_the_parent(number: int) -> None:
-    """Press Ctrl-C three times, as seen by the process that hands out jobs."""
+    """Simulate three Ctrl-C in the process that distributes jobs."""
     if number == 0:
         for _ in range(3):
             os.kill(os.getppid(), signal.SIGINT)
@@ -142,7 +142,7 @@ def test_ctrl_c_again_and_again_ends_the_processes() -> None:
 
 
 def say_who_works(number: int) -> None:
-    """Print the number of this process, and then take long, as a mask on a slow disk does."""
+    """Print the process id, then sleep, like a mask on a slow disk."""
     os.write(1, f"{os.getpid()}\n".encode())
     time.sleep(1000)
 

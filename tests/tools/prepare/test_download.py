@@ -1,4 +1,4 @@
-"""Downloads, from a server on this computer that offers made-up archives."""
+"""Downloads from a local server with made-up archives."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_pascal_is_downloaded_from_the_official_archives(tmp_path: Path) -> None
     assert len((lists / "val.txt").read_text().splitlines()) == 2
     before = snapshot(root)
     prepare_pascal(root, lists, download=True)
-    assert snapshot(root) == before  # nothing is fetched twice
+    assert snapshot(root) == before  # no file is fetched twice
 
 
 @pytest.mark.usefixtures("pascal_offer")

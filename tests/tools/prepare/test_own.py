@@ -1,4 +1,4 @@
-"""A data set of one's own: from two folders to results, with labels or colours, with and without a background."""
+"""User data sets: from two folders to results, with labels or colours, with and without a background."""
 
 from __future__ import annotations
 
@@ -230,12 +230,12 @@ def test_gaps_are_closed_and_placeholders_refused(tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert "the labels have gaps: they are renumbered from 1" in shown
     assert names_in(out / "classes.json") == ["background", "class 5", "class 15"]
-    for name in ("class 5", "class 15"):  # the screen says the same names as the class file
+    for name in ("class 5", "class 15"):  # the screen prints the names of the class file
         assert any(name in line.strip() for line in shown.splitlines() if line.startswith("  "))
     assert np.array_equal(mask_of(out, 0), np.select([values == 5, values == 15], [1, 2], 0))
     assert cli.run(training_free_blip.main, ["--config", str(out / "training_free.yaml")]) == 2
     assert '"class 5" is a placeholder' in capsys.readouterr().err
-    assert run((tmp_path / "i", tmp_path / "m"), out) == 0  # again, with its own masks in place
+    assert run((tmp_path / "i", tmp_path / "m"), out) == 0  # again, with existing masks
     assert "0 masks written, 1 already there" in capsys.readouterr().out
     save(out / "masks/x.png", BOX)
     assert run((tmp_path / "i", tmp_path / "m"), out) == 2
@@ -313,7 +313,7 @@ def test_the_folder_with_a_blank_is_named(tmp_path: Path, capsys: pytest.Capture
     save(tmp_path / "m/a b.png", BOX)
     assert run((tmp_path / "i", tmp_path / "m"), tmp_path / "out") == 2
     assert f"file {tmp_path / 'i/a b.jpg'} has a blank in its name" in capsys.readouterr().err
-    blank = tmp_path / "all my data"  # above the images: no line of the list has it
+    blank = tmp_path / "all my data"  # above the images: not in any line of the list
     save(blank / "i/x.jpg", PHOTO)
     save(blank / "m/x.png", BOX)
     assert run((blank / "i", blank / "m"), blank / "out") == 0

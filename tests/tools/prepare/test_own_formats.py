@@ -1,4 +1,4 @@
-"""What labelling tools write, each in its layout, becomes a data set: the same pixels, the same names."""
+"""Exports of labelling tools become data sets with the same pixels and names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(out: Path, *options: object) -> int:
 
 
 def made(out: Path) -> dict[str, tuple[str, np.ndarray]]:
-    """By the image's stem: the image's path and the labels, as the list gives them."""
+    """Image path and labels of each line of the list, by the stem of the image."""
     root = Path(yaml.safe_load((out / "training_free.yaml").read_text())["data_root"])
     pairs = [line.split() for line in (out / "list.txt").read_text().splitlines()]
     assert all((root / image).is_file() for image, _ in pairs)

@@ -59,7 +59,7 @@ def test_lists_hold_the_official_val_and_the_train_images_that_have_a_mask(root:
 
 
 def test_train_has_the_published_order(root: Path, lists: Path, tmp_path: Path) -> None:
-    """Images of Main/train that SBD has, then what is left of Segmentation/train; both in the order of their files.
+    """Images of Main/train that SBD has, then the rest of Segmentation/train; both in the order of their files.
 
     2008_001056 and 2008_001203 are in both sets, and SBD has the first only in the made-up case below.
     """
@@ -74,14 +74,14 @@ def test_train_has_the_published_order(root: Path, lists: Path, tmp_path: Path) 
     published = ["2009_000005", "2008_000004", "2007_000001", "2008_001056", "2008_001203"]
     assert (lists / "train.txt").read_text().splitlines() == lines(published)
 
-    # the masks alone: what SBD lacks is known by name
+    # masks alone: images missing from SBD are known by name
     shutil.copytree(root / "VOCdevkit/VOC2012/ImageSets", root / "ImageSets")
     for folder in ("VOCdevkit", "benchmark_RELEASE"):
         (root / folder).rename(tmp_path / folder)
     prepare_pascal(root, tmp_path / "ready")
     assert (tmp_path / "ready/train.txt").read_bytes() == (lists / "train.txt").read_bytes()
 
-    # SBD at hand decides by itself
+    # an existing SBD decides
     savemat(tmp_path / "benchmark_RELEASE/dataset/cls/2008_001056.mat", {"GTcls": {"Segmentation": sbd_labels(3)}})
     prepare_pascal(root, tmp_path / "other", sbd=tmp_path / "benchmark_RELEASE")
     other = ["2009_000005", "2008_001056", "2008_000004", "2007_000001", "2008_001203"]
@@ -321,7 +321,7 @@ def test_a_different_list_is_kept_and_the_difference_is_printed(
     assert re.search(said, line), line
     assert "--force replaces it" in line
     assert (lists / "train.txt").read_bytes() == before
-    assert (lists / "val.txt").read_text().splitlines() == lines(VAL)  # the rest is done
+    assert (lists / "val.txt").read_text().splitlines() == lines(VAL)  # other steps are done
     assert len(list((root / "SegmentationClassAug").iterdir())) == 6
     prepare_pascal(root, lists, force=True)
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
@@ -494,7 +494,7 @@ def test_free_space_for_copies_is_checked(root: Path, lists: Path, monkeypatch: 
 def test_special_files_are_neither_images_nor_masks(
     root: Path, lists: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Reading a pipe would wait; a folder or a link to nowhere would count as an existing mask."""
+    """Reading a pipe would block; a folder or a dangling link would count as an existing mask."""
     for folder in ("JPEGImages", "SegmentationClassAug"):
         (root / folder).mkdir()
     (root / "JPEGImages/2007_000001.jpg").symlink_to(root / "nowhere.jpg")

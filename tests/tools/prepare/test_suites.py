@@ -53,7 +53,7 @@ def listed(root: Path, split: str = "val") -> list[str]:
 
 
 def class_of(config_name: str, root: Path, line: str) -> list[str]:
-    """The class in each column of a mask, by the configuration that is shipped for it."""
+    """The class in each column of a mask, by the shipped configuration."""
     config = load_config(REPOSITORY / "configs" / f"{config_name}_blip.yaml")
     names = [entry.name for entry in read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)]
     if config.dataset.background:
@@ -175,7 +175,7 @@ def test_ade20k(packed: bool, tmp_path: Path) -> None:
 def test_cityscapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "frankfurt_000000_000294"
     photo(tmp_path / f"leftImg8bit/val/frankfurt/{name}_leftImg8bit.png")
-    photo(tmp_path / "leftImg8bit/val/munster/munster_000000_000019_leftImg8bit.png")  # its labels are lost
+    photo(tmp_path / "leftImg8bit/val/munster/munster_000000_000019_leftImg8bit.png")  # its labels are missing
     mask(tmp_path / f"gtFine/val/frankfurt/{name}_gtFine_labelIds.png", 0, 7, 33, 18, 26, 29, 12)
     assert run("cityscapes", tmp_path) == 0
     assert "1 image without a mask, e.g." in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The whole paper in one command: what runs, what is skipped, what is computed anew, and what the report says."""
+"""Reproduction in one command: what runs, what is skipped, what is recomputed, and the report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADER = "data set,prompts,experiment,mIoU\n"
 
 @pytest.fixture
 def drawn(tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The experiments of the paper, on a drawn data set called miniature; returns the folder for their results."""
+    """The experiments of the paper on the miniature; returns the folder for results."""
     root = tiny.make_data(tmp_path / "data", sizes=((90, 120), (120, 77), (80, 80), (96, 96), (88, 112), (100, 90)))
     tuned = {"shot": 1, "min_support_area": 50, "num_iterations": 1, "total_runs": 2, "support_only_one_novel": False}
     values = tiny.config_values(root, model_folder, crf={"iters": 1})
