@@ -29,7 +29,7 @@ function readAddress() {
 
 const shorten = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
 
-/** Puts the state into the address; keys of others, such as the order of the index, stay. */
+/** Writes the state to the address; other keys, such as the order of the index, are kept. */
 function writeAddress() {
   if (location.protocol === "about:") return; // a page inside a notebook has no address
   const values = new URLSearchParams(location.hash.slice(1));
@@ -45,7 +45,7 @@ function writeAddress() {
   const hash = `#${values.toString().replaceAll("%2C", ",")}`;
   const same = hash === location.hash || (hash === "#" && !location.hash);
   if (!same && addressWritten) history.pushState(null, "", hash);
-  else if (!same) history.replaceState(null, "", hash); // what the page opened with is no step to go back to
+  else if (!same) history.replaceState(null, "", hash); // the initial state is not a step of the history
   addressWritten = true;
 }
 let addressWritten = false;

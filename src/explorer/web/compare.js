@@ -6,7 +6,7 @@ function differentPhotos(image) {
   return `These are different photos, ${shown.name} and ${image.name}; choose two results for one photo.`;
 }
 
-/** Begins to compare, or says why not. */
+/** Starts a comparison, or shows why there is none. */
 function compareWith(image, name) {
   endComparison(differentPhotos(image));
   if (!differentPhotos(image)) other = Object.assign(image, { title: name, current: {} });

@@ -1,6 +1,6 @@
 // Controls: links, views, the cards of the layers and the list of words.
 
-/** A spot worth a first look: deep inside the largest class that is not the background. */
+/** The initial spot: deep inside the largest class that is not the background. */
 function deepestSpot() {
   const [height, width] = canvasSize();
   const labels = shownLabels(shown.refined && configuredLayersShown() ? "refined" : "labels");
@@ -84,7 +84,7 @@ function makeWordList() {
   const sizes = new Float64Array(256);
   for (const label of labels) sizes[label]++;
   const order = shown.classes.map((_, label) => label).sort((a, b) => sizes[b] - sizes[a] || a - b);
-  order.push(...order.splice(order.indexOf(BACKGROUND), 1)); // many words, and seldom the question
+  order.push(...order.splice(order.indexOf(BACKGROUND), 1)); // many words, rarely of interest
   const firstWord = [];
   let next = 0;
   for (const { prompts } of shown.classes) {

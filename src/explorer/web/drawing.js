@@ -2,7 +2,7 @@
 
 const CANVAS_SIDE = 1024; // of the longer side of the large picture
 const THUMBNAIL_SIDE = 120;
-const GREY = 0.35; // how much of the greyed photo shines through a heat map, as in the command line's
+const GREY = 0.35; // weight of the grey photo in a heat map, as on the command line
 
 const byId = (id) => document.getElementById(id);
 
@@ -48,7 +48,7 @@ function labelPixels(labels, height, width, palette, opacity, line) {
   return pixels;
 }
 
-/** The pixel of each class that lies deepest inside it, where its name has room: [{label, y, x, depth, area}]. */
+/** The pixel deepest inside each class, where its name is drawn: [{label, y, x, depth, area}]. */
 function nameSpots(labels, height, width) {
   const step = Math.max(1, Math.round(Math.max(height, width) / 160));
   const [rows, columns] = [Math.floor(height / step), Math.floor(width / step)];

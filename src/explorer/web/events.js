@@ -1,6 +1,6 @@
 // Events: what pointer, keys and buttons do.
 
-/** One Tab reaches a list, arrow keys, Home and End move in it; `columns` is its width. Elements may come and go. */
+/** One Tab reaches a list, arrow keys, Home and End move in it; `columns` is its width. Elements may be added and removed. */
 function moveInList(list, selector, columns = () => 1) {
   const items = () => [...list.querySelectorAll(selector)];
   const choose = (item) => {
@@ -37,7 +37,7 @@ async function saveLabels() {
   const { height, width } = shown.photo;
   const view = state.view === "heat" ? "labels" : state.view;
   say("Making the labels at the photo’s own size …");
-  await new Promise((resolve) => setTimeout(resolve, 30)); // large photos take seconds: say so first
+  await new Promise((resolve) => setTimeout(resolve, 30)); // large photos take seconds: show the message first
   const labels = { refined: shown.refined, truth: shown.truth?.labels }[view] ?? shown.ownLabels(currentMaps());
   const names = { refined: "labels", truth: "truth", labels: `labels_layers_${state.layers.join("_")}` };
   download(await labelPng(labels, height, width, shown.palette), `${stem()}_${names[view]}.png`);

@@ -1,6 +1,6 @@
-// An image: its numbers, decoded, and the maps, labels and rankings that follow from them.
+// An image: its decoded numbers, and the maps, labels and rankings computed from them.
 
-/** One image's numbers and what follows from them. */
+/** The numbers of one image, and the values computed from them. */
 class Exploration {
   static async read(content) {
     const exploration = new Exploration();
@@ -18,7 +18,7 @@ class Exploration {
       resolution: content.truth.resolution,
     };
     exploration.perLayer = new Map();
-    exploration.current = {}; // of the layers switched on, made when needed
+    exploration.current = {}; // of the selected layers, computed when needed
     exploration.photoImage = await loadImage(content.photo.source);
     return exploration;
   }

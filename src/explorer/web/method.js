@@ -78,7 +78,7 @@ function total(maps, count, patches) {
 }
 
 /**
- * Where samples lie on one axis of the patch grid: the patch before each and how far it is on the way to the next.
+ * Samples on one axis of the patch grid: the patch before each sample, and the weight of the next patch.
  * `positions` are pixels of the frame; the corners of grid and frame are aligned.
  */
 function axis(positions, frameSize, grid) {
@@ -172,7 +172,7 @@ function bestClass(maps, classCount, grid, rows, columns) {
   return labels;
 }
 
-/** IoU of every class in one image, null where a class is neither there nor predicted. */
+/** IoU of every class in one image, null where a class is neither in the ground truth nor predicted. */
 function iouOf(labels, truth, classCount) {
   const [both, either] = [new Float64Array(classCount), new Float64Array(classCount)];
   for (let i = 0; i < labels.length; i++) {

@@ -95,7 +95,7 @@ function drawNames(pen, labels, image) {
     const half = pen.measureText(name).width / 2 + 4 * zoom;
     const place = [Math.min(Math.max(x, half), Math.max(half, width - half)), Math.min(Math.max(y, size), height - size)];
     const overlaps = (other) => Math.abs(other.x - place[0]) < other.half + half && Math.abs(other.y - place[1]) < 1.2 * size;
-    if (taken.some(overlaps)) continue; // the larger one has its name; the spot tells the others
+    if (taken.some(overlaps)) continue; // only the larger one gets its name
     taken.push({ x: place[0], y: place[1], half });
     pen.lineWidth = 4 * zoom;
     pen.strokeStyle = "rgb(0 0 0 / 75%)";
@@ -112,7 +112,7 @@ function fitted(pen, text, width) {
   return letters.join("");
 }
 
-/** Every layer by itself: the chosen word's heat on one scale for all layers, or the layer's own labels. */
+/** Every layer alone: the chosen word's heat on one scale for all layers, or the layer's own labels. */
 function drawThumbnails() {
   const heat = state.view === "heat";
   const size = canvasSize().map((side) => Math.round((side * THUMBNAIL_SIDE) / CANVAS_SIDE));

@@ -1,6 +1,6 @@
-// Questions to the server, where the page comes from one.
+// Requests to the server, if one serves the page.
 
-/** Questions to the server that this page came from; a page in a file has none. */
+/** Requests to the server of this page; a page in a file has none. */
 class Server {
   constructor({ photos, classes, background }) {
     this.photo = null; // key of the photo shown or requested

@@ -11,7 +11,7 @@ const photos = embedded.server?.photos ?? [];
 const first = photos.find(({ key }) => key === wantedPhoto) ?? photos[0];
 const ready = !server ? show(embedded) : first ? server.ask(first.key) : Promise.resolve();
 
-/** For the browser's console and for tests: the numbers behind what is shown. */
+/** For the browser's console and for tests: the numbers behind the display. */
 window.explorer = {
   ready,
   show,

@@ -4,7 +4,7 @@ const VIEWS = { heat: "Heat map", labels: "Labels", refined: "After CRF", truth:
 
 /** What is chosen at the moment. It outlives a change of image or of words. */
 const state = {
-  view: null, // until a page is shown: after the CRF if there is one
+  view: null, // null until a page is shown: then after the CRF if it has one
   layers: [],
   choice: { kind: "classes", index: 0 },
   spot: null, // {y, x}: a place in the photo, 0 to 1

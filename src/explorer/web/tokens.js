@@ -2,7 +2,7 @@
 
 let parts = null; // of the last requested word and layer
 
-/** Only a page that comes from the server can ask for tokens and heads. */
+/** Only a page of the server can request tokens and heads. */
 function showLayerChoice() {
   byId("parts-ask").hidden = !server;
   byId("parts-need").hidden = Boolean(server);
