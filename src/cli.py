@@ -28,9 +28,8 @@ SKIPPED = 3
 def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run ``main(arguments)`` and return its exit code.
 
-    The exit code is 0 or the value of ``main``; 2 for a :class:`UserError`, with one line on stderr (and a traceback
-    with ``--debug``); 130 for Ctrl-C; 143 for SIGTERM. The line also tells how to resume. In a job of several
-    processes, only the first that ends early prints it. Any other exception is a bug and keeps its traceback.
+    0 or the value of ``main``; 2 for a :class:`UserError`, with one line on stderr (and a traceback with ``--debug``);
+    130 for Ctrl-C; 143 for SIGTERM. Of several processes, the first that ends early prints the line and how to resume.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with steady_console(), _ending_on_sigterm():
@@ -64,9 +63,8 @@ def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = N
 def quick_imports() -> Iterator[None]:
     """Import modules without garbage collection, and exclude their objects from later collections.
 
-    PyTorch and transformers create some 350,000 permanent objects; traversing them repeatedly took a quarter of the
-    import time. Objects are frozen only once: if a command runs several experiments, the memory of a finished one must
-    still be collected.
+    Traversing the 350,000 permanent objects of PyTorch and transformers took a quarter of the import time. Objects are
+    frozen only once, so that the memory of a finished experiment is still collected.
     """
     before = gc.isenabled()
     gc.disable()
@@ -284,11 +282,7 @@ def positive_int(text: str) -> int:
 
 
 def load(args: argparse.Namespace) -> Config:
-    """Load the configuration of the common arguments with its overrides, and print the overrides.
-
-    Raises:
-        UserError: see :func:`src.config.reader.load_config`.
-    """
+    """Load the configuration of the common arguments; see :func:`src.config.reader.load_config`. Prints overrides."""
     config = configuration(args)
     for override in args.set:
         say(f"set {override}")

@@ -4,8 +4,7 @@
 class UserError(Exception):
     """An error that the user can fix: a missing file, a wrong value, an unreadable image.
 
-    The message is one line with the file or key, its value and the remedy. Commands print it to stderr and exit with
-    code 2, without a traceback (see :mod:`src.cli`).
+    The message is one line with file or key, value and remedy. Commands print it without a traceback, exit code 2.
     """
 
 

@@ -125,8 +125,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``, which replaces ``path`` when the block ends without an error.
 
-    The temporary file has the suffix of ``path``, because image writers choose the format by it. Missing parent folders
-    are created.
+    It has the suffix of ``path``, because image writers choose the format by it. Missing folders are created.
 
     Raises:
         UserError: the folder cannot be created or written to, the disk is full, or ``path`` is not a regular file.
@@ -140,15 +139,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def create_bytes(path: Path, content: bytes) -> bool:
-    """Write ``content`` to ``path`` atomically unless ``path`` exists; if several processes try, only one writes.
+    """Write ``content`` to ``path`` atomically unless it exists; returns whether it was written. See :func:`replacing`.
 
     (On a file system without hard links, another process may write between the check and the rename.)
-
-    Returns:
-        Whether the file was written.
-
-    Raises:
-        UserError: see :func:`replacing`.
     """
     with _beside(path) as temporary:
         try:
@@ -193,11 +186,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def refuse_special(path: Path) -> None:
-    """Check that ``path`` is not a folder, device, named pipe or socket: a result would replace it.
-
-    Raises:
-        UserError: it is one of them, or a link to one.
-    """
+    """Raise UserError if ``path`` is or links to a folder, device, named pipe or socket: a result would replace it."""
     with suppress(OSError):  # it does not exist, or writing will report the error
         if kind := what_it_is(path):
             raise UserError(f"cannot write {path}: it is {kind}; choose another name")
@@ -213,8 +202,8 @@ def _readable(temporary: Path) -> Path:
 def check_writable(*paths: Path) -> None:
     """Check before a long computation that its results can be written.
 
-    Writes :data:`TRIAL_BYTES` to a temporary file next to each of ``paths`` and renames it, which detects read-only and
-    full disks and exhausted quotas.
+    Writes :data:`TRIAL_BYTES` to a temporary file next to each path and renames it, which detects read-only and full
+    disks and exhausted quotas.
 
     Raises:
         UserError: one of ``paths`` cannot be written, or two are equal.
@@ -263,11 +252,7 @@ def _write_and_rename(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` atomically.
-
-    Raises:
-        UserError: see :func:`replacing`.
-    """
+    """Write ``content`` to ``path`` atomically; see :func:`replacing`."""
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)

@@ -22,14 +22,12 @@ def load_segmenter(task: Task, cache: Path, every_layer: bool = False, tuned: Pa
     """Load the model of ``task``, bind it to its prompts and layers, and print what was loaded.
 
     Args:
-        task: the command.
         cache: folder of cached layer rankings (``model.layers: auto``).
         every_layer: use all layers with cross-attention instead of the configured ones.
         tuned: file of tuned weights to use.
 
     Raises:
-        UserError: the device does not exist; the model cannot be loaded; or configuration, model and weights do not fit
-            together.
+        UserError: the device does not exist; the model cannot be loaded; configuration, model and weights do not match.
     """
     device = choose_device(task.device)
     share_cores()

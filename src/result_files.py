@@ -61,12 +61,7 @@ class Outputs:
         return csv.with_name(f"{csv.stem}_per_image.csv")
 
     def files_of(self, experiment: str, config: Config) -> list[Path]:
-        """The files that an experiment always writes, for :func:`src.files.check_writable`.
-
-        Args:
-            experiment: ``training-free``, ``one-shot`` or ``infoscore``.
-            config: its section ``output`` names the tables.
-        """
+        """The files that ``training-free``, ``one-shot`` or ``infoscore`` (``experiment``) always writes."""
         if experiment == "training-free":
             csv = self.path(config.output.csv)
             return [csv, csv.with_suffix(".json")]
@@ -78,9 +73,7 @@ class Outputs:
         return [self.path(config.output.classwise_csv), summary, summary.with_suffix(".json"), chart]
 
     def check_names(self, config: Config) -> None:
-        """Check that no experiment writes to the files of another.
-
-        Names must differ in more than the suffix: the JSON and the charts of a CSV have its name with another suffix.
+        """Check that no experiment writes to the files of another: names of CSVs must differ in more than the suffix.
 
         Raises:
             UserError: two keys of section ``output`` have the same name.
@@ -100,8 +93,7 @@ class Outputs:
 def write_result(path: Path, content: str | bytes) -> None:
     """Write a result; an existing, different result is first renamed with its date, and a line is printed.
 
-    If several commands write the same result at the same time, none is lost: each is at ``path`` or under a name with
-    its date.
+    If several commands write the same result at the same time, each is kept, with or without a date.
 
     Raises:
         UserError: see :func:`src.files.replacing`.

@@ -1,7 +1,6 @@
 """The process (rank and number of processes), its device, and its working memory.
 
-This module imports torch only when needed, because that takes seconds: ``--help`` and errors in a configuration come
-immediately.
+torch is imported only when needed, because that takes seconds.
 """
 
 from __future__ import annotations
@@ -93,8 +92,7 @@ def check_job() -> None:
 class Patience:
     """Prints once, after :data:`SAY_AFTER` seconds, which processes this process waits for.
 
-    Args:
-        whom: returns the names of the missing processes, such as ``process 1``; empty if none is missing.
+    ``whom`` returns the names of the missing processes, such as ``process 1``.
     """
 
     def __init__(self, whom: Callable[[], str]) -> None:
@@ -172,10 +170,8 @@ END_WAIT = 60.0
 def end_early(text: str, wait: bool = False) -> None:
     """Print ``text``, unless another process of the job has ended early before, and notify the others.
 
-    Args:
-        text: why the job ends.
-        wait: before their first meeting, processes cannot notice that this one has ended: wait until process 0 has
-            opened the store or, in process 0, until the others have read it, at most :data:`END_WAIT` seconds.
+    Before their first meeting, processes cannot notice that this one has ended; with ``wait``, wait until process 0 has
+    opened the store or, in process 0, until the others have read it, at most :data:`END_WAIT` seconds.
     """
     if world_size() == 1:
         print(text, file=sys.stderr, flush=True)
@@ -240,11 +236,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def check_device_name(name: str) -> str:
-    """Return ``name`` if it is a valid device name; does not need torch.
-
-    Raises:
-        UserError: it is not valid.
-    """
+    """Return ``name`` if it is a valid device name, else raise UserError; does not need torch."""
     kind, _, number = name.partition(":")
     if name not in ("auto", "cpu", "mps") and (kind != "cuda" or (":" in name and not number.isdecimal())):
         raise UserError(f"--device {name}: expected {DEVICES}")
@@ -341,9 +333,8 @@ _halvings = 0  # of the working memory, for the rest of the process
 def working_memory(device: torch.device, most: int, least: int) -> int:
     """Bytes of working memory for a step on ``device``.
 
-    On CUDA ``most``, halved until it fits into the free memory, but at least ``least``. Only powers of two, so that the
-    same job is divided into the same pieces in every run: other pieces round differently. On other devices ``least``,
-    which fits in the cache.
+    On CUDA ``most``, halved until it fits into the free memory, but at least ``least``: powers of two, so that the same
+    job is divided, and rounds, in the same way in every run. On other devices ``least``, which fits in the cache.
     """
     import torch
 
@@ -357,11 +348,7 @@ def working_memory(device: torch.device, most: int, least: int) -> int:
 
 
 def halve_working_memory() -> bool:
-    """Halve the working memory of all later steps, after running out of memory.
-
-    Returns:
-        Whether it was halved; False after :data:`MAX_HALVINGS` halvings.
-    """
+    """Halve the working memory of all later steps; returns False after :data:`MAX_HALVINGS` halvings."""
     global _halvings
     if _halvings == MAX_HALVINGS:
         return False

@@ -26,12 +26,8 @@ MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its cast weights;
 def note_scope(model: str, images: Sequence[Path | None]) -> None:
     """Print a note, once, if a model is used on other ``images`` than it was trained for.
 
-    A model for a small world, such as the shipped miniature, has ``scope`` (what it was trained on) and ``scope_data``
-    (the folder of such images) in its config.json.
-
-    Args:
-        model: name of the model; those of the hub have no scope.
-        images: None for one that came without a file.
+    The config.json of a model for a narrow domain, such as the shipped miniature, has ``scope`` (its training data) and
+    ``scope_data`` (the folder of such images). None is an image without a file.
     """
     try:
         values = json.loads(read_regular(resolve(model) / "config.json", MAX_CONFIG))
@@ -57,9 +53,8 @@ def batch_that_fits(memory: int, image_size: int) -> int:
 def for_device(name: str, config: Config) -> Config:
     """Replace ``auto`` batch size and workers of ``config`` by numbers for the device ``name`` (``--device``).
 
-    On CUDA up to 16 images per batch, limited by the GPU's memory, and up to 8 workers, limited by the cores of this
-    process. Numbers in the configuration are kept. The GPU's total memory is used, not the free memory, so that the
-    same command always has the same batch size and can resume.
+    On CUDA up to 16 images per batch, limited by the GPU's total (not free) memory, so that a resumed command has the
+    same batches; and up to 8 workers, limited by the cores of this process. Other numbers are kept.
 
     Raises:
         UserError: see :func:`src.runtime.choose_device`.
@@ -86,12 +81,9 @@ class Task:
     Attributes:
         config: the configuration with overrides.
         classes: C classes in label order.
-        prompts: the prompts of the classes.
         entries: the evaluation list.
         outputs: paths of results.
-        device: ``--device``.
-        fresh: ``--fresh``, see :class:`src.evaluation.journal.Journal`.
-        skip_unreadable: ``--skip-unreadable``, see :class:`src.evaluation.journal.Journal`.
+        fresh, skip_unreadable: see :class:`src.evaluation.journal.Journal`.
     """
 
     config: Config

@@ -71,7 +71,6 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file into a :class:`Config`.
 
     Args:
-        path: the YAML file.
         overrides: ``key.sub=value`` strings that replace single keys; values are read as YAML.
 
     Raises:
@@ -97,11 +96,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 
 
 def config_of(values: dict[str, Any], source: str) -> Config:
-    """Make a :class:`Config` from plain ``values``, which may be modified.
-
-    Args:
-        values: as in a YAML file.
-        source: their origin, for error messages.
+    """Make a :class:`Config` from plain ``values``, which may be modified; ``source`` names them in errors.
 
     Raises:
         UserError: a key or value is invalid.

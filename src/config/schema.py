@@ -1,8 +1,6 @@
-"""The configuration as typed dataclasses: every key with its type and its default.
+"""The configuration as typed dataclasses: every key with its type and its default (``configs/reference.yaml``).
 
-A configuration is a YAML file with the keys below; ``configs/reference.yaml`` explains each of them. Paths are
-relative to the root of the repository. An unknown key, a wrong type or a value out of range is an error that names the
-file, the key, the value and what is expected.
+Paths are relative to the root of the repository. Unknown keys, wrong types and values out of range are errors.
 """
 
 from __future__ import annotations
@@ -57,8 +55,7 @@ class ModelConfig:
 class DataloaderConfig:
     """How images are read.
 
-    ``automatic`` are the keys that are ``auto`` or missing. They have the values for a CPU, where larger batches and
-    workers are not faster, until :func:`src.task.for_device` sets them for the device.
+    ``automatic`` are the keys that are ``auto`` or missing: CPU values, until :func:`src.task.for_device` sets them.
     """
 
     batch_size: int = 1

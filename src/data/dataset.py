@@ -36,8 +36,7 @@ class Sample:
         index: its index in the list.
         pixels: float32 [3, S, S], normalised, in the frame.
         shape: (height, width) of the original image.
-        labels: labels of its mask, uint8: [S, S] in the frame, or [height, width] at the original size; None without
-            masks.
+        labels: uint8, [S, S] in the frame or [height, width] at the original size; None without masks.
     """
 
     index: int
@@ -51,9 +50,7 @@ class Batch:
     """B samples; fields as in :class:`Sample`. Labels are a list, because masks at the original size differ in shape.
 
     Attributes:
-        indices: B indices.
         pixels: [B, 3, S, S].
-        shapes: B shapes.
         labels: labels of B masks; empty without masks.
         unreadable: index and reason of the images of this batch that cannot be read.
     """
@@ -106,8 +103,6 @@ class SegmentationDataset(Dataset[Sample]):
     """Images of a list in the frame, normalised, with their labels if the list has masks.
 
     Args:
-        entries: the list.
-        frame: the frame of the images.
         labelling: the meaning of mask values; others are errors.
         resolution: ``letterbox`` puts masks into the frame, ``original`` keeps their size.
         masks: whether to read masks.
@@ -151,8 +146,7 @@ class SegmentationDataset(Dataset[Sample]):
         """Read image ``indices[position]``.
 
         Raises:
-            UserError: see :func:`read_image` and :func:`read_mask`; or image and mask differ in size. The error has
-                the line number of the image list.
+            UserError: see :func:`read_image` and :func:`read_mask`; or sizes differ. Names the line of the image list.
         """
         index = self.indices[position]
         entry = self.entries[index]
@@ -184,8 +178,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Iterate over ``dataset`` in order, in batches of ``loader.batch_size``; worker processes read ahead.
 
-    ``pixels`` are on ``device``. With ``skip_unreadable``, a batch lists its unreadable images in
-    :attr:`Batch.unreadable` and may be empty.
+    ``pixels`` are on ``device``. With ``skip_unreadable``, batches list unreadable images and may be empty.
 
     Raises:
         UserError: an image or mask cannot be read, without ``skip_unreadable``.

@@ -20,12 +20,11 @@ CHUNK_PIXELS = 2**24  # of class maps that are resized to the image at a time; a
 class Frame:
     """A square of ``size`` pixels: images are resized to fill its longer side, padded and normalised.
 
-    The ``shape`` of an image is always (height, width) of the original image, in pixels.
+    ``shape`` is always (height, width) of the original image, in pixels.
 
     Attributes:
         size: S, side of the frame, pixels.
-        mean: mean of each channel, for colours from 0 to 1.
-        std: standard deviation of each channel, for colours from 0 to 1.
+        mean, std: of each channel, for colours from 0 to 1.
     """
 
     size: int = ModelConfig.image_size
@@ -51,10 +50,7 @@ class Frame:
         return max(height, CELL), max(width, CELL)
 
     def image(self, rgb: np.ndarray) -> Tensor:
-        """Put an image into the frame: resize bilinearly, pad with black, normalise.
-
-        Args:
-            rgb: uint8 [height, width, 3].
+        """Resize ``rgb`` (uint8 [height, width, 3]) bilinearly, pad with black, normalise.
 
         Returns:
             float32 [3, S, S]: (x / 255 - mean) / std, padding included.
@@ -87,7 +83,6 @@ class Frame:
 
         Args:
             scores: [C, S, S] class scores.
-            shape: of the image.
 
         Returns:
             uint8 [height, width], on the device of ``scores``; the first of classes with equal scores.

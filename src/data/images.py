@@ -131,12 +131,8 @@ def _files_in(folder: Path) -> list[Path]:
 def open_image(source: Path | IO[bytes], most: int | None = MAX_BYTES) -> Iterator[Image.Image]:
     """Open an image in one of :data:`FORMATS` and check its header; pixels are decoded later.
 
-    Args:
-        source: a file.
-        most: largest size of the decoded image in bytes; None: no limit.
-
     Raises:
-        TooLargeError: the decoded image would be larger.
+        TooLargeError: the decoded image would have more than ``most`` bytes (None: no limit).
         Exception: Pillow cannot read the file.
     """
     with _without_pillows_limit(), Image.open(source, formats=formats()) as image:
@@ -180,8 +176,8 @@ def _without_pillows_limit() -> Iterator[None]:
 def read_image(path: Path) -> np.ndarray:
     """Decode an image of a data set to RGB, uint8 [height, width, 3].
 
-    The EXIF orientation is not applied, because masks are drawn on the stored pixels; nor is a colour profile. Grey
-    values of more than 8 bits are clipped to 0 to 255 as published, with a note.
+    EXIF orientation and colour profile are not applied, because masks are drawn on stored pixels. Grey values of more
+    than 8 bits are clipped to 0 to 255 as published, with a note.
 
     Raises:
         UserError: the file is missing, not a regular file, too large, truncated or unreadable.
@@ -223,15 +219,12 @@ def read_photo(
 ) -> np.ndarray:
     """Decode an image to RGB as a viewer shows it: uint8 [height, width, 3].
 
-    - The EXIF orientation is applied; a damaged EXIF block is ignored.
-    - Colours are converted to sRGB if the file has another profile.
-    - Transparent pixels are blended with white.
-    - Of an animation, the first frame is used.
+    - The EXIF orientation is applied; a damaged EXIF block is ignored. Of an animation, the first frame is used.
+    - Colours are converted to sRGB if the file has another profile. Transparent pixels are blended with white.
     - 16-bit values are scaled by the number of bits that they use.
     - Floating point values range from 0 to 1, or from 0 to 255 if a value exceeds 1.
 
     Args:
-        path: of the file.
         most: largest size of the decoded image in bytes; None: no limit.
         too_large: the remedy in the error about a larger image.
         contents: the bytes of the file, if they are in memory; ``path`` is then only a name for messages.
@@ -257,8 +250,8 @@ def to_rgb(image: ImageLike) -> np.ndarray:
     """Convert an image to RGB, uint8 [height, width, 3].
 
     Args:
-        image: a path or a Pillow image (see :func:`read_photo`); or a grey, RGB or RGBA array [height, width],
-            [height, width, 3] or [height, width, 4], uint8 or floating point from 0 to 1.
+        image: a path or a Pillow image (see :func:`read_photo`); or a grey, RGB or RGBA array [height, width] or
+            [height, width, 3 or 4], uint8 or floating point from 0 to 1.
 
     Raises:
         UserError: the file cannot be read, or the array has another dtype, shape or range.
@@ -291,11 +284,7 @@ def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
 
 
 def check_file(what: str, path: Path) -> None:
-    """Check that ``path`` is a regular file: reading from a named pipe or a terminal would block.
-
-    Args:
-        what: the kind of file, for the message.
-        path: the file.
+    """Check that ``path`` is a regular file (reading a pipe or a terminal would block); messages call it ``what``.
 
     Raises:
         UserError: ``path`` is missing, inaccessible or not a regular file.
@@ -319,18 +308,10 @@ def decode(
     too_large: str = SMALLER,
     contents: bytes | None = None,
 ) -> T:
-    """Open the image in a file, or in its ``contents``, and ``convert`` it.
-
-    Args:
-        what: the kind of image, for messages.
-        path: of the file, or its name.
-        convert: may raise anything.
-        most: largest size of the decoded image in bytes; None: no limit.
-        too_large: the remedy in the error about a larger image.
-        contents: of the file, if they are in memory.
+    """Open the image in a file, or in its ``contents``, and ``convert`` it; see :func:`read_photo` for the arguments.
 
     Raises:
-        UserError: every fault of the file, with its path and a remedy.
+        UserError: every fault of the file, with its kind (``what``), path and a remedy.
     """
     if contents is None:
         check_file(what, path)
@@ -427,10 +408,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image, name: Path | str, stored: Image.Image) -> Image.Image:
     """Convert to 8 bits per channel. Pillow's own conversion would clip at 255.
 
-    Args:
-        image: of any mode.
-        name: for the note about the scale.
-        stored: the image as it was opened, with its format and tags.
+    ``stored`` is the image as it was opened, with its format and tags; ``name`` is for the note about the scale.
     """
     if not _is_deep(image):
         return image
@@ -491,8 +469,7 @@ def read_mask(path: Path, labelling: Labelling) -> np.ndarray:
     """Decode a mask to class numbers, uint8 [height, width], from palette indices or grey values.
 
     Raises:
-        UserError: the file is missing, unreadable, in a lossy format, or not a palette or grey image; or a label is
-            neither a class nor ignored.
+        UserError: the file is missing, unreadable, lossy, or not a palette or grey image; or a label is invalid.
     """
     labels = decode("mask", path, lambda mask: _labels_of(mask, path))
     try:
@@ -518,11 +495,7 @@ def stored_values(mask: Image.Image) -> np.ndarray:
 
 
 def refuse_lossy(mask: Image.Image, path: Path, remedy: str = "save masks as PNG") -> None:
-    """Refuse a mask whose format or compression may have changed its values.
-
-    Raises:
-        UserError: it may; the message names ``path`` and ends with ``remedy``.
-    """
+    """Raise UserError if format or compression may have changed the values of a mask; it ends with ``remedy``."""
     name = FORMATS.get(mask.format or "", mask.format)
     compression = str(mask.info.get("compression"))  # of a TIFF
     if mask.format in LOSSY:

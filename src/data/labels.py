@@ -15,8 +15,7 @@ class Labelling:
     """Converts mask values to class numbers, which are the positions in the class file; 0 is the background.
 
     Value ``first_label`` is class 1, the next value class 2. Smaller values are background or, in a data set without
-    background, ignored. In PASCAL and COCO 0 is the background and classes begin at 1. VOC20 is PASCAL without
-    background (0 is ignored). In Cityscapes' train ids the first class is 0.
+    background, ignored. PASCAL and COCO start at 1, VOC20 too, without a background; Cityscapes' train ids start at 0.
 
     Attributes:
         num_classes: C, the length of the class file, background included.

@@ -33,8 +33,7 @@ MOST_NUMBERS = 20  # line numbers or names in a message
 class ListEntry:
     """One line of an image list: absolute paths of an image and, if the list has masks, of its mask.
 
-    Attributes:
-        line: line number, from 1; 0 without a list. Entries with the same files are equal.
+    ``line`` is its number, from 1; 0 without a list. Entries with the same files are equal.
     """
 
     image: Path
@@ -49,7 +48,6 @@ def read_list(
 
     Args:
         path: the list; or a folder of images, which are read in name order.
-        root: the data root.
         masks: whether every line must have a mask.
         limit: read at most this number of images.
         mask_dir: folder of the masks if ``path`` is a folder; a mask has the name of its image, without the suffix.
@@ -151,12 +149,7 @@ def _composed(name: str) -> str:
 
 
 def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) -> list[ListEntry]:
-    """The evaluation images of a configuration: the first ``max_images`` of ``val_list`` or ``oneshot.test_list``.
-
-    Args:
-        config: the configuration.
-        masks: whether every image must have a mask.
-        whole: ignore ``max_images``.
+    """The evaluation images: the first ``max_images`` (``whole``: all) of ``val_list`` or ``oneshot.test_list``.
 
     Raises:
         UserError: the configuration has no list, or see :func:`read_list`.
@@ -168,10 +161,6 @@ def evaluation_entries(config: Config, masks: bool = True, whole: bool = False) 
 
 
 def list_of(path: str, config: Config, masks: bool = True, limit: int | None = None) -> list[ListEntry]:
-    """Read the image list or folder ``path`` with the ``data_root`` and ``mask_dir`` of a configuration.
-
-    Raises:
-        UserError: see :func:`read_list`.
-    """
+    """Read a list or folder with a configuration's ``data_root`` and ``mask_dir``; see :func:`read_list`."""
     mask_dir = None if config.mask_dir is None else resolve(config.mask_dir)
     return read_list(resolve(path), resolve(config.data_root), masks, limit, mask_dir)

@@ -2,9 +2,7 @@
 
 The boundary region of a class is the part of its mask within ``d`` pixels of the mask's contour, by the larger of the
 horizontal and the vertical distance. ``d`` is 2 % of the image's diagonal. The border of the image is a contour.
-
-Ignored pixels are removed from label and prediction before the regions are taken. So their border is a contour of both,
-and a perfect prediction has 1.
+Ignored pixels are removed from label and prediction first, so their border is a contour of both.
 """
 
 from __future__ import annotations
@@ -29,10 +27,7 @@ def boundary_classes(prediction: Tensor, labels: Tensor, num_classes: int, ignor
     """The class of each pixel of ``prediction`` and ``labels`` that is in the boundary region of its class.
 
     Args:
-        prediction: integers [H, W].
-        labels: integers [H, W].
-        num_classes: C.
-        ignore_label: the label of pixels that are not counted.
+        prediction, labels: integers [H, W].
         width: of the regions, pixels.
 
     Returns:

@@ -34,9 +34,7 @@ class Prediction:
     Attributes:
         index: index of the image in the list.
         scores: [C, S, S] class scores in the frame.
-        labels: predicted labels at the evaluation resolution, uint8: [S, S], or [height, width] with
-            ``eval.resolution: original``.
-        target: true labels at the same resolution, uint8.
+        labels, target: predicted and true, uint8: [S, S], or [height, width] with ``eval.resolution: original``.
         frame: the frame in which the image was segmented.
         shape: (height, width) of the original image.
     """
@@ -135,13 +133,7 @@ def files_of(batch: Batch, dataset: SegmentationDataset) -> list[Path]:
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
-    """Label the images of a batch at the evaluation resolution.
-
-    Args:
-        batch: a batch of ``dataset``.
-        scores: [B, C, S, S] class scores in the frame.
-        dataset: defines the frame and the resolution.
-    """
+    """Label the images of a batch of ``dataset`` at its resolution, from ``scores`` [B, C, S, S] in the frame."""
     frame = dataset.frame
     framed = labels_of(scores) if dataset.resolution == "letterbox" else None
     for number, (index, shape, target) in enumerate(zip(batch.indices, batch.shapes, batch.labels, strict=True)):
@@ -153,10 +145,7 @@ class MeanIoU(Evaluator[Evaluation]):
     """mIoU of a segmenter; the progress bar shows the mIoU so far.
 
     Args:
-        segmenter: model, prompts and layers.
-        dataset: images with masks.
         pictures: draws the predictions.
-        description: of the progress bar.
         per_image: keep the counts of each image too. 10,000 images of COCO take 6.5 MB.
         boundary: compute Boundary IoU too.
     """
@@ -248,7 +237,7 @@ def evaluate(
     """Score ``segmenter`` on ``dataset``; see :class:`MeanIoU` and :func:`src.evaluation.loop.run`.
 
     Raises:
-        UserError: an image or mask cannot be read, all pixels are ignored, the model's output is not a number, or
+        UserError: an image or mask cannot be read, all pixels are ignored, the model's output is not finite, or
             another process has ended.
     """
     evaluation = loop.run(

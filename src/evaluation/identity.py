@@ -68,8 +68,6 @@ def settings_of(
 
     Args:
         experiment: a key of :data:`CODE`.
-        config: the resolved configuration.
-        segmenter: model, prompts, layers, device.
         entries: the images, identified by path; the files' state is in the :func:`fingerprint` of each block.
         more: everything else that this run depends on.
     """

@@ -1,9 +1,8 @@
 """The journal of an unfinished run: the same command resumes from it.
 
-A run's journal is a folder next to its results, named by a digest of everything that the results depend on. It contains
-these settings as JSON, and records (:mod:`src.evaluation.records`): one per block of images, in one file per process. A
-block's contribution does not depend on when and by which process it is computed; if a block has several records, one of
-them counts. A finished run removes its journal.
+A run's journal is a folder next to its results, named by a digest of everything that they depend on. It contains these
+settings as JSON, and records (:mod:`src.evaluation.records`): one per block of images, in one file per process. A block
+may have several records, which are equivalent; one of them counts. A finished run removes its journal.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ class Journal(AbstractContextManager["Journal"]):
         results: a result file of the run; the journal is in the folder :data:`FOLDER` next to it.
         settings: everything that the results depend on except the images' contents, as plain values.
         fresh: start over: remove the journal of an interrupted run.
-        skip_unreadable: skip images that cannot be read.
     """
 
     def __init__(
@@ -117,8 +115,7 @@ class Journal(AbstractContextManager["Journal"]):
         """Begin a pass over the images, and print how many an interrupted command computed.
 
         Args:
-            fingerprints: of all blocks.
-            sizes: number of images in each block.
+            fingerprints, sizes: of all blocks; ``sizes`` in images.
             mine: number of blocks that this process will compute.
             done: number of images that are done.
             check: called before blocks are written; raises if they must not be.
@@ -135,8 +132,7 @@ class Journal(AbstractContextManager["Journal"]):
     def keep(self, block: int, fingerprint: bytes, arrays: Mapping[str, Tensor]) -> list[tuple[int, bytes]]:
         """Keep the contribution of ``block``; it is written within :data:`FLUSH_SECONDS`.
 
-        Returns:
-            Number and payload of the blocks that this call packed, which may or may not include ``block``.
+        Returns number and payload of the blocks that this call packed, which may or may not include ``block``.
         """
         self._waiting.append((block, fingerprint, arrays))
         return self.flush() if time.monotonic() - self._flushed >= FLUSH_SECONDS else []

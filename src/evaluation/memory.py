@@ -21,11 +21,7 @@ def within_memory(
 ) -> tuple[R, bool]:
     """``compute(batch)``; when memory runs out, in halves, and a single image with fewer prompts at a time.
 
-    Args:
-        compute: may run out of memory and is then called again.
-        batch: one image or more.
-        halves: splits a batch of two images or more.
-        merge: merges the results of two halves.
+    ``halves`` splits a batch of two images or more, ``merge`` merges the results of two halves.
 
     Returns:
         The result, and whether it was computed in smaller parts than usual, which rounds differently. After working

@@ -30,8 +30,7 @@ class ConfusionMatrix:
 
     Attributes:
         counts: int64 [num_classes, num_classes]: row = label, column = prediction.
-        state: int64, everything that is counted, so that matrices add up: ``counts`` and, with ``boundary``, two more
-            rows: intersection and union of each class's boundary regions.
+        state: int64: ``counts`` and, with ``boundary``, two rows: intersection and union of the boundary regions.
     """
 
     def __init__(
@@ -144,11 +143,7 @@ class ConfusionMatrix:
         return float(self.iou[present].mean()) if present.any() else 0.0
 
     def require_pixels(self) -> None:
-        """Check that at least one pixel was counted.
-
-        Raises:
-            UserError: all pixels are ignored.
-        """
+        """Raise UserError if all pixels are ignored."""
         if not self.counts.any():
             raise UserError(
                 f"no pixel can be scored: every mask value is {self.ignore_label}, which is ignored; check the masks "

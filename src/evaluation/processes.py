@@ -1,7 +1,6 @@
 """Communication between the processes of a job: at its beginning and at its end, never in between.
 
-``torchrun`` starts the processes, on one machine or on several, and numbers them by rank. They use gloo, which needs no
-GPU, and wait for each other as long as a job may take; no watchdog ends a process that computes.
+``torchrun`` starts and numbers the processes. They use gloo, which needs no GPU, and wait for each other without limit.
 """
 
 from __future__ import annotations

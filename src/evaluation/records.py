@@ -1,8 +1,7 @@
 """Records of finished work in append-only files.
 
 A file is a sequence of records, each a header and a payload with a checksum. Reading stops at the first incomplete
-record: the end of a file whose process was killed, or reserved space. Each process appends to its own file, so only the
-end can be incomplete, and any number of files can be combined.
+record, as a killed process leaves it. Each process appends to its own file; any number of files can be combined.
 """
 
 from __future__ import annotations
@@ -91,7 +90,6 @@ class RecordFile:
     """Appends records to a new file, which is created with the first record.
 
     Args:
-        path: a file that does not exist; its folder is created.
         expected: number of records to come. Space for all is reserved, estimated from the first ones, so that hours of
             work are not lost if other programs fill the disk.
     """

@@ -17,8 +17,7 @@ REPLACEMENTS = "replace_huggingface"
 def source_files(*modules: str) -> dict[str, Path]:
     """The files of ``modules`` and of all project modules that they import, directly or indirectly.
 
-    Reads the import statements, wherever they are in a file, without running anything. A module whose name is only
-    known at run time must be given.
+    Reads import statements without running anything; a module whose name is known only at run time must be given.
 
     Args:
         modules: names without the name of the package: ``method.crf``.

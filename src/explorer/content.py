@@ -1,8 +1,8 @@
-"""What goes into a page of the attention explorer: a photo and what every text layer saw in it, as plain values.
+"""Content of an explorer page: a photo and the output of every text layer for it, as plain values.
 
-The page computes class maps, labels and rankings itself, for any choice of layers, so it gets what these come from: the
-token-summed logits of every layer and prompt at the patch grid, and the matching scores. Logits are kept in float32,
-4 bytes each: at 512 px, with 12 layers and 20 prompts, they take 1.3 MB in base64.
+The page computes class maps, labels and rankings itself, for any choice of layers. It gets the token-summed logits of
+every layer and prompt at the patch grid in float32, and the matching scores: at 512 px, with 12 layers and 20 prompts,
+1.3 MB in base64.
 
 L text layers, P prompts, N = g * g patches, C classes (0 = background), S image side.
 """
@@ -37,7 +37,7 @@ class Truth:
     """Ground truth of an image and the IoU of its prediction.
 
     Attributes:
-        labels: uint8 [height, width] true labels of the untouched image, 255 ignored.
+        labels: uint8 [height, width] true labels of the original image, 255 ignored.
         frame: uint8 [S, S] the same in the frame.
         iou: [C] IoU of the prediction in this image; None for a class that is absent from both.
         resolution: ``letterbox`` or ``original``: where the evaluation counted ``iou``.
@@ -53,13 +53,12 @@ class Truth:
 def page_content(
     segmenter: Segmenter, rgb: np.ndarray, embeds: Tensor, labels: np.ndarray, name: str, truth: Truth | None = None
 ) -> dict[str, Any]:
-    """Everything the page shows of one image, ready for JSON.
+    """Everything the page shows of one image, ready for JSON. The page gets all layers of the model.
 
     Args:
-        segmenter: model, prompts and the layers of the configuration; the page gets all layers of the model.
         rgb: the image, uint8 [height, width, 3].
         embeds: [1, 1 + N, D], the encoded image.
-        labels: uint8 [height, width], what the segmenter found; if it has a CRF, they are shown as those after the CRF.
+        labels: uint8 [height, width], predicted; shown as those after the CRF if the segmenter has one.
         name: title of the page, such as the image's file name.
         truth: ground truth, if known.
 
@@ -123,14 +122,13 @@ def token_logits(attended: PatchAttention) -> np.ndarray:
 
 
 def word_parts(segmenter: Segmenter, embeds: Tensor, layer: int) -> dict[str, Any]:
-    """What one layer sees for a word, token by token and head by head, ready for JSON.
+    """Logits of one layer for a word, token by token and head by head, ready for JSON.
 
     The maximum over heads gives a token's logits, the sum over tokens the word's.
 
     Args:
         segmenter: with one prompt.
         embeds: [1, 1 + N, D], the encoded image.
-        layer: its number.
 
     Returns:
         ``tokens``: T texts, and ``logits``: little-endian float32 [H, T, N] in base64.

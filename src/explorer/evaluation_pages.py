@@ -35,16 +35,13 @@ NEIGHBOURS = "\0links\0"
 def write_evaluation_pages(
     csv: Path, segmenter: Segmenter, dataset: SegmentationDataset, count: int, evaluation: Evaluation
 ) -> list[Path]:
-    """Write a page for each of ``count`` images, evenly spaced in the list, and an index.
+    """Write a page for each of ``count`` images, evenly spaced in the list as the overlays are, and an index.
 
-    Pages replace those of an earlier evaluation with the same CSV.
+    Pages replace those of an earlier evaluation with the same CSV. Skipped images get no page.
 
     Args:
         csv: the evaluation's CSV: the index is ``<its stem>_explorer.html``, pages are in ``<its stem>_explorer``.
-        segmenter: the evaluated one.
         dataset: images and masks; its resolution is that of the IoU.
-        count: of images; the same are chosen as for the evaluation's overlays.
-        evaluation: its scores; skipped images get no page.
 
     Returns:
         Index and folder. Of several processes only the first writes; the others return an empty list.

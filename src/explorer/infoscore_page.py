@@ -29,11 +29,8 @@ def write_infoscore_page(
     """Write the page of ``scores``; it replaces an existing one.
 
     Args:
-        path: the HTML file.
-        scores: of L layers.
         top: the layers to highlight.
         comparison: adds mIoU.
-        title: of the page.
         about: a line below the title: model, images.
 
     Raises:

@@ -1,7 +1,6 @@
 """Writing the pages: HTML, style, script and content in one file that needs nothing else.
 
-The folder ``web`` has the parts. Every page is a template after the shared head, with the style that all share and its
-own; the script of the explorer's page is in several files, one after the other.
+The folder ``web`` has the parts. A page is the shared head and a template, with the shared style and its own.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ def page(content: dict[str, Any], command: str | None = None, policy: str = SEAL
     """The explorer as an HTML file.
 
     Args:
-        content: from :func:`src.explorer.content.page_content`; or of a page that asks its server, see
-            :mod:`src.explorer.server`: ``{"name": title, "server": ...}``.
-        command: the command line that made the page; None: the page names none.
+        content: from :func:`src.explorer.content.page_content`; or ``{"name": title, "server": ...}`` of a page with a
+            server, see :mod:`src.explorer.server`.
+        command: the command line that made the page, if the page shall name it.
         policy: Content-Security-Policy of the page.
     """
     return fill(

@@ -1,10 +1,8 @@
-"""Serve the explorer to this user's own browser: the page, photos, and answers to questions about them.
+"""Serve the explorer to this user's own browser: the page, photos, and answers to requests about them.
 
-Any web page in the same browser could send requests here. The browser names the sender: requests to another host name
-(Host) or from another page (Origin, Sec-Fetch-Site) are refused. A link may open the page itself.
-
-A client can be slow, silent or gone. Connections, uploads and the time for each are limited, and the question of a
-client that hung up is not computed.
+Any web page in the same browser could send requests here, so requests to another host name (Host) or from another page
+(Origin, Sec-Fetch-Site) are refused. A link may open the page itself. Clients may be slow, silent or gone: connections,
+uploads and the time for each are limited, and requests of disconnected clients are not computed.
 """
 
 from __future__ import annotations
@@ -128,13 +126,7 @@ class Connection(H11Protocol):
 
 
 def make_app(studio: Studio, host: str, classes: str | None = None, background: str | None = None) -> ASGIApp:
-    """The server as an ASGI application.
-
-    Args:
-        studio: answers.
-        host: the address it listens on.
-        classes, background: the words that the page begins with.
-    """
+    """The server as an ASGI application at the address ``host``; ``classes`` and ``background`` are initial words."""
     model = asyncio.Lock()  # one question at a time; the others wait in order
     decoding = asyncio.Semaphore(2)  # photos are large, and a page requests many thumbnails at once
     receiving = asyncio.Semaphore(MAX_UPLOADS)
@@ -246,10 +238,8 @@ class Guard:
     """Refuses requests that do not come from the page of this server, sets security headers and reports errors.
 
     Args:
-        app: the application to guard.
-        host: the address that it listens on. A loopback address answers to the names of loopback only; any other also
-            to every numeric address and to this machine's name, but not to a name that someone else could point here
-            (DNS rebinding).
+        host: the address of the server. A loopback address accepts only names of loopback; any other also numeric
+            addresses and this machine's name, but no other name, which could be pointed here (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:

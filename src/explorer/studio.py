@@ -44,12 +44,8 @@ class Photo:
 class Studio:
     """A model and photos, each with a key.
 
-    Only :meth:`thumbnail` and :meth:`add` may run in several threads at once.
-
-    Args:
-        config: names the class file (the default words), the layers and the CRF.
-        model: the model.
-        photos: the first image files.
+    Only :meth:`thumbnail` and :meth:`add` may run in several threads at once. ``config`` names the class file (the
+    default words), the layers and the CRF; ``photos`` are the first image files.
     """
 
     def __init__(self, config: Config, model: Model, photos: list[Path]) -> None:
@@ -71,10 +67,10 @@ class Studio:
         return cls(config, load_configured(config, choose_device(device)), photos)
 
     def add(self, name: str, contents: bytes) -> str:
-        """Keep a photo that was sent, in memory; returns its key. The oldest make room.
+        """Keep a photo in memory and drop the oldest; returns its key.
 
         Raises:
-            UserError: it is no image, or too large.
+            UserError: it is not an image, or too large.
         """
         key = hashlib.sha256(contents).hexdigest()[:16]
         try:
@@ -90,7 +86,7 @@ class Studio:
         return key
 
     def explore(self, key: str, classes: str | None, background: str | None) -> dict[str, Any]:
-        """What the page shows of a photo for these words (None: the class file's).
+        """Content of the page for a photo and these words (None: the class file's).
 
         Raises:
             UserError: the photo does not exist or cannot be read, or words are refused.
@@ -112,7 +108,7 @@ class Studio:
         return {**content, "unknown": unknown}
 
     def parts(self, key: str, word: str, layer: int) -> dict[str, Any]:
-        """What one layer sees in a photo for each token of a word's prompt, head by head.
+        """Logits of one layer in a photo for each token of a word's prompt, head by head.
 
         Raises:
             UserError: the photo or the layer does not exist, the photo cannot be read, or the word is refused.

@@ -40,10 +40,7 @@ def choose_layers(
 ) -> tuple[int, ...]:
     """The configured ``model.layers``; for ``auto`` the ``model.top_k`` best layers by InfoScore on ``entries``.
 
-    The other arguments are those of :func:`score_layers`.
-
-    Raises:
-        UserError: see :func:`.ranking.rank_layers`.
+    For other arguments and errors see :func:`score_layers`.
     """
     if config.model.layers != "auto":
         return tuple(config.model.layers)
@@ -64,16 +61,13 @@ def score_layers(
 ) -> LayerScores:
     """InfoScore of all layers of ``segmenter`` on ``entries``, read from the cache or computed and cached.
 
-    A ranking is a file in the folder ``cache``, named by a digest of everything that it depends on: the model's weights
-    and architecture, the bytes of all images, the prompts' tokens, image size, normalisation, number format and
-    kind of device, this project's code, and the versions of the libraries that decode and compute. If any of these
-    changes, so does the name: a stale ranking is never used. An interrupted ranking resumes. A ranking that
-    skipped unreadable images is not cached.
+    A ranking is a file named by a digest of everything that it depends on: weights and architecture, the bytes of all
+    images, tokens, image size, normalisation, number format, kind of device, code, and versions of libraries. A stale
+    ranking is never used. An interrupted ranking resumes. A ranking that skipped unreadable images is not cached.
 
     Args:
         segmenter: from :func:`.ranking.ranking_segmenter`.
         entries: the images; masks are not needed.
-        config: how to read images, and the number format.
         cache: folder of cached rankings. All commands use the folder of their results.
         fresh: start an interrupted ranking over.
         skip_unreadable: skip images that cannot be read.

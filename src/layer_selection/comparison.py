@@ -89,8 +89,6 @@ def compare_layers(
 
     Args:
         segmenter: with the single-prompt set and all layers, from :func:`.ranking.ranking_segmenter`.
-        entries: images with masks.
-        config: data set, evaluation resolution and batches.
         top_k: number of InfoScore's best layers to evaluate together.
         journal: an open journal, to resume an interrupted comparison; None: it cannot be resumed.
 

@@ -33,7 +33,7 @@ class LayerScores:
 
     Attributes:
         layers: indices of the layers in the text encoder.
-        skipped: unreadable images, as plain values: image and reason.
+        skipped: unreadable images: image and reason.
         halved: number of batches that were computed in parts because memory ran out.
     """
 
@@ -155,12 +155,7 @@ def _marked(may_clamp: Tensor) -> tuple[Tensor, list[int]]:
 
 
 class InfoScore:
-    """Collects prompt shares of layers over a data set and scores the layers.
-
-    Args:
-        layers: indices of L text layers.
-        image_size: S.
-    """
+    """Collects prompt shares of L text layers (indices ``layers``) over a data set and scores the layers."""
 
     def __init__(self, layers: Sequence[int], image_size: int) -> None:
         self.layers = tuple(layers)
@@ -214,9 +209,6 @@ class InfoScore:
         """The ranking by the images added so far, from running sums: its cost does not grow with the images.
 
         Its scores differ from :meth:`scores` by rounding, so nearly equal layers may be ordered differently.
-
-        Raises:
-            ValueError, UserError: see :meth:`scores`.
         """
         if not self.images:
             raise ValueError("InfoScore needs at least one image")

@@ -29,13 +29,7 @@ def ranking_segmenter(config: Config, model: Model, classes: list[ClassEntry]) -
 
 
 class LayerRanking(Evaluator[LayerScores]):
-    """InfoScore of all layers of a segmenter; the progress bar shows the best layers so far.
-
-    Args:
-        segmenter: from :func:`ranking_segmenter`.
-        dataset: the images; masks are not needed.
-        top_k: number of layers that the bar shows.
-    """
+    """InfoScore of all layers of a :func:`ranking_segmenter`; the progress bar shows the ``top_k`` best."""
 
     def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, top_k: int) -> None:
         super().__init__(segmenter.device, "InfoScore")
@@ -75,8 +69,6 @@ def rank_layers(
 
     Args:
         segmenter: from :func:`ranking_segmenter`.
-        entries: the images.
-        config: how to read them.
         journal: an open journal, to resume an interrupted ranking; None: it cannot be resumed.
 
     Raises:
@@ -88,10 +80,6 @@ def rank_layers(
 
 
 def require_images(count: int) -> None:
-    """Check that there are at least two images: with one, nothing varies between images and every InfoScore is 0.
-
-    Raises:
-        UserError: ``count`` is less than two.
-    """
+    """Raise UserError for fewer than two images: nothing varies between images, and every InfoScore is 0."""
     if count < 2:
         raise UserError(f"InfoScore needs at least 2 readable images, got {count}: use a longer list")

@@ -1,7 +1,7 @@
-"""mIoU of tuned runs: each image is read and encoded once, and segmented with all runs' weights.
+"""mIoU of tuned runs: each image is read and encoded once, and segmented with the weights of all runs.
 
-In addition to the model, memory holds the tuned weights of each run (22 MB for BLIP-large and two layers), its prompts'
-states, and, for the current batch, the keys and values of the layers that were not tuned (shared by all runs).
+Beside the model, memory contains the tuned weights of each run (22 MB for BLIP-large and two layers), the states of its
+prompts, and, for the current batch, keys and values of untuned layers (shared by all runs).
 """
 
 from __future__ import annotations
@@ -46,14 +46,12 @@ class TunedRun:
 
 
 class MeanIoUOfRuns(Evaluator[list[Evaluation]]):
-    """mIoU of each run on its queries; the progress bar shows their mean.
+    """mIoU of each run (all of one model) on its queries; the progress bar shows their mean.
 
     ``seconds`` of each evaluation is the total time divided by the number of runs.
 
     Args:
-        runs: at least one, all of one model.
         dataset: the queries of all runs, finished ones included, so that resuming does not change the batches.
-        encoder: encodes images.
         boundary: also compute Boundary IoU.
     """
 

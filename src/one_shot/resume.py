@@ -73,13 +73,12 @@ def finished_run(
 ) -> dict | None:
     """The record of a run that an earlier command finished; None if there is none or anything has changed.
 
-    An edited record is not used, and a note says so.
+    An edited record is not used, with a note.
 
     Args:
         weights: path of the run's tuned weights; the JSON is next to them.
         segmenter: before tuning.
         settings: see :func:`signed`.
-        queries: queries of the run.
     """
     path = weights.with_suffix(".json")
 
@@ -106,14 +105,10 @@ def finished_run(
 def tuned_once(
     journal: Journal, runs: Sequence[int], tune: Callable[[int], tuple[Segmenter, list[float]]]
 ) -> dict[int, tuple[Weights, list[float]]]:
-    """Tune ``runs``, each in one of the processes, and send the weights to all processes.
+    """Tune ``runs`` (numbers), each in one of the processes, and send the weights to all processes.
 
-    A run that an interrupted command has tuned is not tuned again.
-
-    Args:
-        journal: keeps the tuned weights until the runs are finished.
-        runs: numbers of the runs.
-        tune: tunes the run with a number; returns the segmenter with tuned weights and the loss of every step.
+    A run that an interrupted command has tuned is not tuned again: ``journal`` keeps the weights until the runs are
+    finished. ``tune`` returns the segmenter with tuned weights and the loss of every step.
 
     Returns:
         For each run the tuned weights, on the CPU, and the loss of every step.

@@ -38,7 +38,6 @@ class Run:
     Attributes:
         number: from 0.
         title: its name on the screen.
-        episode: its supports and queries.
         settings: everything that it depends on, as plain values.
         weights: path of its tuned weights.
         queries: the images that it is scored on.
@@ -66,12 +65,9 @@ def weights_of(results: Path, number: int) -> Path:
 def complete_runs(
     task: Task, oneshot: OneShotConfig, episodes: Episodes, segmenter: Segmenter, journal: Journal, results: Path
 ) -> list[dict[str, Any]]:
-    """Compute the runs that are not finished, write their results, and return the records of all runs.
+    """Compute the unfinished runs, write their results, and return the records of all runs.
 
     Args:
-        task: the command.
-        oneshot: tuning settings.
-        episodes: supports and queries of the runs.
         segmenter: before tuning.
         journal: an open journal with :func:`settings_of_runs`.
         results: the tuned weights are written next to this file; its name begins theirs.

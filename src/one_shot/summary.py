@@ -22,9 +22,7 @@ def run_record(
 class OneShotSummary:
     """Scores over the runs of one-shot tuning, from 0 to 1, with population standard deviations.
 
-    Args:
-        names: C class names.
-        runs: one record per run, from :func:`run_record`.
+    ``names`` are C class names, ``runs`` one :func:`run_record` per run.
     """
 
     names: Sequence[str]

@@ -74,8 +74,7 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
 
     Args:
         areas: [images, C], from :func:`class_areas`.
-        oneshot: ``min_support_area`` and ``shot``; a class with fewer candidates than shots gets a note.
-        class_names: for messages.
+        oneshot: a class with fewer candidates than ``shot`` gets a note.
 
     Returns:
         C - 1 lists of indices in list order; the first is for class 1.
@@ -110,12 +109,11 @@ def find_candidates(areas: np.ndarray, oneshot: OneShotConfig, class_names: Sequ
 
 
 def find_queries(areas: np.ndarray, taken: Collection[int] = (), limit: int | None = None) -> list[int]:
-    """Images with at least one foreground class, of any area, in list order.
+    """Images with at least one foreground class, of any area, in list order; the first ``limit``.
 
     Args:
         areas: [images, C], from :func:`class_areas`.
         taken: indices of images to exclude, because they are supports.
-        limit: return at most this number of queries.
 
     Raises:
         UserError: no image is left.
@@ -141,8 +139,6 @@ def choose_supports(
     are drawn at random from all candidates (an image may repeat), and their other classes are set to background.
 
     Args:
-        candidates: from :func:`find_candidates`.
-        shot: supports per class.
         qualifies: called with (index, label), in the order in which the published code reads the images.
         rng: the same generator for all runs.
     """
@@ -170,12 +166,7 @@ def only_class(areas: np.ndarray, index: int, label: int) -> bool:
 
 @dataclass(frozen=True)
 class Episode:
-    """One run of one-shot tuning.
-
-    Attributes:
-        supports: in class order; they index the support list.
-        queries: in list order; they index the evaluation list.
-    """
+    """One run: ``supports`` (of the support list) in class order, ``queries`` (of the other list) in list order."""
 
     supports: list[Support]
     queries: list[int]
@@ -183,13 +174,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Episodes:
-    """All runs of one-shot tuning, drawn before the first run.
-
-    Attributes:
-        support_list: the list that supports index.
-        evaluation_list: the list that queries index.
-        runs: one episode per run.
-    """
+    """All runs of one-shot tuning, drawn before the first run, with the lists that they index."""
 
     support_list: list[ListEntry]
     evaluation_list: list[ListEntry]
@@ -212,13 +197,9 @@ class Episodes:
 def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     """Read the masks of the lists and draw the episodes of a configuration.
 
-    Supports come from ``oneshot.train_list`` or from the evaluation list. The image of a run's support is no query of
-    the same run, in whichever list and however often it occurs. Both lists are used in full: ``max_images`` limits the
-    remaining queries, as published for COCO.
-
-    Args:
-        config: with a section ``oneshot``.
-        class_names: for messages.
+    Supports come from ``oneshot.train_list`` or from the evaluation list. The image of a run's support is not a query
+    of the same run, in whichever list and however often it occurs. Both lists are used in full: ``max_images`` limits
+    the remaining queries, as published for COCO.
 
     Raises:
         UserError: a list or mask cannot be read, a class has too few candidates, or a run has no query.

@@ -99,11 +99,7 @@ class MadeFor:
 
     @classmethod
     def parse(cls, text: str) -> MadeFor:
-        """The inverse of ``json.dumps(vars(...))``.
-
-        Raises:
-            ValueError: ``text`` is something else.
-        """
+        """The inverse of ``json.dumps(vars(...))``; raises ValueError for other texts."""
         values = json.loads(text)
         hints = {"model": str, "weights": str, "prompts": list, "layers": list}
         if not isinstance(values, dict) or values.keys() != hints.keys():

@@ -1,7 +1,7 @@
 """Tune on a few labelled images: trained weights, loss and steps (docs/method.md, "Tuning").
 
-The word embeddings and the cross-attention blocks of the chosen layers are trained. The vision encoder is frozen, so
-images are encoded once and no gradient flows through it.
+Word embeddings and cross-attention of the chosen layers are trained. Images are encoded once: the vision encoder is
+frozen.
 """
 
 from __future__ import annotations
@@ -29,12 +29,7 @@ MIN_PROBABILITY = 1e-12
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A support image, encoded, with its labels in the letterbox frame.
-
-    Attributes:
-        embeds: [1 + N, D].
-        labels: [S, S] uint8.
-    """
+    """A support image: embeddings [1 + N, D], and labels in the letterbox frame, uint8 [S, S]."""
 
     embeds: Tensor
     labels: Tensor
@@ -47,14 +42,7 @@ def read_supports(
     labelling: Labelling,
     encoder: Encoder,
 ) -> list[LabelledImage]:
-    """Read and encode support images.
-
-    Args:
-        supports: the supports of a run, in class order.
-        entries: the support list that they index.
-        segmenter: its frame and device are used.
-        labelling: of the masks.
-        encoder: encodes images.
+    """Read and encode the supports of a run, which index ``entries``, for the frame and device of ``segmenter``.
 
     Raises:
         UserError: an image or mask cannot be read.
@@ -84,9 +72,7 @@ def tune(
     Args:
         segmenter: is not changed, nor is its model; tuning starts from the model's own weights.
         supports: in class order.
-        oneshot: passes, learning rate, weight decay and images per step.
         ignore_label: pixels with this label are left out.
-        description: of the progress bar.
 
     Returns:
         The segmenter with tuned weights and the loss of every step.
@@ -138,12 +124,11 @@ def loss_weight(labels: Tensor, ignore_label: int) -> float:
 
 
 def summed_loss(unary: Tensor, labels: Tensor, ignore_label: int) -> Tensor:
-    """Weighted sum over pixels of -log of the true class's probability, clamped at 1e-12.
+    """Weighted sum over pixels of -log of the true class's probability, clamped at 1e-12, without ``ignore_label``.
 
     Args:
         unary: [B, C, S, S] probabilities.
         labels: [B, S, S] uint8.
-        ignore_label: pixels with this label are left out.
     """
     ignored = labels == ignore_label
     # Gather one probability per pixel: the logarithm of all C maps takes a tenth of a step on the CPU, and nll_loss is

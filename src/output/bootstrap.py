@@ -1,8 +1,7 @@
-"""Two results over the same images: differences of IoU, and how much they vary with the images.
+"""Differences of IoU between two results over the same images, and their intervals by a paired bootstrap.
 
-The images are drawn with replacement, the same ones for both results (a paired bootstrap). For each resample the counts
-of its images are summed and IoU is computed from the sums, as for the whole data set. A class without a pixel in a
-resample is left out of it: 0 for both would draw every interval towards 0.
+Images are drawn with replacement, the same ones for both results. IoU of a resample is computed from the summed counts
+of its images. A class without a pixel in a resample is left out of it: 0 for both would bias intervals towards 0.
 """
 
 from __future__ import annotations
@@ -31,15 +30,12 @@ class PairedComparison:
     """Differences, second minus first, of mIoU and of the IoU of C classes, as fractions.
 
     Attributes:
-        titles: of the two results.
         rows: what is compared: mIoU, then C class names.
-        first: float64 [1 + C], IoU of the first result over all images.
-        second: likewise of the second.
+        first, second: float64 [1 + C], IoU over all images.
         mean: float64 [1 + C], mean difference over the resamples; NaN if no resample has the class.
-        low: float64 [1 + C], lower end of the interval that holds :data:`LEVEL` % of the differences.
-        high: its upper end.
-        images: how many images were compared.
-        resamples: how many times as many images were drawn.
+        low, high: float64 [1 + C], ends of the interval that contains :data:`LEVEL` % of the differences.
+        images: number of compared images.
+        resamples: number of resamples, of as many images each.
         seed: of NumPy's default generator.
     """
 
@@ -134,10 +130,9 @@ def compare_results(
 def resampled(first: PerImageCounts, second: PerImageCounts, resamples: int, seed: int) -> np.ndarray:
     """Differences of mIoU and of the IoU of C classes, second minus first, in each resample: [resamples, 1 + C].
 
-    NaN for a class that neither mask nor predictions of a resample have; mIoU is over the others. A class that no image
-    has counts as 0, as in mIoU.
-    Both have the same N images in the same order. Resamples are the rows of
-    ``numpy.random.default_rng(seed).integers(N, size=(resamples, N))``.
+    Both have the same N images in the same order; resamples are the rows of
+    ``numpy.random.default_rng(seed).integers(N, size=(resamples, N))``. A class without a pixel in a resample has NaN,
+    and mIoU is over the others; a class absent from all images counts as 0, as in mIoU.
     """
     counts = np.concatenate([first.intersections, first.unions, second.intersections, second.unions], 1).astype(float)
     images, rng = len(counts), np.random.default_rng(seed)

@@ -1,7 +1,7 @@
 """Charts of results: IoU per class, confusion matrix, InfoScore, several results side by side.
 
-Every chart is a ``Figure`` of its own: it needs no display and leaves pyplot alone. The ending of its path is its
-format, see :data:`FORMATS`. IoU comes in as a fraction and is shown in percent. Charts replace earlier ones.
+Every chart is a separate ``Figure``, independent of pyplot; the suffix of its path is its format (:data:`FORMATS`). IoU
+is given as a fraction and shown in percent. Charts replace earlier ones.
 """
 
 from __future__ import annotations
@@ -38,15 +38,13 @@ def iou_bars(
     title: str = "",
     absent: Collection[int] = (),
 ) -> None:
-    """IoU of each of C classes as a bar, in label order, with its value beside it, and the mean as a line.
+    """IoU of each of C classes as a bar, in label order, with its value, and the mean as a line.
 
     Args:
-        path: the file to write.
         names: C class names.
         iou: C values.
         std: C standard deviations, drawn as error bars.
-        title: stands above.
-        absent: numbers of classes that the masks lack. They have a dash for a value: 0 is what mIoU counts for them.
+        absent: numbers of classes absent from the masks. A dash replaces their value, which counts as 0 in mIoU.
     """
     figure, axes = _figure(7.5, 1.1 + 0.24 * len(names))
     positions, labels = np.arange(len(names)), [*map(_verbatim, names)]
@@ -76,14 +74,11 @@ def difference_bars(
     titles: tuple[str, str],
     interval: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> None:
-    """How much the IoU of each class, or mIoU, of a second result differs from the first, in percentage points.
+    """Difference of the IoU of each class, or mIoU, of a second result from the first, in percentage points.
 
     Args:
-        path: the file to write.
         names: what is measured, one bar each.
-        first: values of the first result; None where it has none.
-        second: values of the second result.
-        titles: of the two results.
+        first, second: values; None where a result has none.
         interval: lower and upper ends of an interval around each difference, as fractions, drawn as a line.
     """
     figure, axes = _figure(7.5, 1.3 + 0.24 * len(names))
@@ -108,13 +103,11 @@ def difference_bars(
 
 
 def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence[int]], title: str = "") -> None:
-    """Where the pixels of each true class went, in percent of that class.
+    """Predicted classes of the pixels of each true class, in percent of that class.
 
     Args:
-        path: the file to write.
         names: C class names.
         counts: [C, C] pixels, row = label, column = prediction. The row of a class without pixels stays empty.
-        title: stands above.
     """
     matrix = np.asarray(counts, dtype=float)
     totals = matrix.sum(1, keepdims=True)
@@ -174,7 +167,6 @@ def grouped_bars(
     """Several results side by side.
 
     Args:
-        path: the file to write.
         rows: what is measured, for example mIoU and class names; one group of bars each.
         series: per result its title, its values, and their standard deviations; None where there is none.
     """

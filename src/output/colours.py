@@ -49,8 +49,8 @@ VOC_PALETTE = voc_palette()
 def safe_palette() -> np.ndarray:
     """Colours for the classes of photos, uint8 [256, 3]: Okabe and Ito's, then generated ones.
 
-    Each generated colour is the candidate farthest from all before it under the worst kind of vision. When the farthest
-    comes closer than :data:`SAFE_DISTANCE`, the colours start again with the first.
+    Each generated colour is the candidate farthest from all before it under the worst kind of vision. When no candidate
+    is farther than :data:`SAFE_DISTANCE`, the colours repeat.
     """
     steps = np.arange(0, 256, 15)
     candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3).astype(np.uint8)

@@ -27,13 +27,10 @@ from .colours import IGNORED
 
 
 class EvaluationPictures:
-    """Collects what the pictures of one evaluation need and writes them.
-
-    Pictures replace those of an earlier evaluation with the same CSV: they can be made again.
+    """Collects what the pictures of one evaluation need and writes them; they replace earlier ones of the same CSV.
 
     Args:
         csv: the evaluation's CSV; pictures are named after it.
-        dataset: what is evaluated.
         names: C class names.
         save_predictions: write ``<csv stem>_predictions/<image>.png``.
         overlays: draw N images into ``<csv stem>_overlays.png``; None or 0: none.
@@ -67,12 +64,7 @@ class EvaluationPictures:
         return {**self._write_prediction(prediction), **self._keep_row(prediction)}
 
     def must_draw(self, index: int, kept: Mapping[str, Tensor]) -> bool:
-        """Whether a picture of image ``index`` is missing, although the image was segmented before.
-
-        Args:
-            index: of the image.
-            kept: what :meth:`keep` returned when it was segmented.
-        """
+        """Whether a picture of image ``index`` is missing; ``kept`` is what :meth:`keep` returned before."""
         if index in self._shown and f"overlay.{index}" not in kept:
             return True
         if not self.save_predictions:
@@ -151,9 +143,8 @@ def sheet(
 
     Args:
         rows: image file, mask file and predicted labels, uint8 [height, width].
-        labelling: of the masks.
         names: C class names.
-        captions: a line above each row; none: no lines.
+        captions: a line above each row; empty: none.
 
     Raises:
         UserError: an image or mask cannot be read.

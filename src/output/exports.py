@@ -1,8 +1,8 @@
 """Label maps in the formats of annotation tools: COCO JSON, labelme, CVAT, Label Studio and YOLO.
 
-An :class:`Export` takes photos one by one and writes into a folder of its own. Instances are the connected components
-of a class (8 neighbours); class 0, the background, has none. Polygons have their corners at pixel corners: the polygon
-of the top left pixel is (0, 0), (1, 0), (1, 1), (0, 1). A cut of no width connects a hole with the outline.
+Instances are the connected components of a class (8 neighbours); class 0, the background, has none. Polygons have their
+corners at pixel corners: the polygon of the top left pixel is (0, 0), (1, 0), (1, 1), (0, 1). A cut of no width
+connects a hole with the outline.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ class LabelledPhoto:
     """A photo and its labels.
 
     Attributes:
-        file: the photo.
-        name: of result files, without an ending; unique within an export.
+        name: of result files, without a suffix; unique within an export.
         labels: uint8 [height, width], numbers of ``class_names``.
         class_names: C names; the first is the background's.
     """
@@ -49,13 +48,7 @@ class LabelledPhoto:
 
 @dataclass(frozen=True)
 class Instance:
-    """A connected component of a class.
-
-    Attributes:
-        label: the class.
-        box: x, y, width and height in pixels.
-        mask: bool [height, width] of the box.
-    """
+    """A connected component of class ``label``: ``box`` is x, y, width, height in pixels, ``mask`` bool within it."""
 
     label: int
     box: tuple[int, int, int, int]
@@ -82,8 +75,8 @@ def instances(labels: np.ndarray) -> list[Instance]:
 def polygon_of(mask: np.ndarray) -> np.ndarray:
     """One polygon around a mask, bool [height, width], holes cut out: float [K, 2] corners (x, y).
 
-    It is simplified where that moves no boundary by more than a pixel. Otherwise it is exact: it holds the centres of
-    the mask's pixels and no other.
+    It is simplified if that moves no boundary by more than a pixel; otherwise it is exact and contains the centres of
+    the mask's pixels and no others.
     """
     loops = boundary_loops(mask)
     simple = [cv2.approxPolyDP(loop.astype(np.int32)[:, None], TOLERANCE, True)[:, 0] for loop in loops]
@@ -172,8 +165,7 @@ class Export:
     """Writes photos in one format into ``folder``, which must be empty or missing.
 
     Raises:
-        UserError: the folder is not empty or cannot be written to, or a class name has characters that the format
-            forbids.
+        UserError: the folder is not empty or cannot be written to, or a class name has forbidden characters.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:

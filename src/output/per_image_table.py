@@ -39,15 +39,13 @@ def write_per_image(
     config: Config,
     pictures: EvaluationPictures,
 ) -> dict[str, Any]:
-    """Write the table of an evaluation with ``per_image``; returns what the result's JSON records of it.
+    """Write the table of an evaluation with ``per_image``; returns its entry in the result's JSON.
 
     Args:
-        path: where, beside the evaluation's CSV.
-        evaluation: with counts of each image.
-        dataset: what was evaluated.
+        path: the file, beside the evaluation's CSV.
         names: C class names.
         config: paths of images and masks are written relative to its ``data_root``.
-        pictures: where predictions are, if they were saved.
+        pictures: the location of saved predictions.
     """
     counts = evaluation.per_image
     assert counts is not None
@@ -88,12 +86,11 @@ def _digest(content: bytes) -> str:
 
 @dataclass(frozen=True)
 class PerImageTable:
-    """A table that was read back.
+    """A table read from a file.
 
     Attributes:
-        path: its file.
         names: C class names.
-        images: N images; one that the list has twice has its number behind the second: ``a.jpg (2)``.
+        images: N images; the second occurrence in the list is called ``a.jpg (2)``.
         files: N rows of the columns image, mask, prediction and CRC-32.
         counts: intersections and unions of the N images.
     """
@@ -106,10 +103,10 @@ class PerImageTable:
 
 
 def read_per_image(result: Path) -> PerImageTable:
-    """The table of a result, which is a JSON file that :func:`src.output.reading.read_named` takes.
+    """The table of a result, which is a JSON file for :func:`src.output.reading.read_named`.
 
     Raises:
-        UserError: the result has no table, the table is missing, or it is not the one that was written.
+        UserError: the result has no table, or the table is missing or was changed.
     """
     values = json.loads(read_regular(result, MAX_BYTES).decode("utf-8-sig"))
     again = "run training_free_blip.py again with --per-image"

@@ -126,14 +126,13 @@ def _write_names(picture: Image.Image, labels: np.ndarray, names: Sequence[str])
 
 
 def heat_map(image: np.ndarray, strength: np.ndarray, title: str, top: float | None = None) -> Image.Image:
-    """The probability of one class over the greyed image, with a labelled colour bar below.
+    """The probability of one class over the grey image, with a labelled colour bar below.
 
     Args:
         image: RGB uint8 [height, width, 3].
         strength: float32 [height, width], a probability.
-        title: stands before the colour bar.
         top: of the colour scale, so that several heat maps can share one; None: the maximum of ``strength``. It is
-            never less than :data:`LEAST_HEAT`: a class that is nowhere must not look as if it were somewhere.
+            at least :data:`LEAST_HEAT`, so that the map of an absent class stays dark.
     """
     top = max(float(strength.max()) if top is None else top, LEAST_HEAT)
     scaled = (strength * (255 / top)).clip(0, 255).astype(np.uint8)
@@ -186,11 +185,10 @@ def grid(
     """Images in rows, a title above each column, a legend below.
 
     Args:
-        rows: RGB images of any size, as many in each row as there are titles; each is fitted into a cell.
-        titles: one per column.
+        rows: RGB images of any size, one per title in each row; each is fitted into a cell.
         legend: entries of :func:`legend_strip`.
         cell: width and height of a cell, pixels.
-        captions: a line above each row, cut at its width; none: no lines.
+        captions: a line above each row, cut at its width; empty: none.
     """
     gap, size = 8, 20
     line = 26 if captions else 0

@@ -48,14 +48,13 @@ class Rank:
 
 @dataclass(frozen=True)
 class Result:
-    """What one result file says.
+    """The content of one result file.
 
     Attributes:
-        path: the file.
-        facts: what tells this result from others: experiment, prompts, layers, tuned weights, images, runs.
+        facts: distinguish this result from others: experiment, prompts, layers, tuned weights, images, runs.
         settings: its configuration, as written by the experiment.
         miou: None for a ranking.
-        miou_present: over the classes that are in the masks, if some are not; else None.
+        miou_present: over the classes in the masks, if some are absent; else None.
         classes: by class name, in label order; empty for a ranking.
         ranking: by layer; empty for an evaluation.
     """
@@ -83,13 +82,12 @@ class Found:
 
 
 def find_results(paths: Sequence[Path]) -> Found:
-    """Read the files among ``paths``, and of the folders among them every JSON that is a result.
+    """Read the files among ``paths``, and every JSON result in the folders among them.
 
-    An earlier result that was kept under a name with its date is one like any other, unless it says the same as the
-    result that took its place: then it is left out, with that reason.
+    An earlier result that was renamed with its date is left out if it equals the result that replaced it.
 
     Raises:
-        UserError: a path does not exist, a file that is named is no result, or a folder holds none.
+        UserError: a path does not exist, a named file is not a result, or a folder has none.
     """
     results: dict[Path, Result] = {}
     left_out: dict[Path, str] = {}
@@ -115,7 +113,7 @@ def read_named(path: Path) -> Result:
     """Read a result file that the user named.
 
     Raises:
-        UserError: it is none that one of the experiments wrote whole.
+        UserError: it is not a complete result of an experiment.
     """
     try:
         return read_result(path)

@@ -172,7 +172,7 @@ def left_out_lines(found: Found) -> str:
 
 
 def report_bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | None], list[float | None]]]]:
-    """What :func:`src.output.charts.grouped_bars` draws of the evaluations among the results.
+    """Input of :func:`src.output.charts.grouped_bars` for the evaluations among the results.
 
     Returns:
         Names of the rows, mIoU first; per evaluation its title, means and standard deviations, None where it has none.

@@ -23,12 +23,7 @@ def worst_images(table: PerImageTable, count: int) -> list[int]:
 
 
 def worst_sheet(result: Result, table: PerImageTable, count: int) -> bytes:
-    """A PNG with a row for each of the ``count`` images of lowest mIoU.
-
-    Args:
-        result: a training-free one.
-        table: its scores of single images.
-        count: how many images; all, if there are fewer.
+    """A PNG with a row for each of the ``count`` images of lowest mIoU (or all) of a training-free result.
 
     Raises:
         UserError: predictions were not saved or were replaced, or an image or mask cannot be read.

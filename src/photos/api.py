@@ -40,11 +40,7 @@ if TYPE_CHECKING:
 
 
 class PhotoSegmenter:
-    """Segments photos into classes given as words.
-
-    Attributes:
-        segmenter: the method on images, with all that it computes on the way.
-    """
+    """Segments photos into classes given as words; ``segmenter`` is the method on images."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
@@ -66,11 +62,11 @@ class PhotoSegmenter:
 
         Args:
             name: a hub name, a folder in HuggingFace format or an ALBEF checkpoint.
-            classes: what to look for: ``"cat; dog = puppy, hound"``.
-            background: what else may be in a photo: ``"table, wall"``. None: the paper's background words for PASCAL.
+            classes: such as ``"cat; dog = puppy, hound"``.
+            background: other words, such as ``"table, wall"``. None: the paper's background words for PASCAL.
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             layers: text layers whose attention is averaged. The paper's choice is that of blip-itm-large-coco.
-            image_size: side of the square that the model sees, pixels.
+            image_size: side of the square that the model gets, pixels.
             crf: iterations of the CRF; 0 for none.
             amp: number format, as ``runtime.amp`` in a configuration.
 
@@ -105,10 +101,7 @@ class PhotoSegmenter:
         return self.segmenter.prompts.class_names
 
     def __call__(self, photo: ImageLike) -> PhotoResult:
-        """Segment a photo at its own size.
-
-        Args:
-            photo: a path, a Pillow image or an array: see :func:`src.data.images.to_rgb`.
+        """Segment a photo (see :func:`src.data.images.to_rgb`) at its own size.
 
         Raises:
             UserError: the photo cannot be read or is refused.
@@ -125,10 +118,9 @@ class PhotoResult:
     """A segmented photo of C classes.
 
     Attributes:
-        file: the photo's; ``photo`` if it came without one.
+        file: the photo's; ``photo`` for an image without one.
         rgb: the photo, uint8 [height, width, 3].
-        analysis: what the segmenter found.
-        segmenter: which one.
+        analysis: the output of ``segmenter``.
     """
 
     file: Path

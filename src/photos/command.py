@@ -88,8 +88,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     A photo that cannot be read or segmented is named and skipped.
 
     Raises:
-        UserError: wrong words, paths or settings before the start; results that cannot be written; photos that were
-            left out, at the end.
+        UserError: words, paths or settings are invalid; results cannot be written; or, at the end, photos were skipped.
     """
     if world_size() > 1:
         raise UserError("photos are segmented by one process; start this command without torchrun")

@@ -32,13 +32,12 @@ def summary(analysis: ImageAnalysis) -> str:
 
 
 def pictures_of(rgb: np.ndarray, analysis: ImageAnalysis, heat_maps: bool = False) -> dict[str, Callable[[], bytes]]:
-    """Functions that draw the PNG files of a photo, by the ending of their names: ``labels``, ``overlay``, and with
-    ``heat_maps`` one per class.
+    """Functions that draw the PNG files of a photo, by the ending of their names: ``labels``, ``overlay``, heat maps.
 
     Args:
         rgb: the photo, uint8 [height, width, 3].
-        analysis: of the same photo. Unless there are heat maps, nothing but its labels is kept.
-        heat_maps: whether to draw them.
+        analysis: of the same photo. Without heat maps only its labels are kept.
+        heat_maps: whether to draw one per class.
     """
     shares, names, labels = analysis.shares, analysis.class_names, analysis.labels
     legend = [

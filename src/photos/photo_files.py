@@ -32,10 +32,10 @@ class PhotoFile(NamedTuple):
 def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     """The image files among ``paths`` and directly in the folders among them, each once.
 
-    Files of a folder that are no images are noted. Pictures that an earlier run left in ``output`` are no photos.
+    Other files of a folder are noted. Pictures that an earlier run left in ``output`` are not photos.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no image.
+        UserError: a path does not exist, or a folder has no image.
     """
     found = []
     for path in paths:
@@ -81,11 +81,7 @@ def name_outputs(photos: Sequence[Path]) -> list[PhotoFile]:
 
 
 def refuse_earlier(photos: Sequence[PhotoFile], output: Path) -> None:
-    """Check that no earlier run left results of ``photos`` in the folder ``output``.
-
-    Raises:
-        UserError: one did.
-    """
+    """Raise UserError if an earlier run left results of ``photos`` in the folder ``output``."""
     for photo in photos:
         for ending in (LABELS, OVERLAY, EXPLORER):
             if os.path.lexists(path := output / f"{photo.name}_{ending}"):

@@ -22,9 +22,9 @@ def load_photo_segmenter(
     """Load the model that a configuration names and bind it to words.
 
     Args:
-        config: a YAML file; its data set need not be there.
-        classes: what to look for, such as ``cat; dog = puppy, hound``; None: the classes of the class file.
-        background: what else may be there, such as ``table, wall``; None: the background words of the class file.
+        config: a YAML file; its data set need not exist.
+        classes: such as ``cat; dog = puppy, hound``; None: the classes of the class file.
+        background: other words, such as ``table, wall``; None: the background words of the class file.
         device: as ``--device``.
 
     Raises:
@@ -37,9 +37,9 @@ def load_photo_segmenter(
 def segmenter_of_words(
     config: Config, prompts: PromptSet, device: str = "auto", tuned: Path | None = None
 ) -> Segmenter:
-    """The same for a configuration that is read and ``prompts`` that are made; ``tuned``: weights to put in.
+    """The same for a loaded configuration and ``prompts``; ``tuned`` is a file of weights to load.
 
-    Words that the model's vocabulary cannot spell are named.
+    Prints words that the model's vocabulary does not have.
 
     Raises:
         UserError: see :func:`load_photo_segmenter`; or ``model.layers`` is ``auto``, which needs a list of images.

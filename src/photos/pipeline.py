@@ -1,7 +1,7 @@
 """A pipeline for photos: while the model runs, the next photos are read and the previous ones drawn and written.
 
-Threads are enough: decoders, PyTorch, OpenCV and zlib let go of Python's lock while they work. The calling thread runs
-the model, a pool of threads reads and draws, and one thread writes and speaks, so that photos come out in their order.
+Threads suffice: decoders, PyTorch, OpenCV and zlib release Python's lock. The calling thread runs the model, a pool of
+threads reads and draws, and one thread writes and prints in the order of the photos.
 """
 
 from __future__ import annotations
@@ -28,12 +28,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Drawing:
-    """What will be drawn of a photo.
-
-    Attributes:
-        said: of what was found in it.
-        parts: each makes a file, by itself and in any thread; by the ending of the file's name.
-    """
+    """The line to print about a photo, and functions that make its files (in any thread), by the ending of the name."""
 
     said: str
     parts: Mapping[str, Callable[[], bytes]]
@@ -64,10 +59,10 @@ class Stages(Protocol[Read]):
 
 
 def run_stages(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: int) -> None:
-    """Take ``photos`` through ``stages``, up to ``batch_size`` at once through the model.
+    """Run ``photos`` through ``stages``, up to ``batch_size`` at once through the model.
 
     Raises:
-        Exception: what ``finish`` raises; nothing is finished after it. Whatever ends this, no thread is left.
+        Exception: raised by ``finish``; no later photo is finished. No thread remains in any case.
     """
     pipeline = _Pipeline(stages, batch_size)
     try:
@@ -107,12 +102,7 @@ def photo_batches(photos: Iterable[PhotoFile], size: int) -> Iterator[PhotoBatch
 
 
 class _Pipeline:
-    """Photos between the stages.
-
-    Attributes:
-        photos: how many are on their way.
-        pixels: how many they have in all.
-    """
+    """Photos between the stages: ``photos`` is their number, ``pixels`` their pixels in total."""
 
     def __init__(self, stages: Stages[Read], batch_size: int) -> None:
         self.photos = self.pixels = 0

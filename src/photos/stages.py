@@ -33,13 +33,7 @@ from .pipeline import Drawing, Drawn
 
 @dataclass(frozen=True)
 class ReadPhoto:
-    """A photo in memory.
-
-    Attributes:
-        path: its file.
-        rgb: uint8 [height, width, 3].
-        pixels: float32 [3, S, S], the same in the segmenter's frame.
-    """
+    """A photo in memory: ``rgb`` uint8 [height, width, 3], ``pixels`` in the segmenter's frame, float32 [3, S, S]."""
 
     path: Path
     rgb: np.ndarray
@@ -50,12 +44,11 @@ class PhotoStages:
     """The stages of the command; see :class:`src.photos.pipeline.Stages`.
 
     Args:
-        segmenter: with what photos are segmented.
         output: the folder for results.
-        bar: counts the photos that are finished; lines are printed above it.
+        bar: counts finished photos; lines are printed above it.
         heat_maps: whether a heat map of each class is drawn.
         explorer: whether a page of the attention explorer is made of each photo.
-        exports: take the labels of each photo.
+        exports: get the labels of each photo.
         any_size: whether photos of any decoded size are read.
 
     Attributes:
@@ -82,11 +75,7 @@ class PhotoStages:
         self.left_out: list[Path] = []
 
     def read(self, photo: PhotoFile) -> ReadPhoto:
-        """Decode a photo and put it into the frame.
-
-        Raises:
-            UserError: see :func:`src.data.images.read_photo`.
-        """
+        """Decode a photo and put it into the frame; see :func:`src.data.images.read_photo`."""
         rgb = read_photo(
             photo.path, None if self.any_size else MAX_BYTES, "scale it down, or lift the limit with --any-size"
         )
@@ -97,7 +86,7 @@ class PhotoStages:
         return [self._drawing(photo, seen) for photo, seen in zip(photos, self._see(photos), strict=True)]
 
     def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
-        """Write the files of a photo and say what was found, or name it as left out.
+        """Write the files of a photo and print what was found, or that it was skipped.
 
         Raises:
             UserError: a file cannot be written.

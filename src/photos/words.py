@@ -17,12 +17,12 @@ MAX_CLASSES = 254  # labels are bytes; 0 is the background, 255 stands for ignor
 def prompts_of_words(
     config: Config, classes: str | None, background: str | None = None, multi_prompt: bool = False
 ) -> PromptSet:
-    """The prompts that ``--classes``, ``--background`` and the configuration's class file make together.
+    """The prompts from ``--classes``, ``--background`` and the configuration's class file.
 
     Args:
-        config: names the class file that stands in for what is not given.
-        classes: such as ``cat; dog = puppy, hound``; words after "=" always count. None: the class file's.
-        background: such as ``table, wall``. None: the class file's, without those that are asked for as classes.
+        config: names the class file, the default for both.
+        classes: such as ``cat; dog = puppy, hound``; words after "=" always count.
+        background: such as ``table, wall``. None: the class file's, without words of ``classes``.
         multi_prompt: whether related words of the class file count.
 
     Raises:
@@ -55,10 +55,10 @@ def prompts_of_words(
 
 
 def parse_classes(text: str) -> list[ClassEntry]:
-    """Read ``--classes``: classes apart by ";", each a name, or a name, "=" and related words apart by ",".
+    """Read ``--classes``: classes separated by ";", each a name, or a name, "=" and related words separated by ",".
 
     Raises:
-        UserError: no class, too many, one twice, a part without a name, or commas where semicolons were meant.
+        UserError: no class, too many, a duplicate, a part without a name, or commas in place of semicolons.
     """
     entries: list[ClassEntry] = []
     # without ";" and "=", commas can only separate classes
@@ -82,11 +82,7 @@ def parse_classes(text: str) -> list[ClassEntry]:
 
 
 def parse_background(text: str) -> list[str]:
-    """Read ``--background``: words apart by "," (";" does too).
-
-    Raises:
-        UserError: no word.
-    """
+    """Read ``--background``: words separated by "," or ";". Raises UserError without words."""
     words = list(dict.fromkeys(filter(None, map(str.strip, re.split("[,;]", text)))))
     if not words:
         raise UserError('--background: expected at least one word, such as "table, wall"')
