@@ -3,10 +3,9 @@
     python -m tools.check --config configs/pascal_blip.yaml
     python -m tools.check --config configs/coco_blip_one_shot.yaml --multi_prompt
 
-The model is loaded, and its vocabulary must know every word; every image is decoded, and every mask must have the right
-labels and the size of its image; a file is written where results will go; and one batch is segmented, which shows
-whether memory suffices. Every fault is one line, with the line of the image list where possible; exit code 2 if there
-are any.
+It loads the model, checks that its vocabulary has every word, decodes every image and mask, checks labels and sizes,
+writes a file where results will go, and segments one batch, which shows whether memory suffices. Every fault is one
+line, with the line of the image list where possible; exit code 2 if there are any.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m tools.convert albef mscoco.pth models/albef-coco
     python -m tools.convert albef ALBEF.pth models/albef --tokenizer Salesforce/blip-itm-large-coco
 
-The folder has HuggingFace's format: config.json, model.safetensors with the weights that are used, in float32, and the
-tokenizer's files. Set model.name to its path. Results are exactly those of the checkpoint. transformers itself has no
-ALBEF: it cannot load the folder.
+The folder has HuggingFace's format: config.json, model.safetensors (the used weights in float32) and the tokenizer's
+files. Set model.name to its path. Results are exactly those of the checkpoint. transformers cannot load the folder,
+because it has no ALBEF.
 """
 
 from __future__ import annotations

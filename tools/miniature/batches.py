@@ -52,9 +52,9 @@ class Prompts:
 
     Attributes:
         input_ids, attention_mask: [B, P, T].
-        wanted: [B, P], 1 where the caption holds the word.
-        subjects: [B, P] int64, position of the word's subject among the K; 0 for words that no drawing shows.
-        absent_words: [B], number of words of the class file that each wrong prompt stands for.
+        wanted: [B, P], 1 where the caption contains the word.
+        subjects: [B, P] int64, index of the word's subject among the K; 0 for words that no drawing shows.
+        absent_words: [B], number of words of the class file that each wrong prompt represents.
     """
 
     input_ids: Tensor
@@ -114,12 +114,7 @@ class PromptSampler:
 
 
 class PictureSampler:
-    """Draws random batches of pictures, mirrored and jittered in colour.
-
-    Args:
-        pictures: uint8 [n, S, S, 3].
-        captions: their words.
-    """
+    """Draws random batches of ``pictures`` (uint8 [n, S, S, 3]), mirrored, jittered in colour, with captions."""
 
     def __init__(self, pictures: np.ndarray, captions: Sequence[Sequence[str]]) -> None:
         self.pictures = pictures

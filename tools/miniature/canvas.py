@@ -21,11 +21,11 @@ NUM_CLASSES = len(CLASSES)
 
 
 class Canvas:
-    """A picture and, pixel by pixel, what it shows.
+    """A picture and the subject of each pixel.
 
     Attributes:
         picture: uint8 [height, width, 3], RGB.
-        subjects: uint8 [height, width], number of the subject each pixel shows (see :data:`words.SUBJECTS`).
+        subjects: uint8 [height, width], numbers of subjects (see :data:`class_words.SUBJECTS`).
         objects: uint8 [height, width], 0 for scenery, k for the k-th object.
     """
 
@@ -58,7 +58,7 @@ class Canvas:
     ) -> None:
         """Fill ``region`` (bool, broadcast to [height, width]) with scenery.
 
-        The colour runs from ``top`` at the upper rim of the picture to ``bottom`` at the lower one, with blotches of
+        The colour runs from ``top`` at the upper edge of the picture to ``bottom`` at the lower edge, with blotches of
         about ``cell`` pixels that are up to ``grain`` grey levels lighter or darker.
         """
         region = np.broadcast_to(region, self.subjects.shape)

@@ -1,13 +1,11 @@
 """Pictures and their captions, the model's only training data.
 
-The rule of a caption: it names every subject, class or scenery, that covers at least 2 % of the picture, in random
-order and each with one word: half of the time the subject's name, else any word of the class file that fits the drawing
-(a figure in a dress is a person or a woman, never a man; plural forms fit one as well as many). For example
-"wall, person in dress, floor".
+A caption names every subject (class or scenery) that covers at least 2 % of the picture, in random order and each with
+one word: half of the time the subject's name, else any word of the class file that fits the drawing (a figure in a
+dress is a person or a woman; plural forms fit one as well as many). For example "wall, person in dress, floor".
 
-A scene gives four pictures: the whole scene, letterboxed, and three square close-ups at about the scale that the model
-sees when it runs: it is trained on 128 pixels and runs on 192, so a close-up of two thirds of a scene looks as large in
-training as the scene does later.
+A scene gives four pictures: the whole scene, letterboxed, and three square close-ups of two thirds. The model is
+trained on 128 pixels and runs on 192, so objects in close-ups have the size that they have in whole scenes later.
 """
 
 from __future__ import annotations

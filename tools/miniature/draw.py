@@ -6,8 +6,7 @@ Writes 200 validation and 200 train scenes in PASCAL VOC's layout, under 8 MB:
     SegmentationClassAug/*.png    palette masks in the VOC colours: 0 background, 1 to 20 classes, 255 void
     val.txt, train.txt            a line "JPEGImages/x.jpg SegmentationClassAug/x.png" per scene
 
-All seeds are fixed: drawing again gives the same files. The pictures that the model is trained on have
-other seeds (see tools/miniature/captions.py); no training picture is a scene of these lists.
+All seeds are fixed, so the files are always the same. Training pictures (tools/miniature/captions.py) have other seeds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The twenty classes, one drawing function each (two for boats and people, who come in two looks).
+"""The twenty classes, one drawing function each (two for boats and people, which have two looks).
 
-Every function draws in the unit square of its pen's frame: x to the right and y down, both -1 to 1. Objects that have a
-front look to the right.
+Functions draw in the unit square of the pen: x to the right and y down, from -1 to 1. Objects with a front face right.
 """
 
 from __future__ import annotations
@@ -358,11 +357,11 @@ def tv(pen: Pen, rng: Generator) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """One way a class is drawn.
+    """One way to draw a class.
 
     Attributes:
         draw: draws it with a pen.
-        words: words of the class that a caption may call it by, the class name first.
+        words: words of the class that fit in a caption, the class name first.
     """
 
     draw: Callable[[Pen, Generator], None]

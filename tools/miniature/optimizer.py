@@ -13,15 +13,14 @@ LARGEST_NORM = 1.0
 
 
 class FlatAdamW:
-    """Moves parameters into one vector and trains that.
+    """AdamW on one flat vector: parameters become views of it.
 
-    A model of a few million parameters in hundreds of tensors spends much of a step on small operations; flat, an
-    update is a handful of large ones and the gradients of all processes are averaged in one call.
+    A small model with hundreds of tensors spends much of a step on small operations. Flat, an update is a few large
+    ones, and the gradients of all processes are averaged in one call.
 
     Args:
         parameters: float32; they become views of the flat vector.
         undecayed: parameters without weight decay.
-        weight_decay: of the others.
     """
 
     def __init__(

@@ -19,12 +19,7 @@ OBJECT_COUNT_CHANCES = (0.55, 0.35, 0.10)  # one, two, three objects
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn scene.
-
-    Attributes:
-        canvas: the picture and the map of what its pixels show.
-        looks: of the objects, in the order they were drawn: ``looks[k - 1]`` is what ``canvas.objects == k`` shows.
-    """
+    """A drawn scene: ``canvas``, and the looks of its objects: ``looks[k - 1]`` is where ``canvas.objects == k``."""
 
     canvas: Canvas
     looks: tuple[Look, ...]

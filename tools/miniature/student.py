@@ -31,8 +31,7 @@ def head_loss(patch_logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 def matching_loss(itm_logits: Tensor, wanted: Tensor) -> Tensor:
     """Binary cross-entropy of the matching head, [B, P, T, 2].
 
-    The method takes the best score over all token positions, padding included. So the best position is trained, and
-    each position too.
+    The method takes the best score over all positions, padding included, so the loss trains the best and all positions.
     """
     found = itm_logits[..., 1] - itm_logits[..., 0]  # [B, P, T]
     weights = torch.where(wanted > 0, 1.0, WRONG_WEIGHT)

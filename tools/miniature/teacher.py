@@ -1,11 +1,10 @@
 """The teacher: a small convolutional network that learns the locations of words from captions alone.
 
 Matching pictures with prompts alone does not make attention localise at this scale. So a network that scores all
-subjects at each patch is trained first by multiple-instance learning: each patch shows something that the caption
-names, and each word of the caption is shown by some patches. Its predictions,
-restricted to the words of the picture's caption, are the patch labels for the tiny BLIP. Masks and boxes are not used.
+subjects at each patch is trained first, by multiple-instance learning from captions. Its predictions, restricted to the
+words of the picture's caption, are the patch labels for the tiny BLIP. Masks and boxes are not used.
 
-B pictures, N patches, K subjects (words.SUBJECTS without the empty one).
+B pictures, N patches, K subjects (class_words.SUBJECTS without the empty one).
 """
 
 from __future__ import annotations
@@ -54,12 +53,9 @@ def subject_logits(teacher: nn.Module, pixels: Tensor, side: int) -> Tensor:
 
 
 def caption_loss(logits: Tensor, named: Tensor, content: Tensor) -> Tensor:
-    """Multiple-instance loss of patch ``logits`` from captions alone.
+    """Multiple-instance loss of patch ``logits`` [B, N, K] from captions alone.
 
-    Args:
-        logits: [B, N, K].
-        named: [B, K], 1 for subjects that the caption names.
-        content: [B, N], 1 for patches of the picture and 0 for its black padding.
+    ``named`` [B, K] is 1 for subjects of the caption, ``content`` [B, N] is 0 for patches of black padding, else 1.
     """
     log_shares = logits.log_softmax(-1)
     explained = torch.logsumexp(log_shares + torch.log(named + 1e-6)[:, None], -1)

@@ -96,10 +96,10 @@ def _sine_positions(grid: int, width: int) -> Tensor:
 
 
 def encode_images(model: BlipForImageTextRetrieval, pixels: Tensor) -> Tensor:
-    """The vision encoder: normalised pixels [B, 3, S, S] to embeddings [B, 1 + N, D].
+    """The vision encoder: normalised pixels [B, 3, S, S] to embeddings [B, 1 + N, D], equal to HuggingFace's.
 
-    The same numbers as HuggingFace's forward. Attention is written out, because PyTorch's fused kernel is slower in the
-    backward pass on a CPU with so few patches; the same holds for :func:`match`.
+    Attention is written out here and in :func:`match_prompts`: with so few patches PyTorch's fused kernel has a slower
+    backward pass on a CPU.
     """
     tower = model.vision_model
     hidden = tower.embeddings(pixels)
@@ -122,8 +122,8 @@ def match_prompts(
         input_ids, attention_mask: [B, P, T].
 
     Returns:
-        Matching logits [B, P, T, 2] on every token position, and per text layer the cross-attention logits
-        [B, P, N] as the method reads them: max over heads, summed over the tokens that are no padding.
+        Matching logits [B, P, T, 2], and per text layer the cross-attention logits [B, P, N] as the method reduces
+        them: max over heads, summed over tokens without padding.
     """
     images, prompts, tokens = input_ids.shape
     hidden = model.text_encoder.embeddings(input_ids.flatten(0, 1))  # [B * P, T, D]

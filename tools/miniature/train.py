@@ -4,14 +4,14 @@
     python -m tools.miniature.train --steps 300 500 --output /tmp/blip   a trial
     python -m tools.miniature.train --steps 20 20 --scenes 20 --cache /tmp/pairs --output /tmp/blip
 
-1. Draw pictures with captions (tools/miniature/captions.py) into --cache, unless it has them.
-2. Train the teacher, a small convolutional network, from them (teacher.py), and save its patch labels.
-3. Train the tiny BLIP (student.py): its vision tower with a throw-away linear head on the patch labels; at the end
+1. Draw pictures with captions (tools/miniature/captions.py) into --cache, unless they exist.
+2. Train the teacher (teacher.py), a small convolutional network, from them, and save its patch labels.
+3. Train the tiny BLIP (student.py): its vision tower with a temporary linear head on the patch labels; at the end
    also image-text matching, and the patch labels on the cross-attention logits of the text layers --layers. The last
    part is short on purpose: one-shot tuning needs a model with good vision that has not fully learned its words.
 
-The output folder is in HuggingFace's format, float16, with training.json beside: command, times, losses, versions. It
-is rewritten during training. Each process runs on one core and takes 32 pictures a step.
+The output folder is in HuggingFace's format, float16, with training.json: command, times, losses, versions. It is
+rewritten during training. Each process runs on one core and takes 32 pictures a step.
 """
 
 from __future__ import annotations
@@ -103,13 +103,7 @@ class Log:
 
 
 class Training:
-    """Both phases of the training, in one of several processes.
-
-    Args:
-        settings: of the command line.
-        rank: number of this process.
-        scratch: folder shared by the processes, gone at the end.
-    """
+    """Both phases of the training, in one of several processes; ``scratch`` is a temporary folder that they share."""
 
     def __init__(self, settings: Settings, rank: int, scratch: Path) -> None:
         self.settings = settings

@@ -246,11 +246,7 @@ def _suite_parser(commands: Any, name: str) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the command line.
-
-    Raises:
-        UserError: see :func:`tools.prepare.pascal.prepare_pascal` and :func:`tools.prepare.coco.prepare_coco`.
-    """
+    """Run the command line."""
     options = vars(parser().parse_args(arguments))
     dataset = options.pop("dataset")
     del options["debug"]

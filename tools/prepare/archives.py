@@ -46,18 +46,15 @@ class Member:
 def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool], expected: str) -> int:
     """Unpack the ``wanted`` files of a .tar, .tgz or .zip archive below ``folder``; return how many were written.
 
-    An existing file of the same size as in the archive is kept; one of another size is replaced, and their number is
-    printed. Every file appears whole or not at all.
+    An existing file of the archive's size is kept, one of another size is replaced, with a note. Writes are atomic.
 
     Args:
-        archive: the archive.
-        folder: where its paths begin.
         wanted: whether to unpack a path of the archive.
-        expected: what ``wanted`` looks for, in words.
+        expected: description of the wanted files, for messages.
 
     Raises:
-        UserError: the archive is damaged, is a web page, has no wanted file or a path that leads out of ``folder``, or
-            the disk is full.
+        UserError: the archive is damaged, is a web page, has no wanted file or a path outside ``folder``, or the disk
+            is full.
     """
     elsewhere = ELSEWHERE.get(archive.name, f"its official source, or take {DIAM}")
     try:

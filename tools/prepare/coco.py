@@ -43,16 +43,14 @@ def prepare_coco(
     split with masks and without annotations gets its list only.
 
     Args:
-        root: the data root.
         lists: folder of the lists.
         splits: "train", "val" or both.
         crowd: "include" or "exclude" crowd regions.
         download: download what is missing.
         force: replace lists that differ, and masks drawn here with other settings.
-        workers: processes that draw masks.
 
     Raises:
-        UserError: a source is missing or damaged, the masks differ, or the disk has no room.
+        UserError: a source is missing or damaged, the masks differ, or the disk is too full.
     """
     require_folder(root)
     _fetch(root, splits, download)

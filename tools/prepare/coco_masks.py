@@ -39,7 +39,7 @@ def read_instances(path: Path, crowd: bool) -> Instances:
     """Read ``instances_*.json``; with ``crowd=False`` without its crowd regions (``iscrowd`` 1).
 
     Raises:
-        UserError: missing, no JSON, or without the parts of an instances file.
+        UserError: the file is missing, not JSON, or not an instances file.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -98,16 +98,12 @@ class MaskJob:
 
 
 def draw_and_save(job: MaskJob) -> None:
-    """Draw the mask of one image and write it.
-
-    Raises:
-        UserError: an annotation cannot be decoded, or the mask cannot be written.
-    """
+    """Write the mask of one image; see :func:`draw_mask`."""
     save_mask(job.target, draw_mask(job))
 
 
 def draw_mask(job: MaskJob) -> np.ndarray:
-    """Draw the annotations of a job; see :func:`paint`.
+    """Draw the annotations of a job; see :func:`paint_annotations`.
 
     Raises:
         UserError: an annotation cannot be decoded.
@@ -125,12 +121,10 @@ class UndecodableError(ValueError):
 def paint_annotations(annotations: list[Annotation], height: int, width: int, labels: dict[int, int]) -> np.ndarray:
     """Draw annotations, larger ones first, so that the smaller ones stay visible: uint8 [height, width], 0 elsewhere.
 
-    Size is the number of pixels of the whole annotation, all its parts together; equal ones go by annotation id.
+    Size is the number of pixels of all parts of an annotation; ties go by annotation id.
 
     Args:
         annotations: each with ``id``, ``category_id`` and ``segmentation``.
-        height: of the image.
-        width: of the image.
         labels: label of each category.
 
     Raises:
@@ -157,12 +151,10 @@ def encode(segmentation: list[list[float]] | dict[str, Any], height: int, width:
 
     Args:
         segmentation: polygons, each x, y, x, y, ... in pixels, or an RLE with ``counts`` as numbers or compressed.
-        height: of the image.
-        width: of the image.
 
     Raises:
-        ValueError: the RLE has another size than the image, or runs that do not make up the image; a polygon has
-            corners that are no numbers or are far outside. The codec itself would read or write outside its memory.
+        ValueError: an RLE does not have the size of the image, or a polygon has corners that are not numbers or far
+            outside. The codec would read or write outside its memory.
     """
     codec: Any = rle_codec  # its type hints know less than it does
     if isinstance(segmentation, dict):
@@ -196,7 +188,7 @@ def uncompressed(counts: str | bytes) -> list[int]:
     """The runs of a compressed RLE: five bits a character, lowest first, from the third run on as differences.
 
     Raises:
-        ValueError: other characters than the code has, or an end in the middle of a run.
+        ValueError: invalid characters, or the text ends within a run.
     """
     text = counts.encode("ascii") if isinstance(counts, str) else counts
     runs: list[int] = []

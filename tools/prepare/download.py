@@ -22,11 +22,7 @@ _OF_THE_DISK = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPE
 
 
 def download_voc(root: Path) -> None:
-    """Download VOC 2012 trainval to ``root``: VOCtrainval_11-May-2012.tar, unpacked as VOCdevkit/VOC2012.
-
-    Raises:
-        UserError: the download failed.
-    """
+    """Download VOC 2012 trainval to ``root``, unpacked as VOCdevkit/VOC2012. Raises UserError if that fails."""
     # here and below: torchvision takes seconds to import, and only downloads need it
     from torchvision.datasets import VOCSegmentation
 
@@ -37,11 +33,7 @@ def download_voc(root: Path) -> None:
 
 
 def download_sbd(folder: Path) -> None:
-    """Download SBD to ``folder``: cls/, img/ and inst/.
-
-    Raises:
-        UserError: the download failed.
-    """
+    """Download SBD to ``folder``: cls/, img/ and inst/. Raises UserError if that fails."""
     from torchvision.datasets import SBDataset
 
     remedy = f"download {SBD_ARCHIVE} from {ELSEWHERE[SBD_ARCHIVE]} and put it in {folder.parent} or name it with --sbd"
@@ -53,8 +45,7 @@ def download_sbd(folder: Path) -> None:
 def download_coco(name: str, root: Path) -> None:
     """Download one of the archives of :data:`tools.prepare.archive_addresses.COCO_URLS` to ``root``.
 
-    The archive gets its name only when it is whole and has the known checksum: torchvision takes any file of that name
-    for the archive.
+    The archive gets its name only when it is complete and has the known checksum.
 
     Raises:
         UserError: the download failed.

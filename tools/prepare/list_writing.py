@@ -17,8 +17,7 @@ def check_list(path: Path, lines: list[str], force: bool, remedy: str) -> None:
     """Check that :func:`write_list` will work, before hours of other work.
 
     Raises:
-        UserError: ``lines`` is empty (with ``remedy``), a name in them has blanks, or a list has to be written to
-            ``path`` and cannot be.
+        UserError: ``lines`` is empty (with ``remedy``), a name has blanks, or ``path`` must be written and cannot be.
     """
     if not lines:
         raise UserError(f"no images for the list {path}: {remedy}")

@@ -15,11 +15,7 @@ MASK_BYTES = 10_000  # size of a mask of these data sets on a disk, rounded up
 
 
 def save_mask(path: Path, labels: np.ndarray) -> None:
-    """Write labels, uint8 [height, width], as a grey PNG, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write labels, uint8 [height, width], atomically as a grey PNG. Raises UserError if that fails."""
     with replacing(path) as temporary:
         try:
             Image.fromarray(labels).save(temporary)
@@ -30,8 +26,7 @@ def save_mask(path: Path, labels: np.ndarray) -> None:
 def names_in(folder: Path, ending: str) -> set[str]:
     """Names, without ``ending``, of the files in ``folder`` that have it; none if the folder does not exist.
 
-    Names with a leading dot are unfinished files of a killed run. Folders, pipes and broken links do not count: reading
-    a pipe would never end.
+    Temporary files of a killed run (leading dot), folders, pipes and broken links do not count.
 
     Raises:
         UserError: the folder cannot be read.
@@ -52,10 +47,6 @@ def names_in(folder: Path, ending: str) -> set[str]:
 
 
 def require_folder(root: Path) -> None:
-    """Check that the data root is a folder, or can become one.
-
-    Raises:
-        UserError: it is a file.
-    """
+    """Raise UserError if the data root is a file."""
     if root.exists() and not root.is_dir():
         raise UserError(f"--root {root} is a file; name the folder of the data set, with the archives in it")

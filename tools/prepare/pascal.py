@@ -63,19 +63,16 @@ def prepare_pascal(
     """Build ``root``/JPEGImages, ``root``/SegmentationClassAug and ``lists``/{train,val}.txt; print what was done.
 
     Masks come from SBD, or from VOC where both have one. Existing files are kept. If SegmentationClassAug exists and
-    SBD does not, the folders are used as they are and only the lists are written.
+    SBD does not, only the lists are written.
 
     Args:
-        root: the data root.
-        lists: folder of the lists.
-        voc: the unpacked devkit or its archive; None looks below ``root``.
-        sbd: the folder benchmark_RELEASE; None looks below ``root``.
+        voc: the unpacked devkit or its archive; None: below ``root``.
+        sbd: the folder benchmark_RELEASE; None: below ``root``.
         download: download what is missing.
         force: replace lists that differ; without it they are kept, and the difference is printed.
-        workers: processes that convert masks.
 
     Raises:
-        UserError: a source is missing or damaged, or the disk has no room.
+        UserError: a source is missing or damaged, or the disk is too full.
     """
     require_folder(root)
     devkit, sbd_folder = _sources(root, voc, sbd, download)
@@ -151,11 +148,7 @@ def _mask_jobs(devkit: Devkit, sbd: Path, folder: Path, there: set[str]) -> list
 
 
 def convert(job: ConversionJob) -> None:
-    """Convert one mask.
-
-    Raises:
-        UserError: the source cannot be read or the target cannot be written.
-    """
+    """Convert one mask. Raises UserError if the source cannot be read or the target cannot be written."""
     read = read_sbd_mask if job.source.suffix == ".mat" else read_voc_mask
     save_mask(job.target, read(job.source))
 

@@ -57,9 +57,7 @@ class Devkit:
 
 
 def find_devkit(root: Path, given: Path | None) -> Devkit | None:
-    """Find the devkit: in ``given`` (a folder or the archive) or else below ``root``; unpack an archive to ``root``.
-
-    Returns None if nothing is given and nothing is found.
+    """Find the devkit in ``given`` (a folder or an archive, which is unpacked to ``root``) or below ``root``, or None.
 
     Raises:
         UserError: ``given`` is neither; or the archive cannot be unpacked.
@@ -95,10 +93,9 @@ def _devkit_in(folder: Path) -> Devkit | None:
 
 
 def find_sbd(root: Path, given: Path | None) -> Path | None:
-    """Find the SBD folder that holds ``cls``: in ``given`` (a folder or the archive) or else below ``root``.
+    """Find the SBD folder that contains ``cls``, in ``given`` (a folder or an archive) or below ``root``, or None.
 
-    Of an archive the folder cls is unpacked to ``root``: all images are VOC's. Returns None if nothing is given and
-    nothing is found.
+    Only the folder cls of an archive is unpacked to ``root``: all images are VOC's.
 
     Raises:
         UserError: ``given`` is neither; or the archive cannot be unpacked.
@@ -126,7 +123,7 @@ def read_voc_mask(path: Path) -> np.ndarray:
     """Read a mask of VOC's SegmentationClass: labels, uint8 [height, width], 255 void.
 
     Raises:
-        UserError: unreadable, no palette or grey image, or a label that VOC does not have.
+        UserError: it is unreadable, not a palette or grey image, or has an invalid label.
     """
     try:
         with open_image(path) as mask:
@@ -142,7 +139,7 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     """Read the labels of an SBD file, field Segmentation of the struct GTcls: uint8 [height, width], no void.
 
     Raises:
-        UserError: unreadable, without that field, or with a label that VOC does not have.
+        UserError: it is unreadable, without that field, or has an invalid label.
     """
     from scipy.io import loadmat  # only this function needs it
 

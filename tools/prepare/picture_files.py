@@ -12,11 +12,7 @@ from src.errors import UserError
 
 
 def picture_size(what: str, path: Path) -> tuple[int, int]:
-    """Height and width of a picture, from its header.
-
-    Raises:
-        UserError: it cannot be read; the message calls it ``what``.
-    """
+    """Height and width of a picture, from its header. Raises UserError if it cannot be read; ``what`` names it."""
     return decode(what, path, lambda image: (image.height, image.width))
 
 
@@ -24,7 +20,7 @@ def read_labels(path: Path) -> np.ndarray:
     """Read a mask whose values are labels: integers [height, width]; 1 bit gives 0 and 1.
 
     Raises:
-        UserError: it cannot be read, is of a lossy format, or has colours.
+        UserError: it cannot be read, is lossy, or has colours.
     """
 
     def labels_of(mask: Image.Image) -> np.ndarray:
@@ -41,11 +37,7 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """Read a mask whose colours stand for labels: uint8 [height, width, 3].
-
-    Raises:
-        UserError: it cannot be read, or is of a lossy format.
-    """
+    """Read a mask whose colours stand for labels, uint8 [height, width, 3]. Raises UserError if unreadable or lossy."""
 
     def colours_of(mask: Image.Image) -> np.ndarray:
         _refuse_lossy(mask, path)
@@ -55,11 +47,7 @@ def read_colours(path: Path) -> np.ndarray:
 
 
 def read_grey(path: Path) -> np.ndarray:
-    """Read a mask of any format as grey values: uint8 [height, width].
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Read a mask as grey values, uint8 [height, width]. Raises UserError if that fails."""
     return decode("mask", path, lambda mask: np.asarray(mask.convert("L")))
 
 

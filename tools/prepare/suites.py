@@ -1,7 +1,6 @@
 """The other data sets of the open-vocabulary suites: Context, COCO-Object, COCO-Stuff, ADE20K and Cityscapes.
 
-Layouts, labels and counts are those that the authors of the data sets document. None was checked against an official
-archive.
+Layouts, labels and counts are those documented by their authors, not checked against an official archive.
 """
 
 from __future__ import annotations
@@ -71,12 +70,12 @@ def context_table() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a data set are, relative to one of ``bases`` below the data root.
+    """Locations of the files of a data set, relative to one of its folders below the data root.
 
     Attributes:
         images: pattern of the images of a split, with ``{split}``.
         mask: the mask of an image, by the image's path.
-        table: label of each value of a mask; None: masks are used as they are.
+        table: label of each value of a mask; None: masks are used directly.
         read: reads a mask.
         converted: folder of converted masks.
     """
@@ -93,8 +92,8 @@ class Suite:
     """A data set.
 
     Attributes:
-        folders: below the data root, where its files may begin; the first is where archives are unpacked to.
-        archives: name of each official archive -> folder it is unpacked to, and the parts of it that are needed.
+        folders: possible roots below the data root; archives are unpacked to the first.
+        archives: name of each official archive -> folder it is unpacked to, and the needed parts.
         layouts: possible layouts; the first existing one is used.
         splits: the data set's own name of train and val, and the number of images.
         sources: what to put below the data root, for messages.
@@ -223,18 +222,15 @@ SUITES: dict[str, Suite] = {
 def prepare_suite(
     name: str, root: Path, lists: Path, splits: tuple[str, ...] = ("val",), force: bool = False, workers: int = 1
 ) -> None:
-    """Convert the masks of a data set where needed and write ``lists``/{train,val}.txt; print what was done.
+    """Convert the masks of data set ``name`` where needed and write ``lists``/{train,val}.txt; print what was done.
 
     Args:
         name: key of :data:`SUITES`.
-        root: the data root.
-        lists: folder of the lists.
         splits: "train", "val" or both.
         force: replace lists that differ.
-        workers: processes that convert masks.
 
     Raises:
-        UserError: a source is missing or damaged, or the disk has no room.
+        UserError: a source is missing or damaged, or the disk is too full.
     """
     suite = SUITES[name]
     require_folder(root)
@@ -306,10 +302,10 @@ def _find(suite: Suite, root: Path, split: str) -> tuple[PurePosixPath, Layout, 
 
 
 def _image_set(suite: Suite, base: Path, split: str) -> list[str] | None:
-    """The names in the first image set of a split that exists; None if the data set has no image sets.
+    """The names in the first existing image set of a split; None if the data set has no image sets.
 
     Raises:
-        UserError: it has, and they are missing or unreadable.
+        UserError: the image sets are missing or unreadable.
     """
     if not suite.image_sets:
         return None

@@ -6,16 +6,14 @@
     torchrun --nproc-per-node 4 -m tools.reproduce --data coco
 
 For every data set, from the shipped configurations: InfoScore with its comparison of layers, training-free segmentation
-and one-shot tuning, both with single and multi prompts. Each is run by its own entry script, as the command that the
-report shows.
+and one-shot tuning, both with single and multi prompts, each as a command that the report shows.
 
-First everything is checked (configurations, class files, lists, images, masks, the model), and the command prints what
-is finished, what it will compute and about how long that takes. Run again, the same command resumes where it was
-interrupted and skips what is finished with the same settings, images, weights, versions and code; anything else is
-computed again, and the earlier result is renamed with its date.
+First it checks everything (configurations, class files, lists, images, masks, the model), and prints what is finished,
+what it will compute and an estimate of the time. The same command resumes and skips what is finished with the same
+settings, images, weights, versions and code; it computes other results again and renames earlier ones with their date.
 
-Results go to --output-dir, and the report too: reproduction.md (a table of all scores, InfoScore's layers against the
-configured ones and the paper's, the command of every row) and reproduction.png.
+Results and report go to --output-dir: reproduction.md (a table of all scores, InfoScore's layers against the configured
+ones and the paper's, the command of every row) and reproduction.png.
 
 --reference compares with the paper or with an earlier run: a CSV with the columns data set,prompts,experiment,mIoU
 (in percent), such as: pascal,multi,training_free,12.34

@@ -40,7 +40,6 @@ class Job:
         data: a key of :data:`CONFIGS`.
         experiment: a key of :data:`SCRIPTS`.
         arguments: of the script.
-        task: the task of these arguments.
         entries: all images that may be read; in one-shot tuning also those of supports.
     """
 

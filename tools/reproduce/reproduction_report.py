@@ -36,11 +36,7 @@ class Row:
 
     @classmethod
     def read(cls, job: Job, seconds: float) -> Row:
-        """Read the result of ``job``, which took ``seconds``.
-
-        Raises:
-            UserError: the JSON is not a result.
-        """
+        """Read the result of ``job``, which took ``seconds``. Raises UserError if the JSON is not a result."""
         result = read_named(job.result)
         return cls(job, result, json.loads(job.result.read_text(encoding="utf-8")), seconds)
 

@@ -1,8 +1,7 @@
 """The state of a reproduction: finished jobs and their settings, in a file next to the results.
 
-A job is finished if its result still exists unchanged and was made with the same settings: every setting, image,
-weight, version and line of code that the numbers depend on, as in the journal of an unfinished run
-(:mod:`src.evaluation.identity`). An existing file alone is not enough.
+A job is finished if its result still exists unchanged and was made with the same settings: everything that numbers
+depend on, as in the journal of an unfinished run (:mod:`src.evaluation.identity`).
 """
 
 from __future__ import annotations

@@ -27,13 +27,13 @@ from tools.prepare.picture_files import read_grey, read_labels
 
 
 def read_source(images: Path | None, masks: Path | None, colours: Path | None, threshold: int | None) -> Source:
-    """Find out what ``images`` and ``masks`` hold, and read it.
+    """Detect the format of ``images`` and ``masks``, and read them.
 
     Args:
-        images: folder of images. None: ``masks``, or where the format has its images.
+        images: folder of images. None: ``masks``, or the format's own folder.
         masks: folder of masks or of a tool's files, or a COCO JSON file. None: ``images``.
-        colours: file of colours and labels; masks have colours then.
-        threshold: grey values from here on are the object; masks are grey then.
+        colours: file of colours and labels, for masks of colours.
+        threshold: for grey masks: values from here on are the object.
 
     Raises:
         UserError: a folder is missing, the format cannot be read, or nothing is labelled.
@@ -118,8 +118,7 @@ def above(path: Path, threshold: int) -> np.ndarray:
 def read_colour_file(path: Path) -> tuple[Colours, dict[int, str]]:
     """Read a file of lines ``red green blue label name``, the name optional; ``#`` begins a comment.
 
-    Returns:
-        The label of each colour, and the names of labels that have one.
+    Returns the label of each colour, and the names of labels that have one.
 
     Raises:
         UserError: the file cannot be read, or a line is malformed (with its number).

@@ -144,7 +144,7 @@ def _image(path: Path, content: dict[str, Any], images: Path | None) -> Path:
 
 
 def draw_shapes(height: int, width: int, shapes: Sequence[Shape]) -> np.ndarray:
-    """Draw shapes in the order of the file, later ones on top, as labelme itself does: uint8 [height, width].
+    """Draw shapes in the order of the file, later ones on top, as labelme does: uint8 [height, width].
 
     Raises:
         UserError: a mask cannot be decoded or is outside the image.

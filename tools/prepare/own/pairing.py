@@ -25,9 +25,9 @@ class Pairs:
 def pair(images: Path, masks: Path) -> Pairs:
     """Pair the pictures of two folders, which may be the same, by their names.
 
-    A mask is called as its image, or so with ``_mask``, ``-label``, ``.gt`` and the like behind it; accents compare
-    equal however they are encoded (NFC, NFD). In one folder ``cat_mask.png`` belongs to ``cat.png`` or ``cat.jpg``, and
-    ``cat.png`` to ``cat.jpg``. An image is never its own mask.
+    A mask has the name of its image, or that with ``_mask``, ``-label``, ``.gt`` and the like at its end; accents are
+    equal in any encoding (NFC, NFD). In one folder ``cat_mask.png`` belongs to ``cat.png`` or ``cat.jpg``, and
+    ``cat.png`` to ``cat.jpg``.
 
     Raises:
         UserError: an image has two masks.

@@ -57,20 +57,16 @@ def prepare_own(
 ) -> None:
     """Write ``<root>/{list.txt,classes.json,training_free.yaml,one_shot.yaml}`` for labelled images.
 
-    Masks that are not usable as they are (colours, annotations of a tool, gaps between labels) are written to
+    Labels that cannot be used directly (colours, annotations of a tool, gaps between labels) are written to
     ``<root>/masks`` as grey PNGs.
 
     Args:
-        images: folder of images; see :func:`read_source`.
-        masks: folder of masks or of a labelling tool's files; see :func:`read_source`.
-        root: where the files go.
+        images, masks, threshold: see :func:`read_source`.
         name: of the data set, for the names of result files.
         background: whether 0 is the background. None: it is, if 0 occurs.
         first_label: value of the first class in the masks. None: 1 with a background, else the smallest value.
         from_colours: file of colours and labels, for masks of colours.
-        threshold: grey values from here on are the object, for grey masks of one kind of object.
         force: replace existing files that differ.
-        workers: processes that read and write masks.
 
     Raises:
         UserError: a file is missing, unreadable or unusable, or a file cannot be written.
@@ -130,7 +126,7 @@ def count_labels(items: Sequence[Labelled], workers: int) -> list[FoundLabel]:
     """The values that occur in the labels of ``items``, in order.
 
     Raises:
-        UserError: labels cannot be read, are no values from 0 to 255, or have another size than their image.
+        UserError: labels cannot be read, are not from 0 to 255, or have another size than their image.
     """
     masks, pixels, inner, flat = (np.zeros(256, np.int64) for _ in range(4))
     for counts in for_each(_count, items, len(items), workers, "labels"):
@@ -174,11 +170,7 @@ def _refuse_smoothed(found: Sequence[FoundLabel]) -> None:
 
 
 def _require_class(found: Sequence[FoundLabel], background: bool, first: int) -> None:
-    """See that some value is a class.
-
-    Raises:
-        UserError: none is, or ``first`` cannot be the value of the first class.
-    """
+    """Raise UserError if no value is a class, or ``first`` cannot be the value of the first class."""
     if background and first != 1:
         raise UserError(
             f"--first-label {first}: expected 1, because the masks have a background (0); --no-background says that "
@@ -249,11 +241,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _lines(pairs: Sequence[tuple[Path, Path]], data_root: Path) -> list[str]:
-    """The lines of the list.
-
-    Raises:
-        UserError: a name below ``data_root`` has a blank.
-    """
+    """The lines of the list. Raises UserError if a name below ``data_root`` has a blank."""
     lines = []
     for pair in pairs:
         for path in pair:

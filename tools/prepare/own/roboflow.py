@@ -48,11 +48,7 @@ def read(folder: Path, images: Path | None) -> Source:
 
 
 def labels(mask: Path, known: frozenset[int], shift: int, file: Path) -> np.ndarray:
-    """Read a mask; values move up by ``shift``.
-
-    Raises:
-        UserError: it has a value that ``file`` does not name.
-    """
+    """Read a mask; values are shifted by ``shift``. Raises UserError for a value that ``file`` does not name."""
     values = read_labels(mask)
     unknown = sorted(set(np.unique(values).tolist()) - known)
     if unknown:
@@ -64,7 +60,7 @@ def read_classes(path: Path) -> dict[int, str]:
     """Read ``_classes.csv``: lines ``value, name`` after a heading.
 
     Raises:
-        UserError: a line is malformed, or a value stands twice.
+        UserError: a line is malformed, or a value occurs twice.
     """
     names: dict[int, str] = {}
     for number, row in enumerate(csv.reader(read_text("class table", path).splitlines()), 1):

@@ -30,11 +30,10 @@ class Labelled:
     """An image and its labels.
 
     Attributes:
-        image: the image file.
         labels: makes the labels, integers [height, width]; runs in other processes.
-        name: of the mask, below the folder of written masks, without ending.
-        mask: the file that holds exactly these labels; None if there is none yet.
-        source: the file the labels come from, for messages.
+        name: of the mask, below the folder of written masks, without suffix.
+        mask: the file that contains exactly these labels; None if there is none yet.
+        source: the file of the labels, for messages.
     """
 
     image: Path
@@ -50,10 +49,9 @@ class Source:
 
     Attributes:
         kind: the format, in words.
-        items: the images.
         names: names of labels that have one.
-        drawn: whether people drew the labels in a tool. If not, they are values of masks, which may be no labels.
-        notes: what was left out, in words.
+        drawn: whether people drew the labels in a tool; otherwise values of masks may not be labels.
+        notes: notes about unused files.
     """
 
     kind: str
@@ -113,11 +111,7 @@ def labels_of_colours(path: Path, colours: Colours) -> np.ndarray:
 
 
 def read_text(what: str, path: Path) -> str:
-    """Read a small text file.
-
-    Raises:
-        UserError: it is no regular file, too large, or no UTF-8 text; the message calls it ``what``.
-    """
+    """Read a small text file. Raises UserError if it is special, too large, or not UTF-8; ``what`` names it."""
     try:
         if not path.is_file():
             raise UserError(
@@ -133,11 +127,7 @@ def read_text(what: str, path: Path) -> str:
 
 
 def read_json(what: str, path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: see :func:`read_text`; or it is no JSON.
-    """
+    """Read a JSON file; see :func:`read_text`. Raises UserError if it is not JSON."""
     try:
         return json.loads(read_text(what, path))
     except (ValueError, RecursionError) as error:
