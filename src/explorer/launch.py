@@ -6,7 +6,7 @@
 Open the address that it prints. Drop a photo into the page, type what to look for, press Enter. A photo is encoded
 once; new words take the text encoder only. Without --images the page begins with the configuration's image list.
 
-It listens on this machine only; --host 0.0.0.0 lets others in, without a password. Ctrl-C ends it.
+It listens on this machine only; --host 0.0.0.0 admits other machines, without a password. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     prompts_of_words(config, args.classes, args.background)  # refused here, before the model is loaded
     listener = bind(args.host, args.port)
 
-    # imports torch: errors in the command are printed before it, without the wait
+    # imports torch: errors in the command are printed before
     with cli.quick_imports():
         from .server import serve
         from .studio import Studio

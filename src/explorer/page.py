@@ -31,7 +31,7 @@ SCRIPTS = (
     "server",
     "start",
 )
-# Nothing may be loaded or sent: what the page does not carry, it does not have.
+# Nothing may be loaded or sent: the page contains everything.
 SEALED = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
 )
@@ -43,7 +43,7 @@ def page(content: dict[str, Any], command: str | None = None, policy: str = SEAL
     Args:
         content: from :func:`src.explorer.content.page_content`; or ``{"name": title, "server": ...}`` of a page with a
             server, see :mod:`src.explorer.server`.
-        command: the command line that made the page, if the page shall name it.
+        command: the command line that made the page, if the page names it.
         policy: Content-Security-Policy of the page.
     """
     return fill(
@@ -92,7 +92,7 @@ def _filled(template: str, **parts: str) -> str:
 
 
 def json_in_html(values: Any) -> str:
-    """JSON that can stand in a script element: no text in it can end the element."""
+    """JSON for a script element: no text in it can end the element."""
     return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 

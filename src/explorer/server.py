@@ -127,7 +127,7 @@ class Connection(H11Protocol):
 
 def make_app(studio: Studio, host: str, classes: str | None = None, background: str | None = None) -> ASGIApp:
     """The server as an ASGI application at the address ``host``; ``classes`` and ``background`` are initial words."""
-    model = asyncio.Lock()  # one question at a time; the others wait in order
+    model = asyncio.Lock()  # one request at a time; the others wait in order
     decoding = asyncio.Semaphore(2)  # photos are large, and a page requests many thumbnails at once
     receiving = asyncio.Semaphore(MAX_UPLOADS)
 
@@ -154,7 +154,7 @@ def make_app(studio: Studio, host: str, classes: str | None = None, background: 
 
     async def add(request: Request) -> Response:
         name = request.query_params.get("name", "photo")[-200:]
-        async with receiving:  # what waits for its turn stays in the sockets
+        async with receiving:  # waiting requests stay in the sockets
             contents = await _body(request, MAX_PHOTO_BYTES, f"{name} is")
             return Answer({"key": await run_in_threadpool(studio.add, name, contents), "name": name})
 
@@ -203,7 +203,7 @@ async def _see_that_client_waits(request: Request) -> None:
 
 
 def _question(body: bytes, expected: dict[str, type]) -> list[Any]:
-    """The values of a question in JSON, in the order of ``expected``: their names and types."""
+    """The values of a request in JSON, in the order of ``expected``: their names and types."""
     try:
         values: Any = json.loads(body)
         question = [values[name] for name in expected]

@@ -26,16 +26,16 @@ from ..task import note_scope
 from .content import page_content, word_parts
 
 MAX_PROMPTS = 300
-MAX_SENT_BYTES = 2**28  # of a photo that was sent, decoded: 67 million pixels in colour
+MAX_SENT_BYTES = 2**28  # of an uploaded photo, decoded: 67 million pixels in colour
 MAX_ENCODED = 16  # photos whose embeddings are kept, the most recently used
-MAX_SENT = 100  # photos that were sent and are kept in memory while the server runs
-MAX_KEPT_BYTES = 2**29  # of these photos, as they were sent
+MAX_SENT = 100  # uploaded photos in memory while the server runs
+MAX_KEPT_BYTES = 2**29  # of these photos, encoded
 THUMBNAIL = (174, 132)  # pixels: three times what the page shows, for fine screens
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to explore: a file, or the contents of one that came through the page."""
+    """A photo to explore: a file, or the contents of an uploaded one."""
 
     name: str
     source: Path | bytes = field(repr=False)
@@ -147,7 +147,7 @@ class Studio:
             self._encoded.popitem(last=False)
 
     def _make_room(self) -> None:
-        """Drop the oldest photos that were sent, but never the last one."""
+        """Drop the oldest uploaded photos, but never the last one."""
         sent = {key: len(photo.source) for key, photo in list(self.photos.items()) if isinstance(photo.source, bytes)}
         while len(sent) > 1 and (len(sent) > MAX_SENT or sum(sent.values()) > MAX_KEPT_BYTES):
             oldest = next(iter(sent))

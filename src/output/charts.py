@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
-# blue, vermilion, green, purple, sky, orange, grey: told apart with any colour vision (after Okabe and Ito 2008)
+# blue, vermilion, green, purple, sky, orange, grey: distinguishable with any colour vision (after Okabe and Ito 2008)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#777777")
 MAX_CLASSES_WITH_NUMBERS = 25
 MAX_LINE = 60  # characters of a word or title
@@ -195,7 +195,7 @@ def grouped_bars(
 
 
 def _verbatim(text: str) -> str:
-    """``text`` to be drawn as it is: text between two dollar signs would be read as a formula. Long lines are cut."""
+    """``text`` as a literal label: text between two dollar signs would be read as a formula. Long lines are cut."""
     lines = (line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…" for line in drawable(text).split("\n"))
     return "\n".join(lines).replace("$", r"\$")
 
@@ -211,7 +211,7 @@ def _two_colours(axes: Axes, chosen: int) -> None:
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of that many inches with one pair of axes."""
-    # Matplotlib is imported here: who waits for the first image need not wait for the charts at the end.
+    # Matplotlib is imported late, so that it does not delay the first image.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

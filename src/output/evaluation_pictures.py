@@ -80,12 +80,12 @@ class EvaluationPictures:
     def write(self, evaluation: Evaluation) -> list[Path]:
         """Write charts and overlays; returns the paths of all pictures of this evaluation.
 
-        A picture that cannot be written is named and left out: the scores are what counts.
+        A picture that cannot be written is named and skipped, because the scores matter.
         """
         iou, matrix = (self.csv.with_name(f"{self.csv.stem}_{name}.{self.figures}") for name in ("iou", "confusion"))
         overlays = self.csv.with_name(f"{self.csv.stem}_overlays.png")
         title, confusion = f"{self.csv.stem}: {counted(evaluation.images, 'image')}", evaluation.confusion
-        scored = self.names[-len(confusion.scored) :]  # without the background, where there is none
+        scored = self.names[-len(confusion.scored) :]  # without a background, only the foreground classes
         drawings: dict[Path, Callable[[], None]] = {
             iou: lambda: charts.iou_bars(iou, scored, confusion.iou.tolist(), title=title, absent=confusion.absent),
             matrix: lambda: charts.confusion_matrix(matrix, scored, confusion.scored.tolist(), title=title),
@@ -171,11 +171,11 @@ def evenly_spaced(indices: Sequence[int], count: int) -> list[int]:
 
 
 def prediction_files(entries: Sequence[ListEntry], folder: Path) -> dict[Path, Path]:
-    """Where the label map of each image goes: ``folder``, the image's path below what all images share, ``.png``.
+    """Path of each image's label map: ``folder``, the image's path below the common folder of all images, ``.png``.
 
     Images that differ in their ending only keep it: ``a.jpg.png``.
     """
-    # a list may say ".."; what is written stays below the folder all the same
+    # a list may contain ".."; files are always written below the folder
     images = [Path(os.path.normpath(entry.image)) for entry in entries]
     root = os.path.commonpath([image.parent for image in images])
     stems = Counter(image.with_suffix("") for image in images)

@@ -130,7 +130,7 @@ def _area(loop: np.ndarray) -> float:
 
 
 def _joined(loops: Sequence[np.ndarray]) -> np.ndarray:
-    """One closed line through all loops. The ways between them are walked there and back, and so enclose nothing.
+    """One closed line through all loops. The paths between them are walked in both directions and enclose nothing.
 
     They keep to pixel borders: no centre of a pixel is on them.
     """
@@ -155,7 +155,7 @@ def _within_a_pixel(polygon: np.ndarray, mask: np.ndarray) -> bool:
     drawn = padded.copy()
     closed = np.concatenate([polygon, polygon[:1]]) + 2
     drawn[y, x] = Outline(closed).contains_points(np.stack([x + 0.5, y + 0.5], 1))
-    # pixels that neither image has in its neighbourhood would be a part lost, or one made up
+    # pixels without a neighbour in the other image would be a lost or an invented part
     lost = (padded == 1) & (cv2.dilate(drawn, kernel) == 0)
     made_up = (drawn == 1) & (cv2.dilate(padded, kernel) == 0)
     return not (lost.any() or made_up.any())
@@ -176,7 +176,7 @@ class Export:
         self.class_names = class_names
 
     def add(self, photo: LabelledPhoto) -> None:
-        """Take a photo."""
+        """Add a photo."""
         raise NotImplementedError
 
     def finish(self) -> Path:
@@ -191,7 +191,7 @@ class Export:
 
 
 class Coco(Export):
-    """COCO instances: ``instances.json`` with run lengths, which lose nothing, and ``instances_polygons.json``."""
+    """COCO instances: ``instances.json`` with run lengths (lossless), and ``instances_polygons.json``."""
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         super().__init__(folder, class_names)
@@ -273,7 +273,7 @@ class Labelme(Export):
 
 
 class LabelmeMasks(Labelme):
-    """The same with labelme's mask shapes, which lose nothing."""
+    """The same with labelme's mask shapes (lossless)."""
 
     def _shape(self, instance: Instance) -> dict[str, Any]:
         x, y, width, height = instance.box
@@ -297,7 +297,7 @@ class Cvat(Export):
         objects = np.zeros_like(photo.labels)
         for number, instance in enumerate(instances(photo.labels)):
             x, y, width, height = instance.box
-            # a palette has 255 colours; CVAT tells instances apart by colour within a class
+            # a palette has 255 colours; CVAT distinguishes instances by colour within a class
             objects[y : y + height, x : x + width][instance.mask] = number % 255 + 1
         write_bytes(self.folder / "SegmentationClass" / f"{photo.name}.png", label_png(photo.labels, safe_palette()))
         write_bytes(self.folder / "SegmentationObject" / f"{photo.name}.png", label_png(objects, safe_palette()))

@@ -1,4 +1,4 @@
-"""Words in any script for pictures and charts: a font that has their characters, or the characters' numbers."""
+"""Words in any script for pictures and charts: a font with their characters, or code points."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pillow_font(text: str, size: int) -> ImageFont.FreeTypeFont:
     if others:
         return ImageFont.truetype(max(others, key=others.count)[1], size)
     font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels bring it; a bitmap font has no sizes
+    assert isinstance(font, ImageFont.FreeTypeFont)  # part of Pillow's wheels; a bitmap font has no sizes
     return font
 
 

@@ -59,11 +59,11 @@ def png(picture: Image.Image) -> bytes:
 def photo_png(picture: Image.Image) -> bytes:
     """:func:`png` of an RGB photo, in a quarter of the time; files are up to an eighth larger.
 
-    Photos hardly repeat themselves: searching for runs alone, with one filter, compresses them nearly as well.
+    Photos have few repetitions: run-length matching with one filter compresses them nearly as well.
     """
     pixels = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
     done, content = cv2.imencode(".png", pixels, PHOTO_PNG)
-    return content.tobytes() if done else png(picture)  # libpng takes a million pixels a side, Pillow any number
+    return content.tobytes() if done else png(picture)  # libpng allows a million pixels a side, Pillow any number
 
 
 def _saved(picture: Image.Image, **options: int) -> bytes:
@@ -73,7 +73,7 @@ def _saved(picture: Image.Image, **options: int) -> bytes:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray = VOC_PALETTE) -> np.ndarray:
-    """``image`` with its classes tinted and outlined by a light and a dark line; the background stays as it is."""
+    """``image`` with its classes tinted and outlined by a light and a dark line; the background is unchanged."""
     width = max(1, round(min(labels.shape) / 300))  # outlines look the same on small and on large images
     light, edge = (_near_another_label(labels, reach) for reach in (width, 2 * width))
     # ``take`` is several times as fast as indexing, and so is OpenCV's copy under a mask
@@ -218,7 +218,7 @@ def grid(
 
 
 def _cut(text: str, width: int, size: int) -> str:
-    """``text`` without its beginning if it is longer than ``width`` pixels: the end of a path tells files apart."""
+    """``text`` without its beginning if it is longer than ``width`` pixels: the end of a path distinguishes files."""
     text = drawable(text)
     font = pillow_font(text, size)
     while font.getlength(text) > width and len(text) > 4:
@@ -234,7 +234,7 @@ def _fit(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
 
 
 def _below(image: np.ndarray, strip_of_width: Callable[[int], Image.Image]) -> Image.Image:
-    """``image`` untouched in size, the strip that the function makes for its width below it."""
+    """``image`` at its size, with the strip that the function makes for its width below it."""
     height, width = image.shape[:2]
     strip = strip_of_width(width)
     canvas = Image.new("RGB", (max(width, strip.width), height + strip.height), PAPER)

@@ -101,12 +101,12 @@ def find_results(paths: Sequence[Path]) -> Found:
             raise UserError(f"result {path} does not exist")
         for result in found.results:
             results.setdefault(_real(result.path), result)
-    # a file that is named is read though its folder leaves it out
+    # a named file is read even if its folder leaves it out
     return Found(list(results.values()), [(path, why) for path, why in left_out.items() if path not in results])
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, it takes links in a circle
+    return Path(os.path.realpath(path))  # unlike Path.resolve, it accepts circular links
 
 
 def read_named(path: Path) -> Result:

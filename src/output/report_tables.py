@@ -11,7 +11,7 @@ from ..result_files import csv_text
 from .reading import Found, Result
 
 NOTHING = "–"
-# settings that a column tells if they are not the same in all columns
+# settings that are shown if they differ between columns
 TELLING = (
     ("data_set",),
     ("model", "name"),
@@ -24,7 +24,7 @@ TELLING = (
 
 
 def column_titles(paths: Sequence[Path]) -> list[str]:
-    """File stems; with as many parent folders before them as it takes to tell them apart."""
+    """File stems, with enough parent folders to distinguish them."""
     whole = [path.resolve().with_suffix("").parts for path in paths]
     count = 1
     while len({parts[-count:] for parts in whole}) < len({*whole}):
@@ -59,14 +59,14 @@ MEAN = "mIoU"
 
 
 def tables(found: Found) -> list[Table]:
-    """A table of scores and one of InfoScore, each if there is something in it; a column per result."""
+    """A table of scores and one of InfoScore, if not empty; a column per result."""
     scored = [(title, result) for title, result in columns(found) if result.miou is not None]
     ranked = [(title, result) for title, result in columns(found) if result.miou is None]
     made = []
     if scored:
         results = [result for _, result in scored]
         means = [[MEAN, *(str(result.miou) for result in results)]]
-        if any(result.miou_present for result in results):  # else it is the same
+        if any(result.miou_present for result in results):  # otherwise it is equal
             means.append(
                 ["mIoU of the classes present", *(str(result.miou_present or result.miou) for result in results)]
             )
@@ -163,7 +163,7 @@ def csv_table(found: Found) -> str:
 
 
 def left_out_lines(found: Found) -> str:
-    """Files that are no results, by the reason."""
+    """Files that are not results, by reason."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in found.left_out:
         by_reason.setdefault(reason, []).append(path.name)
@@ -188,7 +188,7 @@ def report_bars(found: Found) -> tuple[list[str], list[tuple[str, list[float | N
 
 
 def facts_of(results: Sequence[Result]) -> list[list[str]]:
-    """A row for each fact, and for each telling setting that is not the same everywhere."""
+    """A row for each fact, and for each setting of :data:`TELLING` that differs."""
     names = list(dict.fromkeys(fact for result in results for fact in result.facts))
     rows = [[fact, *(result.facts.get(fact, NOTHING) for result in results)] for fact in names]
     for keys in TELLING:
@@ -209,7 +209,7 @@ def _cell(value: object | None) -> str:
 
 
 def _line(text: str) -> str:
-    """``text`` in one line; what cannot be shown, such as a terminal's escape codes, as a replacement sign."""
+    """``text`` in one line; unprintable characters, such as escape codes of terminals, become a replacement sign."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
 
 

@@ -2,9 +2,9 @@
 
     python -m src.photos photo.jpg folder/ --config configs/pascal_blip.yaml --classes "cat; dog = puppy, hound"
 
-Photos come as cameras, phones and scanners write them and are answered at their own size. Results, in results/photos:
-the labels of each photo (palette PNG), an overlay with a legend, on demand one heat map per class; and what was found,
-with its share of the pixels and its matching score, on the screen.
+Formats of cameras, phones and scanners are read. Results have the size of the photo and go to results/photos: the
+labels of each photo (palette PNG), an overlay with a legend, on demand a heat map per class. The screen shows what was
+found, with its share of the pixels and its matching score.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
     note_scope(config.model.name, [photo.path for photo in photos])
 
-    # torch is imported here: what was wrong with the command has been said without waiting for it
+    # torch is imported here, after errors in the command were reported
     with cli.quick_imports():
         from ..output.exports import open_exports
         from . import pipeline

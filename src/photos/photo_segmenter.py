@@ -1,4 +1,4 @@
-"""A segmenter for images of one's own, from a configuration and a few words; README's section From Python shows it."""
+"""A segmenter of photos, from a configuration and words (README, "From Python")."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def run_stages(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: in
             while not pipeline.has_room_for(batch):
                 pipeline.go_on()
             pipeline.read(batch)
-            if pipeline.batches_read > 1:  # one is read ahead of the one that the model sees
+            if pipeline.batches_read > 1:  # one batch is read while the model runs another
                 pipeline.analyse()
         while pipeline.photos:
             pipeline.go_on()
@@ -80,7 +80,7 @@ def run_stages(stages: Stages[Read], photos: Iterable[PhotoFile], batch_size: in
 
 @dataclass(frozen=True)
 class PhotoBatch:
-    """Photos that go through the model together, and how many pixels each has."""
+    """Photos that run through the model together, and their numbers of pixels."""
 
     photos: Sequence[PhotoFile]
     pixels: Sequence[int]
@@ -107,7 +107,7 @@ class _Pipeline:
     def __init__(self, stages: Stages[Read], batch_size: int) -> None:
         self.photos = self.pixels = 0
         workers = min(cores(), MAX_WORKERS)
-        # a batch that is read, one that the model sees, and as many photos as can be drawn at once
+        # a batch being read, one in the model, and as many photos as can be drawn at once
         self._max_photos = 2 * batch_size + workers
         self._stages = stages
         self._pool = ThreadPoolExecutor(workers, "photos")
@@ -183,7 +183,7 @@ class _Pipeline:
         try:
             self._stages.finish(photo, drawn)
         except BaseException:
-            self._ended.set()  # no later photo may be written before the calling thread knows
+            self._ended.set()  # no later photo may be written before the calling thread sees the error
             raise
 
 

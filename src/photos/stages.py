@@ -82,7 +82,7 @@ class PhotoStages:
         return ReadPhoto(photo.path, rgb, self.segmenter.frame.image(rgb))
 
     def analyse(self, photos: Sequence[ReadPhoto]) -> list[Drawing | Exception]:
-        """Run the model on some photos; what is to be drawn of each, or why it cannot be segmented."""
+        """Run the model on some photos; returns what to draw of each, or its error."""
         return [self._drawing(photo, seen) for photo, seen in zip(photos, self._see(photos), strict=True)]
 
     def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:

@@ -20,7 +20,7 @@ def draw_background(canvas: Canvas, rng: Generator, ground: str) -> None:
 
 
 def draw_outdoors(canvas: Canvas, rng: Generator, ground: str) -> None:
-    """Sky, at times clouds; something far away; the ground, at times a fence on it."""
+    """Sky, sometimes clouds; something far away; the ground, sometimes a fence on it."""
     horizon = rng.uniform(0.38, 0.72) * canvas.height
     sky(canvas, rng)
     if rng.random() < 0.3:
@@ -40,7 +40,7 @@ def draw_outdoors(canvas: Canvas, rng: Generator, ground: str) -> None:
 
 
 def draw_room(canvas: Canvas, rng: Generator) -> None:
-    """A wall and a floor, at times a window, a door or a curtain."""
+    """A wall and a floor, sometimes a window, a door or a curtain."""
     horizon = rng.uniform(0.52, 0.82) * canvas.height
     wall(canvas, rng)
     floor(canvas, rng, horizon)
@@ -168,7 +168,7 @@ def fence(canvas: Canvas, rng: Generator, horizon: float) -> None:
 
 
 def wall(canvas: Canvas, rng: Generator) -> None:
-    """Painted plaster, at times with stripes or boards."""
+    """Painted plaster, sometimes with stripes or boards."""
     row, column = canvas.grid()
     colour = light(vivid(rng), rng.uniform(0.55, 0.85)) if rng.random() < 0.7 else jitter(rng, (200, 195, 185))
     canvas.fill(rng, np.True_, "wall", colour, dark(colour, 0.9), grain=2, cell=30)

@@ -415,7 +415,7 @@ LOOKS: dict[str, tuple[Look, ...]] = {
 #: Classes that are clearly wider than high.
 WIDE = frozenset({"airplane", "bicycle", "boat", "bus", "car", "dining table", "motorcycle", "couch", "train"})
 
-#: Scenery a class is at home in (the ground it stands on); the others are at home everywhere.
+#: Usual scenery of a class (the ground it stands on); other classes occur everywhere.
 HOMES: dict[str, tuple[str, ...]] = {
     "boat": ("sea",),
     "bus": ("road",),

@@ -36,7 +36,7 @@ def vivid(rng: Generator) -> Colour:
 
 
 def paint_colour(rng: Generator) -> Colour:
-    """A colour that vehicles come in: mostly strong, at times white, black or grey."""
+    """A colour of vehicles: mostly strong, sometimes white, black or grey."""
     if rng.random() < 0.75:
         return vivid(rng)
     return choose(rng, ((235, 235, 235), (60, 60, 65), (150, 150, 155)), 10)

@@ -43,7 +43,7 @@ def draw_scene(seed: int, first: str | None = None) -> Scene:
 
 
 def choose_ground(rng: Generator, name: str) -> str:
-    """What class ``name`` stands on: its usual ground in half of the scenes, else any."""
+    """The ground of class ``name``: its usual one in half of the scenes, else any."""
     homes = HOMES.get(name)
     if homes and rng.random() < 0.5:
         return str(rng.choice(homes))

@@ -43,7 +43,7 @@ def matching_loss(itm_logits: Tensor, wanted: Tensor) -> Tensor:
 def attention_loss(token_logits: Sequence[Tensor], prompts: Prompts, labels: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of the softmax over prompts at each patch with patch ``labels``, mean over ``token_logits``.
 
-    The method's softmax runs over all words; the few wrong prompts of a picture stand for all that are absent.
+    The method's softmax runs over all words; the few wrong prompts of a picture represent all absent ones.
     """
     shares = labels.gather(2, prompts.subjects[:, None].expand(-1, labels.shape[1], -1))  # [B, N, P]
     shares = shares * prompts.wanted[:, None]

@@ -81,7 +81,7 @@ def _initialise(model: BlipForImageTextRetrieval) -> None:
     # prompts are padded to at most 8 tokens in training; later positions must not resemble any of these
     model.text_encoder.embeddings.position_embeddings.weight[8:] = 0
     for layer in cast("list[BlipEncoderLayer]", model.vision_model.encoder.layers):
-        # equal queries and keys: patches first look at patches that are near and alike
+        # equal queries and keys: patches initially attend to near and similar patches
         weight = layer.self_attn.qkv.weight
         weight[:WIDTH] = weight[WIDTH : 2 * WIDTH]
         weight[: 2 * WIDTH] *= 1.3

@@ -198,7 +198,7 @@ class Training:
             copy.deepcopy(model).half().save_pretrained(folder)
             save_tokenizer(self.tokenizer, Path(folder))
             for file in Path(folder).iterdir():
-                file.chmod(0o644)  # safetensors makes them private
+                file.chmod(0o644)  # safetensors creates private files
                 refuse_special(output / file.name)
                 os.replace(file, output / file.name)
         report = {
@@ -249,7 +249,7 @@ def train_blip(settings: Settings) -> None:
     if not (settings.cache / "captions.txt").exists():
         say(f"drawing {counted(settings.scenes, 'scene')} to {settings.cache}")
         write_pairs(settings.cache, settings.scenes, settings.processes)
-    # without these, buffers of some megabytes go back to the system and come again at every step
+    # without these, buffers of some megabytes are freed and allocated again at every step
     os.environ.update(MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_="8000000000", MALLOC_TOP_PAD_="67108864")
     with tempfile.TemporaryDirectory() as scratch:
         if settings.processes == 1:

@@ -17,7 +17,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def wordpieces() -> list[str]:
     """Tokens in the order of their ids: special ones, every word of the prompts, then characters.
 
-    The characters spell words that the class file does not have; what can't be spelled is [UNK].
+    The characters spell words that are not in the class file; other text is [UNK].
     """
     prompts = " ".join(TEMPLATE.format(word=word) for word in WORDS).lower()
     words = sorted(set(re.findall(r"\w+", prompts)))
@@ -27,7 +27,7 @@ def wordpieces() -> list[str]:
 
 
 def build_tokenizer() -> BertTokenizer:
-    """A lower-casing BERT tokenizer with :func:`vocabulary`."""
+    """A lower-casing BERT tokenizer with :func:`wordpieces`."""
     return BertTokenizer(vocab={token: number for number, token in enumerate(wordpieces())}, do_lower_case=True)
 
 

@@ -179,7 +179,7 @@ def _match_record(folder: Path, settings: dict[str, object], force: bool) -> Non
                 "--force draws them again"
             )
     elif masks:
-        # not even with force: they may be the only copy of somebody's work
+        # not even with force: they may be the only copy of someone's work
         say(f"{folder}: {counted(len(masks), 'mask')} of unknown origin kept; move them away to draw all masks here")
         return
     # the record comes last: after an interruption, old masks still have the old record

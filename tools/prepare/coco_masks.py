@@ -156,7 +156,7 @@ def encode(segmentation: list[list[float]] | dict[str, Any], height: int, width:
         ValueError: an RLE does not have the size of the image, or a polygon has corners that are not numbers or far
             outside. The codec would read or write outside its memory.
     """
-    codec: Any = rle_codec  # its type hints know less than it does
+    codec: Any = rle_codec  # its type hints are incomplete
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"its RLE is of size {segmentation['size']}, the image of size {[height, width]}")
@@ -199,7 +199,7 @@ def uncompressed(counts: str | bytes) -> list[int]:
             raise ValueError(f"its RLE has the character {chr(byte)!r}")
         value |= (bits & 31) << shift
         shift += 5
-        if bits & 32:  # more to come
+        if bits & 32:  # the number continues
             continue
         if bits & 16:  # negative
             value -= 1 << shift

@@ -63,7 +63,7 @@ def download_coco(name: str, root: Path) -> None:
         if (md5 := calculate_md5(str(unfinished))) != COCO_MD5[name]:
             raise RuntimeError(f"its md5 is {md5}; expected {COCO_MD5[name]}")
         os.replace(unfinished, root / name)
-        with suppress(OSError):  # the beginning of another archive may be there
+        with suppress(OSError):  # the partial file of another download may exist
             unfinished.parent.rmdir()
 
 

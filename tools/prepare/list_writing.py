@@ -33,7 +33,7 @@ def check_list(path: Path, lines: list[str], force: bool, remedy: str) -> None:
 def write_list(path: Path, lines: list[str], force: bool, root: Path) -> None:
     """Write an image list, a line per image; an existing list is kept unless ``force``. Prints what was done.
 
-    For a kept list that differs it prints how: other images, another order, masks in another folder.
+    For a different list that is kept it prints the difference: other images, another order, masks in another folder.
     """
     if path.is_file():
         difference = _difference(path, lines, root)

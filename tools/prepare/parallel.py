@@ -66,7 +66,7 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent to end, however it ends, and end this process: nobody would hand it jobs or collect it."""
+    """Wait for the parent to end in any way, then end this process, which would get no more jobs."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -210,7 +210,7 @@ def _splits(devkit: Devkit, sbd: Path | None, names: set[str]) -> dict[str, list
     """
     main, segmentation = devkit.image_set("Main/train"), devkit.image_set("Segmentation/train")
     val = dict.fromkeys(devkit.image_set("Segmentation/val"))
-    # a mask of an image outside VOC's own sets comes from SBD, whether SBD is here or not
+    # a mask of an image outside VOC's own sets comes from SBD, whether SBD exists here or not
     only_vocs = NOT_IN_SBD if sbd is None else set(segmentation) - names_in(sbd / "cls", ".mat")
     train = dict.fromkeys([*(name for name in main if name not in only_vocs), *segmentation])
     return {

@@ -108,7 +108,7 @@ def _seconds(job: Job, segmenter: Segmenter) -> float:
     """
     config = job.task.config
     loader = dataclasses.replace(config.dataloader, num_workers=0)
-    shared = job.experiment == "infoscore"  # in which all processes take part
+    shared = job.experiment == "infoscore"  # all processes take part
     entries = job.task.entries[: max(2, loader.batch_size) * (world_size() if shared else 1)]
     for _ in range(2 if segmenter.device.type == "cuda" else 1):  # kernels are compiled in the first call
         begin = time.perf_counter()

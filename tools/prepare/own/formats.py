@@ -1,4 +1,4 @@
-"""Which format a folder of labels has: found out from the files in it."""
+"""Detect the format of a folder of labels by its files."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _nothing_paired(images: Path, masks: Path, without_mask: Sequence[Path], wit
 
 
 def _keys(path: Path) -> set[str]:
-    """The keys of the object in a JSON file; none if it holds something else."""
+    """The keys of the object in a JSON file; none if it contains something else."""
     try:
         content = read_json("file", path)
     except UserError:

@@ -27,7 +27,7 @@ MAX_PIXELS = 10**9
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape: its label, kind and corners (x, y in pixels); ``mask`` holds a PNG in base64."""
+    """One shape: its label, kind and corners (x, y in pixels); ``mask`` is a PNG in base64."""
 
     label: int
     kind: str
@@ -125,7 +125,7 @@ def _is_point(point: object) -> bool:
 
 
 def _image(path: Path, content: dict[str, Any], images: Path | None) -> Path:
-    """The image of a labelme file: as ``imagePath`` says, else so called in ``images``, else called as the file."""
+    """The image of a labelme file: ``imagePath``, else that name in ``images``, else the name of the file."""
     named = content.get("imagePath")
     if not isinstance(named, str) or not named:
         raise UserError(f"{path}: key imagePath: expected the name of the image, got {named!r}")

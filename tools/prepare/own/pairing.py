@@ -71,7 +71,7 @@ def _plain(mask: Path) -> str | None:
 
 
 def _masks_among(pictures: Sequence[Path]) -> list[Path]:
-    """The masks in a folder that holds images too."""
+    """The masks in a folder that also contains images."""
     names = {stem(path) for path in pictures}
     photos = {stem(path) for path in pictures if path.suffix.lower() not in mask_endings()}
     return [

@@ -35,7 +35,7 @@ EDGE_VALUES = 5
 
 @dataclass(frozen=True)
 class FoundLabel:
-    """How often a value occurs: in how many masks, in how many pixels; ``edge``: along edges alone."""
+    """Number of masks and pixels in which a value occurs; ``edge``: only along edges."""
 
     label: int
     masks: int

@@ -135,7 +135,7 @@ def read_json(what: str, path: Path) -> Any:
 
 
 class Names:
-    """Labels of the classes of a labelling tool, numbered from 1 in the order in which they come."""
+    """Labels of the classes of a labelling tool, numbered from 1 in order of occurrence."""
 
     def __init__(self) -> None:
         self.labels: dict[str, int] = {}
