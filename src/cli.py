@@ -24,6 +24,9 @@ from .screen import counted, note, say, steady_console
 SKIPPED = 3
 """Exit code of a command that finished but skipped unreadable images."""
 
+CHART_FORMATS = ("png", "pdf", "svg")
+"""Formats of :mod:`src.output.charts`, which this module does not import: NumPy takes time."""
+
 
 def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run ``main(arguments)`` and return its exit code.
@@ -225,8 +228,7 @@ def per_image_argument(parser: argparse.ArgumentParser) -> None:
 
 def figures_argument(parser: argparse.ArgumentParser) -> None:
     """Add ``--figures`` to ``parser``."""
-    formats = ("png", "pdf", "svg")  # src.output.charts.FORMATS, without importing NumPy
-    parser.add_argument("--figures", choices=formats, default="png", help="format of charts (default: png)")
+    parser.add_argument("--figures", choices=CHART_FORMATS, default="png", help="format of charts (default: png)")
 
 
 def explorer_argument(parser: argparse.ArgumentParser, what: str) -> None:

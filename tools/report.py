@@ -36,7 +36,7 @@ from src.result_files import write_result
 from src.screen import say, say_next
 
 RESAMPLES, SEED = 10_000, 0
-TABLES, CHARTS = (".md", ".tex", ".csv"), (".png", ".pdf", ".svg")
+TABLES, CHARTS = (".md", ".tex", ".csv"), tuple(f".{suffix}" for suffix in cli.CHART_FORMATS)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from .schema import COCO_EVALUATION_IMAGES, SHOWN, Config, refusal, shown
 
 MAX_CLASSES = 255  # labels are bytes, and one value is for ignored pixels
 MAX_BYTES = 1 << 18  # of a configuration
-MAX_TEXT = 4096  # characters of a text, as of a path
+MAX_TEXT = 4096  # characters of a string, such as a path
 MAX_CLASS_FILE = 1 << 20  # bytes of a class file
 MAX_REASON = 300  # characters of an error of the YAML parser
 MAX_NAME = 200  # bytes of a result's name, to which an experiment, a date and a suffix are added
@@ -294,7 +294,7 @@ def _describe(hint: Any) -> str:
     names = {
         int: "a whole number",
         float: "a number",
-        str: "a text",
+        str: "a string",
         bool: "true or false",
         type(None): "null",
     }
@@ -315,7 +315,7 @@ def _check_ranges(config: Config) -> None:
     for key, value in _flat(config):
         texts = [value] if isinstance(value, str) else []
         if any(unicodedata.category(sign) in ("Cc", "Cs") for text in texts for sign in text):
-            raise config.refusal(key, value, "a text without control characters")
+            raise config.refusal(key, value, "a string without control characters")
         if any(len(text) > MAX_TEXT for text in texts):
             raise config.refusal(key, value, f"at most {MAX_TEXT:,} characters")
         given = value if isinstance(value, tuple) else (value,)

@@ -1,7 +1,7 @@
 """Charts of results: IoU per class, confusion matrix, InfoScore, several results side by side.
 
-Every chart is a separate ``Figure``, independent of pyplot; the suffix of its path is its format (:data:`FORMATS`). IoU
-is given as a fraction and shown in percent. Charts replace earlier ones.
+Every chart is a separate ``Figure``, independent of pyplot; the suffix of its path is its format, one of
+:data:`src.cli.CHART_FORMATS`. IoU is given as a fraction and shown in percent. Charts replace earlier ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#77
 MAX_CLASSES_WITH_NUMBERS = 25
 MAX_LINE = 60  # characters of a word or title
 ABSENT = "\N{EN DASH}"
-FORMATS = ("png", "pdf", "svg")
 METADATA: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 

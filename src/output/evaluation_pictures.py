@@ -34,7 +34,7 @@ class EvaluationPictures:
         names: C class names.
         save_predictions: write ``<csv stem>_predictions/<image>.png``.
         overlays: draw N images into ``<csv stem>_overlays.png``; None or 0: none.
-        figures: format of the charts, one of :data:`src.output.charts.FORMATS`.
+        figures: format of the charts, one of :data:`src.cli.CHART_FORMATS`.
     """
 
     def __init__(

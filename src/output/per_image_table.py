@@ -121,12 +121,12 @@ def read_per_image(result: Path) -> PerImageTable:
         except OSError:
             continue
         if _digest(content) == record["sha256"]:
-            return PerImageTable(file, *_read(file, content))
+            return PerImageTable(file, *_read(content))
     problem = "was changed after" if path.exists() else "is missing, which was written with"
     raise UserError(f"{path} {problem} {result.name}; {again}")
 
 
-def _read(path: Path, content: bytes) -> tuple[list[str], list[str], list[list[str]], PerImageCounts]:
+def _read(content: bytes) -> tuple[list[str], list[str], list[list[str]], PerImageCounts]:
     header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
     first = len(COLUMNS)
     classes = (len(header) - first) // 3

@@ -253,7 +253,7 @@ def _list(values: Any, key: str) -> list[Any]:
 def _text(values: Any, key: str) -> str:
     value = _value(values, key)
     if not isinstance(value, str):
-        raise NoResultError(f"{key} is {_short(value)}, expected a text")
+        raise NoResultError(f"{key} is {_short(value)}, expected a string")
     return value
 
 

@@ -222,9 +222,9 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
         ("crf.iters", None, r"crf\.iters: None is not valid"),
         ("crf.iters", -1, r"crf\.iters: -1 is not valid; expected 0 to 10,000; 0 turns the CRF off"),
         ("crf", 5, r"crf: 5 is not valid; expected a section with keys iters"),
-        ("data_set", 7, r"data_set: 7 is not valid; expected a text"),
+        ("data_set", 7, r"data_set: 7 is not valid; expected a string"),
         ("dataset.first_label", 0, r"dataset\.first_label: 0 is not valid; expected 1, because value 0 in the masks"),
-        ("data_root", 5, r"data_root: 5 is not valid; expected a text"),
+        ("data_root", 5, r"data_root: 5 is not valid; expected a string"),
         ("max_images", 0, r"max_images: 0 is not valid; expected 1 to 1,000,000,000, or null"),
         ("dataset.mean", [0.5, 0.5], r"dataset\.mean: \[0\.5, 0\.5\] is not valid; expected a list of 3 numbers"),
         (
@@ -258,7 +258,7 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
         ("oneshot.lr", "nan", r"oneshot\.lr: 'nan' .*expected a number"),
         ("oneshot.lr", float("inf"), r"oneshot\.lr: inf .*expected a number"),
         ("oneshot.weight_decay", -0.1, r"oneshot\.weight_decay: -0\.1 .*0 to 1,000"),
-        ("output.csv", None, r"output\.csv: None is not valid; expected a text"),
+        ("output.csv", None, r"output\.csv: None is not valid; expected a string"),
         ("output.csv", "a/x.json", r"output\.csv: 'a/x\.json' .*does not end in \.json, \.png or \.html"),
         ("output.infoscore_csv", "x.png", r"output\.infoscore_csv: 'x\.png' .*does not end in \.json"),
         ("output.csv", "a/**", r"output\.csv: 'a/\*\*' .*without \* and \?"),
@@ -270,7 +270,7 @@ def test_paths_are_relative_to_the_repository(load: Load) -> None:
             r"dataset\.mean: .* 0 to 1: pixel values are scaled from 0 to 1 \(123\.7 of 255",
         ),
         ("model.image_size", 100_000, r"model\.image_size: 100000 .*16 to 4,096"),
-        ("data_root", "a\0b", r"data_root: 'a\\x00b' .*a text without control characters"),
+        ("data_root", "a\0b", r"data_root: 'a\\x00b' .*a string without control characters"),
         ("mask_dir", "a" * 5000, r"mask_dir: 'aaa.* at most 4,096 characters"),
     ],
 )
@@ -442,7 +442,7 @@ def test_an_anchor_bomb_is_refused_in_one_short_line(load: Load) -> None:
 
 @pytest.mark.parametrize("value", [r'"a\ud800b"', r'"a\0b"', r'"a\eb"'])
 def test_strings_that_cannot_be_paths_are_refused(value: str, load: Load) -> None:
-    with pytest.raises(UserError, match=r"val_list: 'a\\.*b' is not valid; expected a text without control characters"):
+    with pytest.raises(UserError, match=r"val_list: 'a\\.*b' is not valid; expected a string without control characters"):
         load(MINIMAL, f"val_list={value}")
 
 

@@ -294,7 +294,7 @@ def test_heat_maps_share_a_scale() -> None:
     assert alone[25, 40].sum() > shared[25, 40].sum() + 100
 
 
-@pytest.mark.parametrize("ending", charts.FORMATS)
+@pytest.mark.parametrize("ending", cli.CHART_FORMATS)
 def test_charts_of_every_format_show_words_of_every_script(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"iou.{ending}"
     with warnings.catch_warnings():
