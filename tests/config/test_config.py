@@ -442,7 +442,9 @@ def test_an_anchor_bomb_is_refused_in_one_short_line(load: Load) -> None:
 
 @pytest.mark.parametrize("value", [r'"a\ud800b"', r'"a\0b"', r'"a\eb"'])
 def test_strings_that_cannot_be_paths_are_refused(value: str, load: Load) -> None:
-    with pytest.raises(UserError, match=r"val_list: 'a\\.*b' is not valid; expected a string without control characters"):
+    with pytest.raises(
+        UserError, match=r"val_list: 'a\\.*b' is not valid; expected a string without control characters"
+    ):
         load(MINIMAL, f"val_list={value}")
 
 

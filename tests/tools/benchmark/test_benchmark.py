@@ -325,11 +325,11 @@ def test_photos_are_timed_with_and_without_overlap(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ways: list[str] = []
-    for module, name in ((photos.pipeline, "run"), (photos, "one_by_one")):
+    for module, name in ((photos.pipeline, "run_stages"), (photos, "one_by_one")):
         work = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, name=name, work=work: (ways.append(name), work(*given)))
     photos.photos(dataclasses.replace(SMALL, batch_size=2, repeats=2), "false", count=3, sizes=[(40, 30)])
-    assert ways == ["one_by_one", "run"] * 2
+    assert ways == ["one_by_one", "run_stages"] * 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "3 photos, up to 2 at once through the model, float32"
     assert lines[-1].startswith("| 40 x 30 | ")

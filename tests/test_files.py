@@ -1,7 +1,8 @@
-"""Free space on a disk."""
+"""Files: paths on command lines, and free space on a disk."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -9,17 +10,34 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.files import free_space, require_space, size
+from src.files import REPOSITORY, free_space, require_space, resolve, size, user_path
 
 Usage = namedtuple("Usage", "total used free")
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/x") == resolve("~/x") == tmp_path / "x"
+    assert user_path("a/~") == Path("a/~")
+    assert user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert resolve("a") == REPOSITORY / "a"
+
+
+def test_every_path_on_a_command_line_is_one() -> None:
+    """``type=Path`` would make a folder called ~ where the shell expands none."""
+    sources = [
+        *REPOSITORY.glob("*.py"),
+        *(path for folder in ("src", "tools") for path in (REPOSITORY / folder).rglob("*.py")),
+    ]
+    assert not [path for path in sources if re.search(r"type=(pathlib\.)?Path\b", path.read_text(encoding="utf-8"))]
+
+
 def test_free_space_is_that_of_the_disk_a_folder_will_be_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, 5 * 10**9))
+    paths = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: paths.append(path) or Usage(0, 0, 5 * 10**9))
     assert free_space(tmp_path / "not" / "yet") == 5 * 10**9
     assert free_space(tmp_path) == 5 * 10**9
-    assert asked == [tmp_path.resolve()] * 2
+    assert paths == [tmp_path.resolve()] * 2
 
 
 def test_a_relative_folder_is_relative_to_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
