@@ -194,7 +194,7 @@ def _read_folder(folder: Path) -> Found:
             left_out.append((file, f"says the same as {same.path.name}"))
     if not results:
         reasons = "".join(f"; {file.name}: {reason}" for file, reason in left_out[:3])
-        raise UserError(f"folder {folder} holds no result; the experiments write JSON files into results/{reasons}")
+        raise UserError(f"folder {folder} contains no result; the experiments write JSON files into results/{reasons}")
     results.sort(key=lambda result: (earlier_result_of(result.path) or result.path, result.path))
     return Found(results, left_out)
 

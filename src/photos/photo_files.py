@@ -44,8 +44,8 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
             images = [image for image in images_in(path) if not (written_here and PICTURE.search(image.name))]
             others = passed_over(path)
             if not images:
-                holds = f" (it holds {others})" if others else ""
-                raise UserError(f"{path} is a folder without images{holds}; expected {format_names()}")
+                contents = f" (it contains {others})" if others else ""
+                raise UserError(f"{path} is a folder without images{contents}; expected {format_names()}")
             if others:
                 note(f"note: files in {path} that are not read: {others}")
             found += images

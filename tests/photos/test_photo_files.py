@@ -38,7 +38,7 @@ def test_skipped_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.eps").touch()
-    with pytest.raises(UserError, match=r"is a folder without images \(it holds 1 \.eps\); expected JPEG, "):
+    with pytest.raises(UserError, match=r"is a folder without images \(it contains 1 \.eps\); expected JPEG, "):
         find_photos([tmp_path / "empty"], tmp_path)
 
 

@@ -287,7 +287,7 @@ def test_an_invalid_result_is_refused_with_its_name_and_the_reason(
 
 @pytest.mark.parametrize("name", ["nowhere.json", ""])
 def test_a_path_without_results_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"does not exist|holds no result"):
+    with pytest.raises(UserError, match=r"does not exist|contains no result"):
         find_results([tmp_path / name])
 
 

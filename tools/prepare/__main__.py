@@ -23,7 +23,7 @@ Lay out a data set and write its image lists.
                                            the other data sets of the open-vocabulary suites
   python -m tools.prepare own --help       your own images, with masks or with what a labelling tool wrote
 
-A list holds one line per image, "image mask", both relative to the data root:
+A list has one line per image, "image mask", both relative to the data root:
   src/lists/pascal/{train,val}.txt    JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png
   src/lists/coco/{train,val}.txt      val2014/COCO_val2014_000000000042.jpg val/COCO_val2014_000000000042.png
 """
@@ -125,7 +125,7 @@ Your own data: images with masks, or with what a labelling tool wrote. The forma
   Roboflow    a split of an export "Semantic Segmentation Masks": images, *_mask.png, _classes.csv
   COCO JSON   instances (polygons, RLE) or panoptic: --masks FILE.json --images DIR
 
---images alone is enough where one folder holds everything; --masks names what holds the labels otherwise.
+--images alone is enough if one folder contains everything; otherwise --masks names the folder or file of the labels.
 
 Label 255 is ignored. With 0 among the labels, 0 is the background and the classes begin at 1. With --no-background
 every pixel is one of the classes, and 0 is the first of them; with --first-label 1 it is ignored. Gaps between labels

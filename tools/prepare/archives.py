@@ -68,7 +68,7 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
                     continue
                 if path.is_absolute() or ".." in path.parts:
                     raise UserError(
-                        f"{archive} holds the path {member.name!r}, which leads out of {folder}; "
+                        f"{archive} contains the path {member.name!r}, which leads out of {folder}; "
                         f"delete the archive and download it from {elsewhere}"
                     )
                 found += 1
@@ -77,8 +77,8 @@ def extract(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool]
                     missing.append((member, target))
             if not found:
                 raise UserError(
-                    f"archive {archive} holds no {expected} (its first file is {first!r}); unpack it by hand so that "
-                    f"{folder} has them, or download it from {elsewhere}"
+                    f"archive {archive} contains no {expected} (its first file is {first!r}); unpack them manually "
+                    f"to {folder}, or download it from {elsewhere}"
                 )
             cut_short = sum(target.is_file() for _, target in missing)
             needed = sum(member.size for member, _ in missing)

@@ -78,7 +78,7 @@ def _fetch(root: Path, splits: tuple[str, ...], download: bool) -> None:
     for split in splits:
         folder = folders[f"{split}2014.zip"]
         for path, there, archive, instead in (
-            (files[split], _has_sources(root, split), COCO_ANNOTATIONS, f", lay ready masks in {root / split}"),
+            (files[split], _has_sources(root, split), COCO_ANNOTATIONS, f", put existing masks into {root / split}"),
             (folder, folder.is_dir(), f"{split}2014.zip", ""),
         ):
             if not there:
@@ -137,8 +137,8 @@ def _why_empty(images: Path, names: list[str], source: Path) -> str:
     if not names:
         return f"{source} has no objects; unpack {COCO_ANNOTATIONS} again"
     found = sorted(path.name for path in images.iterdir())
-    holds = f"it holds {found[0]}" if found else "it is empty"
-    return f"{images} ({holds}) has none of {len(names):,} images, e.g. {names[0]}.jpg; put them right into it"
+    contents = f"it contains {found[0]}" if found else "it is empty"
+    return f"{images} ({contents}) has none of {len(names):,} images, e.g. {names[0]}.jpg; put them directly into it"
 
 
 def _jobs(instances: Instances, folder: Path, names: list[str]) -> Iterator[MaskJob]:

@@ -24,7 +24,7 @@ def check_list(path: Path, lines: list[str], force: bool, remedy: str) -> None:
     odd = next((line for line in lines if len(line.split()) != 2), None)
     if odd is not None:
         raise UserError(
-            f"list {path}: {odd!r} has blanks in its names, which lists cannot hold; rename the files or their folder"
+            f"list {path}: {odd!r} has blanks in its names, which lists cannot contain; rename files or folder"
         )
     if force or not path.is_file():
         check_writable(path)

@@ -110,7 +110,7 @@ def _sources(root: Path, voc: Path | None, sbd: Path | None, download: bool) -> 
     if sbd_folder is None and not masks and not download:
         raise UserError(
             f"no SBD in {root}: put {SBD_ARCHIVE} or its folder benchmark_RELEASE there, name it with --sbd, or add "
-            f"--download; it is not needed if {ready} holds the masks already, as in {DIAM}"
+            f"--download; it is not needed if {ready} contains the masks already, as in {DIAM}"
         )
     fetch_sbd = sbd_folder is None and len(masks) < EXPECTED_MASKS
     # an archive alone may be left from an interrupted download: torchvision compares its checksum
@@ -195,10 +195,10 @@ def _link(links: list[tuple[Path, Path]]) -> None:
 def _why_empty(names: set[str], masks: Path, images: Path, devkit: Devkit) -> str:
     """What to do if no image can be listed."""
     if not names:
-        return f"{masks} holds no masks (.png); put them right into it"
+        return f"{masks} contains no masks (.png); put them directly into it"
     return (
         f"no image of its set in {devkit.folder / 'ImageSets'} has its photo in {images} and its mask in {masks} "
-        f"(which holds {min(names)}.png, for example); put both right into these folders"
+        f"(which contains {min(names)}.png, for example); put both directly into these folders"
     )
 
 

@@ -77,7 +77,7 @@ def find_devkit(root: Path, given: Path | None) -> Devkit | None:
         extract(archive, root, _wanted, "VOCdevkit/VOC2012/")
     devkit = _devkit_in(root)
     if devkit is None and archive.is_file():
-        raise UserError(f"archive {archive} holds no VOCdevkit/VOC2012/ImageSets; expected {VOC_ARCHIVE}")
+        raise UserError(f"archive {archive} contains no VOCdevkit/VOC2012/ImageSets; expected {VOC_ARCHIVE}")
     return devkit
 
 

@@ -120,7 +120,9 @@ def test_a_file_that_is_not_an_archive_gives_a_one_line_error(tmp_path: Path, na
 
 
 def test_an_archive_without_requested_files_lists_its_content(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"{archive.name} holds no val2014/\*\.jpg \(its first file is 'top/folder/"):
+    with pytest.raises(
+        UserError, match=rf"{archive.name} contains no val2014/\*\.jpg \(its first file is 'top/folder/"
+    ):
         extract(archive, tmp_path / "out", lambda path: path.parts[0] == "val2014", "val2014/*.jpg")
 
 

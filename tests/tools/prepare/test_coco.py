@@ -271,7 +271,7 @@ def test_one_split_may_exist_and_the_other_is_drawn(root: Path, lists: Path) -> 
 def test_an_empty_folder_of_masks_does_not_count(root: Path, lists: Path) -> None:
     (root / "val").mkdir()
     (root / "annotations/instances_val2014.json").unlink()
-    with pytest.raises(UserError, match=r"instances_val2014\.json does not .*, lay ready masks in .*coco/val, or"):
+    with pytest.raises(UserError, match=r"instances_val2014\.json does not .*, put existing masks into .*coco/val, or"):
         prepare_coco(root, lists, ("val",))
 
 
@@ -281,8 +281,10 @@ def test_nested_and_missing_images_are_reported(root: Path, lists: Path, entries
     (root / "val2014").mkdir()
     for entry in entries:
         (root / "val2014" / entry).mkdir()
-    holds = f"it holds {entries[0]}" if entries else "it is empty"
-    with pytest.raises(UserError, match=rf"val2014 \({holds}\) has none of 3 images, e\.g\. .*put them right into it"):
+    contents = f"it contains {entries[0]}" if entries else "it is empty"
+    with pytest.raises(
+        UserError, match=rf"val2014 \({contents}\) has none of 3 images, e\.g\. .*put them directly into it"
+    ):
         prepare_coco(root, lists, ("val",))
 
 

@@ -400,7 +400,7 @@ def test_two_coco_files_in_a_folder_are_refused(tmp_path: Path, capsys: pytest.C
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(json.dumps(instances()))
     assert run(tmp_path / "out", "--images", tmp_path) == 2
-    assert "holds 2 COCO files (a.json, b.json); name one of them with --masks" in capsys.readouterr().err
+    assert "contains 2 COCO files (a.json, b.json); name one with --masks" in capsys.readouterr().err
 
 
 def test_other_json_files_beside_masks_are_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -401,7 +401,9 @@ def test_masks_without_a_listed_image_are_reported_differently_from_no_masks(
     shutil.copytree(root / "VOCdevkit/VOC2012/ImageSets", ready / "ImageSets")
     shutil.copytree(root / "SegmentationClassAug", ready / "SegmentationClassAug")
     (ready / "JPEGImages/JPEGImages").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no image of its set in .*ImageSets has its photo in .*put both right into"):
+    with pytest.raises(
+        UserError, match=r"no image of its set in .*ImageSets has its photo in .*put both directly into"
+    ):
         prepare_pascal(ready, tmp_path / "lists2")
 
 

@@ -49,7 +49,7 @@ def read(file: Path, images: Path | None) -> Source:
         items = _instances(file, content["annotations"], records, labels)
         kind = "COCO JSON, instances"
     if not items:
-        raise UserError(f"{file}: images: there is none")
+        raise UserError(f"{file}: images: empty")
     twice = Counter(item.name for item in items).most_common(1)[0]
     if twice[1] > 1:
         raise UserError(f"{file}: images: two are called {twice[0]}; give them names of their own")

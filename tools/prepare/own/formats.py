@@ -61,7 +61,7 @@ def read_source(images: Path | None, masks: Path | None, colours: Path | None, t
     files = [path for path in [*jsons, *inside] if _keys(path) >= {"images", "annotations", "categories"}]
     if len(files) > 1:
         raise UserError(
-            f"{given} holds {len(files)} COCO files ({files[0].name}, {files[1].name}); name one of them with --masks"
+            f"{given} contains {len(files)} COCO files ({files[0].name}, {files[1].name}); name one with --masks"
         )
     if files:
         return coco_json.read(files[0], images)
@@ -91,13 +91,13 @@ def _plain(images: Path, masks: Path, colours: Path | None, threshold: int | Non
 
 def _nothing_paired(images: Path, masks: Path, without_mask: Sequence[Path], without_image: Sequence[Path]) -> str:
     if not without_mask:
-        return f"{images} holds no images ({format_names()})"
+        return f"{images} contains no images ({format_names()})"
     example = f", e.g. {without_image[0].name}" if without_image else ""
     name = without_mask[0]
     others = counted(len(without_image), "other picture")
     return (
         f"none of {counted(len(without_mask), 'image')} in {images} has a mask: for {name.name} expected "
-        f"{name.stem}.png or {name.stem}_mask.png in {masks}, which holds {others}{example}; rename the masks"
+        f"{name.stem}.png or {name.stem}_mask.png in {masks}, which contains {others}{example}; rename the masks"
     )
 
 

@@ -163,8 +163,8 @@ def _refuse_smoothed(found: Sequence[FoundLabel]) -> None:
     if len(edges) >= EDGE_VALUES and 2 * len(edges) > len(between):
         raise UserError(
             f"the masks have {counted(len(found), 'value')}, {len(edges)} of which occur along edges alone (e.g. "
-            f"{edges[len(edges) // 2].label}): they were smoothed or saved as JPEG, and these values are no labels; "
-            "export the masks anew, or name the true values with --from-colours FILE, or with one kind of object on "
+            f"{edges[len(edges) // 2].label}): they were smoothed or saved as JPEG, and these values are not labels; "
+            "export the masks again, or name the true values with --from-colours FILE, or with one kind of object on "
             "black pass --threshold 128"
         )
 
@@ -250,7 +250,9 @@ def _lines(pairs: Sequence[tuple[Path, Path]], data_root: Path) -> list[str]:
                 if len(part.split()) != 1:
                     place = data_root.joinpath(*relative.parts[: depth + 1])
                     what = "file" if depth == len(relative.parts) - 1 else "folder"
-                    raise UserError(f"{what} {place} has a blank in its name, which image lists cannot hold; rename it")
+                    raise UserError(
+                        f"{what} {place} has a blank in its name, which image lists cannot contain; rename it"
+                    )
         lines.append(" ".join(path.relative_to(data_root).as_posix() for path in pair))
     return lines
 

@@ -28,7 +28,7 @@ def read(folder: Path, images: Path | None) -> Source:
     place = images or folder
     pairs = pair(place, folder)
     if not pairs.matched:
-        raise UserError(f"{place} holds no image NAME.jpg with its mask NAME_mask.png in {folder}")
+        raise UserError(f"{place} contains no image NAME.jpg with its mask NAME_mask.png in {folder}")
     zero_is_background = names.get(0, "background").strip("_").casefold() in BACKGROUNDS
     classes = {label: name for label, name in names.items() if not (label == 0 and zero_is_background)}
     if 0 in classes and IGNORED in classes:

@@ -123,7 +123,9 @@ def read_text(what: str, path: Path) -> str:
     except UnicodeDecodeError:
         raise UserError(f"{what} {path} is no UTF-8 text; save it as such") from None
     except OSError as error:
-        raise UserError(f"{what} {path} cannot be read ({error.strerror}); see that you may read it") from error
+        raise UserError(
+            f"{what} {path} cannot be read ({error.strerror}); check that you have permission to read it"
+        ) from error
 
 
 def read_json(what: str, path: Path) -> Any:
