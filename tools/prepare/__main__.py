@@ -21,7 +21,7 @@ Lay out a data set and write its image lists.
   python -m tools.prepare coco --help      COCO 2014
   python -m tools.prepare context|coco-object|coco-stuff|ade20k|cityscapes --help
                                            the other data sets of the open-vocabulary suites
-  python -m tools.prepare own --help       your own images, with masks or with what a labelling tool wrote
+  python -m tools.prepare own --help       your own images, with masks or an export of a labelling tool
 
 A list has one line per image, "image mask", both relative to the data root:
   src/lists/pascal/{train,val}.txt    JPEGImages/2007_000033.jpg SegmentationClassAug/2007_000033.png
@@ -29,7 +29,7 @@ A list has one line per image, "image mask", both relative to the data root:
 """
 
 ENDING = """
-After an interruption, run the command again: it resumes. Every file appears whole or not at all, and existing files are
+After an interruption, run the command again: it resumes. Files are written atomically, and existing files are
 kept. An existing list that differs is kept too, and the difference is printed (other images, another order, masks in
 another folder); --force replaces it. Images and masks that cannot be read or differ in size are reported.
 """
@@ -46,7 +46,7 @@ Put one of each below --root, or name it, or add --download (about 8 GB with eve
              SegmentationClassAug/            or, instead of SBD, masks in the layout below, beside JPEGImages/, as in
                                               the archive of DIaM: only lists are written, from ImageSets/
 
-What is made:
+Results:
   data/pascal/
     JPEGImages/             images that have a mask; hard links to the devkit's, or copies
     SegmentationClassAug/   grey PNGs: 0 background, 1..20 classes, 255 void; VOC's own mask where it exists,
@@ -71,7 +71,7 @@ alone: 16 GB). Archives in --root are unpacked there:
 Without annotations, but with masks in train/ and val/, as in the archive of DIaM, only lists are written, of the images
 that have a mask.
 
-What is made:
+Results:
   data/coco/
     train/, val/    grey PNGs: 0 background, 1..80 the categories in the order of their ids. All parts of an object
                     are drawn, larger objects first, so that smaller ones stay visible
@@ -89,7 +89,7 @@ SUITE = """\
 Put this below --root; archives there are unpacked:
 {sources}
 
-What is made: masks with the labels of configs/classes/{classes}.json where the official ones have others, and the list
+Results: masks with the labels of configs/classes/{classes}.json where the official ones have others, and the list
 src/lists/{lists}/val.txt; --splits train val makes both lists. Existing masks and lists are kept.
 Not checked against an official archive: layout, labels and counts are those that the authors document.
 """
@@ -115,7 +115,7 @@ CONFIGURATIONS = {
 }
 
 OWN = """\
-Your own data: images with masks, or with what a labelling tool wrote. The format is found out and printed:
+Your own data: images with masks or an export of a labelling tool. The format is detected and printed:
 
   masks       a folder of images and a folder of masks with the same names (cat.jpg, cat.png or cat_mask.png), or both
               in one folder. Masks are grey, palette or 1-bit PNG, BMP, TIFF, GIF or PPM files; values are labels
@@ -136,7 +136,7 @@ colours are converted with --from-colours FILE, one line per colour, the name op
   0 0 142   2 car
   0 0 0     255
 
-What is made in data/NAME:
+Results in data/NAME:
   list.txt             a line per image: image, mask
   classes.json         one class per label found; labels without a name are placeholders, and you name them
   training_free.yaml   configuration of training_free_blip.py and compute_infoscore_blip.py

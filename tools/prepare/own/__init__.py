@@ -1,1 +1,1 @@
-"""Your own data: images with masks, or with what a labelling tool wrote, become a list and configurations."""
+"""Your own data: images with masks or an export of a labelling tool become a list and configurations."""
