@@ -65,7 +65,7 @@ def test_one_shot_and_its_tuned_weights(tmp_path: Path) -> None:
 
 def test_photos_and_explorer() -> None:
     segmenter = load_photo_segmenter(CONFIG, "bus; bird", "sky", device="cpu")
-    labels = segmenter.segment_image(np.asarray(left_red_right_blue()))
+    labels = segmenter.analyse_image(np.asarray(left_red_right_blue())).labels
     assert labels.shape == (20, 40)
     studio = Studio.load(load_config(CONFIG), [REPOSITORY / "tests/golden/albef/image_0.png"], "cpu")
     content = studio.explore("0", "bus; bird", "sky")

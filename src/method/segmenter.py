@@ -355,45 +355,19 @@ class Segmenter:
         embeds = self.encode_images(pixels) if image_embeds is None else image_embeds
         return self.refine(self.unary(self.attend(embeds, known=known)), pixels)
 
-    def segment_image(self, image: ImageLike) -> np.ndarray:
-        """Segment one image at its own size.
-
-        Args:
-            image: a path, a Pillow image, or an array: grey, RGB or RGBA, uint8 or floating point from 0 to 1.
-
-        Returns:
-            Labels, uint8 [height, width]: indices into :attr:`PromptSet.class_names`.
-
-        Raises:
-            UserError: see :func:`src.data.images.to_rgb` and :meth:`check_numbers`.
-        """
-        return self.analyse_image(image).labels
-
     def analyse_image(self, image: ImageLike, embeds: Tensor | None = None) -> ImageAnalysis:
         """Run the model once on one image; the analysis has labels and heat maps at the image's own size.
 
         Args:
-            image: as in :meth:`segment_image`.
+            image: a path, a Pillow image, or an array: see :func:`src.data.images.to_rgb`.
             embeds: from an earlier analysis of the same image, so that only the text encoder runs again.
 
         Raises:
-            UserError: see :meth:`segment_image`.
+            UserError: see :func:`src.data.images.to_rgb` and :meth:`check_numbers`.
         """
         rgb = to_rgb(image)
         (seen,) = self.analyse_batch(self.frame.image(rgb)[None], embeds)
         return seen.at((rgb.shape[0], rgb.shape[1]))
-
-    def analyse_images(self, images: Sequence[ImageLike]) -> list[ImageAnalysis]:
-        """Like :meth:`analyse_image`, for B images of any sizes as one batch.
-
-        Raises:
-            UserError: see :meth:`segment_image`.
-        """
-        if not images:
-            return []
-        images = [to_rgb(image) for image in images]
-        seen = self.analyse_batch(torch.stack([self.frame.image(rgb) for rgb in images]))
-        return [each.at((rgb.shape[0], rgb.shape[1])) for each, rgb in zip(seen, images, strict=True)]
 
     @torch.no_grad()
     def analyse_batch(self, pixels: Tensor, embeds: Tensor | None = None) -> list[FrameAnalysis]:

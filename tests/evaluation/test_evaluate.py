@@ -152,7 +152,7 @@ def test_an_image_segmented_alone_is_what_the_evaluation_scores(
     config = make_config(eval={"resolution": "original"})
     segmenter, dataset = setup(config, fused)
     for entry, prediction in zip(dataset.entries, predict(segmenter, dataset, config.dataloader), strict=True):
-        assert np.array_equal(segmenter.segment_image(read_image(entry.image)), prediction.labels)
+        assert np.array_equal(segmenter.analyse_image(read_image(entry.image)).labels, prediction.labels)
 
 
 def test_an_unreadable_image_ends_the_evaluation_and_is_named(

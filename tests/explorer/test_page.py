@@ -86,7 +86,7 @@ def explore(
     embeds = segmenter.encode_images(pixels)
     with torch.no_grad():
         seen = segmenter.attend(embeds, blip.layers)
-        labels = segmenter.segment_image(image)
+        labels = segmenter.analyse_image(image).labels
     known = None
     if truth:
         masks = labels.copy()
@@ -177,7 +177,7 @@ def test_entropy_is_infoscores(one: Explored) -> None:
 def test_labels_after_the_crf_and_ground_truth_arrive_whole(one: Explored, open_page: Callable[..., Page]) -> None:
     window = open_page(one.address)
     refined = array(window, "explorer.image.refined", np.uint8).reshape(90, 120)
-    assert np.array_equal(refined, one.segmenter.segment_image(one.image))
+    assert np.array_equal(refined, one.segmenter.analyse_image(one.image).labels)
     truth = array(window, "explorer.image.truth.labels", np.uint8).reshape(90, 120)
     assert (truth[-9:, :7] == 255).all()
     assert np.array_equal(truth[20:, 7:], refined[20:, 7:])

@@ -288,7 +288,7 @@ def test_an_image_is_segmented_at_its_original_size(fused: Blip, prompts: Prompt
     rgb, _ = tiny.random_scene(np.random.default_rng(0), 90, 131)
     frame = Frame(tiny.SIZE, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     segmenter = Segmenter(fused, prompts, LAYERS, frame, ConvCRF(iterations=2))
-    labels = segmenter.segment_image(rgb)
+    labels = segmenter.analyse_image(rgb).labels
     assert labels.dtype == np.uint8
     scores = segmenter.segment(frame.image(rgb)[None])[0]
     assert np.array_equal(labels, frame.undo(scores, (90, 131)).argmax(0).numpy())
@@ -348,7 +348,8 @@ def test_images_of_a_batch_are_independent(fused: Blip, prompts: PromptSet) -> N
     rng = np.random.default_rng(0)
     images = [tiny.random_scene(rng, height, width)[0] for height, width in ((90, 131), (64, 40), (200, 77))]
     segmenter = Segmenter(fused, prompts, LAYERS, Frame(tiny.SIZE), ConvCRF(iterations=2))
-    together = segmenter.analyse_images(images)
+    batch = torch.stack([segmenter.frame.image(rgb) for rgb in images])
+    together = [seen.at(rgb.shape[:2]) for seen, rgb in zip(segmenter.analyse_batch(batch), images, strict=True)]
     for rgb, analysis in zip(images, together, strict=True):
         alone = segmenter.analyse_image(rgb)
         assert analysis.labels.shape == rgb.shape[:2]
@@ -360,4 +361,3 @@ def test_images_of_a_batch_are_independent(fused: Blip, prompts: PromptSet) -> N
             assert kept.untyped_storage().nbytes() == kept.nbytes
         again = segmenter.analyse_image(rgb, analysis.embeds)
         assert (again.labels == alone.labels).mean() > 0.999
-    assert segmenter.analyse_images([]) == []
