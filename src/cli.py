@@ -28,6 +28,25 @@ CHART_FORMATS = ("png", "pdf", "svg")
 """Formats of :mod:`src.output.charts`, which this module does not import: NumPy takes time."""
 
 
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argparse type: a whole number from ``least`` to ``most`` (None: no limit)."""
+    expected = f"{least} or more" if most is None else f"{least} to {most}"
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"expected a whole number, {expected}, got {text}")
+        return number
+
+    return parse
+
+
+positive_int = whole_number(1)
+
+
 def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run ``main(arguments)`` and return its exit code.
 
@@ -273,14 +292,6 @@ def training_free_twin(config: Path) -> Path | None:
 def report_of(folder: Path) -> str:
     """The command that compares the results in ``folder``."""
     return f"{shlex.join(['python', '-m', 'tools.report', str(folder)])} compares results"
-
-
-def positive_int(text: str) -> int:
-    """Parse a whole number of 1 or more from the command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
-    return number
 
 
 def load(args: argparse.Namespace) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from pathlib import Path
 
@@ -77,3 +78,16 @@ def test_a_run_ends_with_what_to_open_and_run(tmp_path: Path, capsys: pytest.Cap
         last = capsys.readouterr().out.splitlines()[-1]
         assert last == f"next: open {tmp_path / picture}; python -m tools.report {tmp_path} compares results"
         assert (tmp_path / picture).is_file()
+
+
+def test_whole_numbers_have_a_range() -> None:
+    assert [cli.whole_number(0, 65535)(text) for text in ("0", "65535")] == [0, 65535]
+    assert cli.positive_int("1") == 1
+    for parse, text, expected in (
+        (cli.positive_int, "0", "1 or more"),
+        (cli.positive_int, "2.5", "1 or more"),
+        (cli.whole_number(0, 65535), "65536", "0 to 65535"),
+        (cli.whole_number(0), "-1", "0 or more"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^expected a whole number, {expected}, got {text}$"):
+            parse(text)

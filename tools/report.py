@@ -158,13 +158,6 @@ def _check(args: argparse.Namespace, *files: Path | None) -> None:
     check_writable(*wanted)
 
 
-def _seed(text: str) -> int:
-    """NumPy takes no negative seeds."""
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
-    return number
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -191,10 +184,14 @@ def _parser() -> argparse.ArgumentParser:
         type=cli.positive_int,
         default=RESAMPLES,
         metavar="N",
-        help=f"of --compare: how often the images are drawn anew (default: {RESAMPLES:,})",
+        help=f"of --compare: number of resamples (default: {RESAMPLES:,})",
     )
     parser.add_argument(
-        "--seed", type=_seed, default=SEED, metavar="N", help=f"of --compare: seed of the draws (default: {SEED})"
+        "--seed",
+        type=cli.whole_number(0),
+        default=SEED,
+        metavar="N",
+        help=f"of --compare: seed of the draws (default: {SEED})",
     )
     cli.figures_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of user errors")

@@ -122,15 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WORDS",
         help='background words to start with, such as "table, wall" (default: the background words of the class file)',
     )
-    parser.add_argument("--port", type=_port, default=PORT, help=f"to listen on; 0: any free one (default: {PORT})")
+    parser.add_argument(
+        "--port", type=cli.whole_number(0, 65535), default=PORT, help=f"to listen on; 0: any free one (default: {PORT})"
+    )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
     return parser
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"expected 0 to 65535, got {text}")
-    return number
