@@ -11,6 +11,7 @@
     python -m tools.benchmark --what photos --repeats 2        # 200 photos, overlapping against one by one
     python -m tools.benchmark --what startup                   # what users wait for before the first image
     python -m tools.benchmark --device cuda --batch-size 16
+    python -m tools.benchmark --published ../Segmentation-From-Attention   # also time the published scripts
 
 The baseline is the computation of the published code (docs/speed.md, tests/oracles): HuggingFace's eager attention with
 one image at a time, keys and values of the image, full-size maps, the unfolded CRF, images encoded again at every step
@@ -29,12 +30,14 @@ import json
 import sys
 
 from src import cli
+from src.errors import UserError
 from src.files import user_path
 from src.runtime import DEVICES
 from src.screen import say, say_next
 from tools.benchmark.options import AMP, CLASSES, MODELS, Options
 
-JOBS = ("segment", "infoscore", "tuning", "runs", "growth", "precision", "photos", "startup")
+COMPARED = ("segment", "infoscore", "tuning", "runs")
+JOBS = (*COMPARED, "growth", "precision", "photos", "startup")
 
 
 def main(arguments: list[str]) -> None:
@@ -45,6 +48,8 @@ def main(arguments: list[str]) -> None:
 
         print(json.dumps(dataclasses.asdict(measure(args.side, Options(**json.loads(args.options))))))
         return
+    if args.published:
+        args.published = _checkout(args)
     import torch
 
     from src.runtime import choose_device
@@ -75,6 +80,23 @@ def main(arguments: list[str]) -> None:
         compare_with_published(dataclasses.replace(options, what=args.what), args.amp)
     plot = f"open {args.plot}" if args.what == "growth" and args.plot else ""
     say_next(plot, "docs/speed.md says what the rows mean and compares with other machines")
+
+
+def _checkout(args: argparse.Namespace) -> str:
+    """The folder of ``--published``, absolute.
+
+    Raises:
+        UserError: it lacks a script, or the job or model has no published counterpart.
+    """
+    if args.what not in COMPARED:
+        raise UserError(
+            f"--what {args.what} has no published counterpart; --published needs one of: {', '.join(COMPARED)}"
+        )
+    if args.model != "blip":
+        raise UserError(f"--model {args.model}: the published scripts run BLIP; leave out --published or --model")
+    from tools.benchmark.published import scripts_folder
+
+    return str(scripts_folder(args.published.resolve()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,9 +137,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--warm-up", type=int, default=usual.warm_up, metavar="N", help="untimed repetitions before (default: 1)"
     )
+    parser.add_argument(
+        "--published",
+        type=user_path,
+        metavar="FOLDER",
+        help="a checkout of the published code, whose scripts are timed too",
+    )
     parser.add_argument("--plot", type=user_path, metavar="FILE", help="where to draw the plot of --what growth")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error that you can fix")
-    parser.add_argument("--side", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("ours", "plain", "published"), help=argparse.SUPPRESS)
     parser.add_argument("--options", help=argparse.SUPPRESS)
     return parser
 

@@ -13,11 +13,18 @@ from tools.benchmark.options import Options
 
 def compare_with_published(options: Options, formats: Sequence[str]) -> None:
     """Measure both sides in each of ``formats`` (values of ``--amp``), and print the comparison."""
+    if options.published:
+        # a fault of the checkout ends the benchmark before the long part
+        measure_apart("published", dataclasses.replace(options, what="nothing", amp="false"))
     ours = measure_formats(options, formats)
     # what ``true`` stands for is decided once, so that both sides compute in the same format
-    plain = {numbers: measure_apart("plain", dataclasses.replace(options, amp=amp_of(numbers))) for numbers in ours}
+    in_format = {numbers: dataclasses.replace(options, amp=amp_of(numbers)) for numbers in ours}
+    plain = {numbers: measure_apart("plain", given) for numbers, given in in_format.items()}
     model = measure_apart("ours", dataclasses.replace(options, what="nothing", amp="false")).peak_bytes
     say(measurement_table(plain, ours, {numbers: floors(options, numbers) for numbers in ours}, model))
+    if options.published:
+        scripts = {numbers: measure_apart("published", given) for numbers, given in in_format.items()}
+        say(f"\nThe scripts in {options.published}:\n\n{scripts_table(scripts, plain, ours)}")
 
 
 def amp_of(numbers: str) -> str:
@@ -73,3 +80,33 @@ def measurement_table(
     above = [((plain[n].peak_bytes - model) / gib, (ours[n].peak_bytes - model) / gib, "") for n in ours]
     row(f"of it above the model's {model / gib:.2f}", above, 2)
     return "\n".join(lines)
+
+
+def scripts_table(
+    scripts: Mapping[str, Measurement], plain: Mapping[str, Measurement], ours: Mapping[str, Measurement]
+) -> str:
+    """A Markdown table of seconds per image: the published scripts, the baseline and this project.
+
+    Args:
+        scripts: the functions of a checkout, by number format; their stage "model" is the vision and the text encoder.
+        plain: the baseline, by number format.
+        ours: this project, by number format.
+    """
+    header = " | ".join(f"{numbers}: scripts, s | baseline, s | ours, s | scripts / ours" for numbers in scripts)
+    lines = [f"| stage | {header} |", "|---" + "|---|---|---|---" * len(scripts) + "|"]
+    stages = [*next(iter(scripts.values())).seconds, "**whole**"]
+    for stage in stages:
+        cells = []
+        for numbers, side in scripts.items():
+            three = [_seconds(each, stage) for each in (side, plain[numbers], ours[numbers])]
+            cells.append(" | ".join([*(f"{value:.3f}" for value in three), f"{three[0] / three[2]:.1f} x"]))
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _seconds(measured: Measurement, stage: str) -> float:
+    """Of a stage of the scripts, on any side."""
+    if stage == "**whole**":
+        return measured.total
+    parts = ("vision", "text") if stage == "model" and stage not in measured.seconds else (stage,)
+    return sum(measured.seconds[part] for part in parts)

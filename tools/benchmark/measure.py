@@ -43,10 +43,14 @@ def measure(side: Side, options: Options) -> Measurement:
         from tools.benchmark.ours import Ours
 
         worker = Ours(options, device)
-    else:
+    elif side == "plain":
         from tools.benchmark.plain import Plain
 
         worker = Plain(options, device)
+    else:
+        from tools.benchmark.published import Published
+
+        worker = Published(options, device)
     work = worker.jobs[options.what]
     jpegs = [photo(seed) for seed in range(options.images)]
     for _ in range(options.warm_up):

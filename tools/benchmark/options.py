@@ -8,7 +8,7 @@ from typing import Literal
 from src.config.schema import Amp
 
 What = Literal["segment", "infoscore", "tuning", "runs", "nothing"]
-Side = Literal["ours", "plain"]
+Side = Literal["ours", "plain", "published"]
 
 MODELS = ("blip", "albef")
 CLASSES = {"pascal": 21, "coco": 81}
@@ -35,6 +35,7 @@ class Options:
         amp: as ``runtime.amp``, see :data:`AMP`.
         repeats: timed repetitions, of which the fastest counts.
         warm_up: untimed repetitions before them.
+        published: a checkout of the published code, absolute, for the side ``published``.
     """
 
     what: What = "segment"
@@ -49,6 +50,7 @@ class Options:
     amp: str = "false"
     repeats: int = 3
     warm_up: int = 1
+    published: str | None = None
 
     @property
     def images(self) -> int:

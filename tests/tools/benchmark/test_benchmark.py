@@ -12,13 +12,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from transformers import BlipForImageTextRetrieval
 
 from src import cli
 from src.errors import UserError
 from src.layer_selection import infoscore
-from tests import tiny
 from tests.oracles import stages
+from tests.tools.benchmark.conftest import CPU, SMALL
 from tools.benchmark import (
     __main__,
     against_published,
@@ -34,36 +33,6 @@ from tools.benchmark import (
 from tools.benchmark.measure import Measurement
 from tools.benchmark.options import Options
 from tools.benchmark.ours import Ours
-
-CPU = torch.device("cpu")
-SMALL = Options(image_size=64, device="cpu", repeats=1, warm_up=0)
-
-
-def tiny_albef() -> BlipForImageTextRetrieval:
-    """The tiny BLIP without cross-attention in its first layer."""
-    model = tiny.random_blip()
-    model.config.text_config.fusion_layer = 1
-    model.text_encoder.encoder.layer[0].crossattention = workload.NoCrossAttention()
-    return model
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the large model and its vocabulary by tiny ones."""
-    monkeypatch.setattr(workload, "blip_large", tiny.random_blip)
-    monkeypatch.setattr(workload, "albef", tiny_albef)
-    for model, layers in (("blip", range(3)), ("albef", range(1, 4))):
-        monkeypatch.setitem(workload.LAYERS, model, (layers[0], layers[2]))
-        monkeypatch.setitem(workload.ALL_LAYERS, model, layers)
-
-    class Words(workload.Words):
-        def __call__(self, prompts: list[str], **options: object) -> SimpleNamespace:
-            tokens = super().__call__(prompts, **options)
-            return SimpleNamespace(
-                input_ids=tokens.input_ids % len(tiny.VOCABULARY), attention_mask=tokens.attention_mask
-            )
-
-    monkeypatch.setattr(workload, "Words", Words)
 
 
 def test_both_sides_compute_the_same_with_albef() -> None:
@@ -201,17 +170,17 @@ def test_published_tuning_is_differentiated_through_the_vision_tower(monkeypatch
 
 def test_infoscore_is_timed_with_prompts_below_the_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the shipped path, with logits spread as on the miniature; the random model alone has no such prompt."""
-    marked: list[torch.Tensor] = []
-    share = infoscore._shares
+    found: list[torch.Tensor] = []
+    places = infoscore._places
 
-    def noted(layers: list[torch.Tensor], size: int) -> torch.Tensor:
-        marked.extend(infoscore._unclamped_shares(maps, size).may_clamp.any(1) for maps in layers)
-        return share(layers, size)
+    def noted(crossing: torch.Tensor) -> torch.Tensor:
+        found.append(crossing.flatten(1).any(1))
+        return places(crossing)
 
-    monkeypatch.setattr(infoscore, "_shares", noted)
+    monkeypatch.setattr(infoscore, "_places", noted)
     measure.measure("ours", dataclasses.replace(SMALL, what="infoscore", batch_size=4))
-    assert len(marked) == 3
-    assert torch.cat(marked).float().mean() > 0.9
+    assert len(found) == 3
+    assert torch.cat(found).float().mean() > 0.9
 
 
 def test_the_model_alone_is_a_job_of_this_project() -> None:
