@@ -21,7 +21,7 @@ from ..runtime import threads
 from ..screen import table
 
 CLAMP = 1e-6
-CLAMPED_BYTES = 32 * 2**20  # of full-size maps that are computed at a time
+CROSSING_BYTES = 8 * 2**20  # of upsampled cells that are computed at a time
 
 COLUMNS = ("layer", "mean_image_entropy", "dataset_entropy", "entropy_ratio", "cov", "infoscore", "rank")
 """Header of the CSV with :meth:`LayerScores.rows`."""
@@ -34,7 +34,7 @@ class LayerScores:
     Attributes:
         layers: indices of the layers in the text encoder.
         skipped: unreadable images: image and reason.
-        halved: number of batches that were computed in parts because memory ran out.
+        halved: number of batches computed in smaller parts for lack of memory, which rounds differently.
     """
 
     layers: tuple[int, ...]
@@ -89,10 +89,12 @@ def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
     """Each prompt's share of the image.
 
     Definition: upsample the prompts' maps to S x S, divide each pixel by its sum over prompts (clamped at 1e-6), clamp
-    the quotient at 1e-6 too, and take the mean over all pixels, padding included. Most prompts do not need full-size
-    maps: with the upsampling matrix W and s = max(W sum_p map_p, 1e-6), the mean of W map_p / s over pixels is
-    <map_p, W^T (1 / s)> / S^2. Only prompts whose quotient may be below the clamp somewhere, by a bound from their
-    smallest patch, are computed by the definition.
+    the quotient at 1e-6 too, and take the mean over all pixels, padding included.
+
+    The pixels between four neighbouring patches form a cell, where a map is bilinear in its four corners. With s for
+    the clamped sum over prompts, the quotients of a cell add up to the corners' values times weights that depend on
+    1 / s alone. Where a prompt is below the clamp in the whole cell, by a bound from its corners and s, the sum is the
+    clamp times the number of pixels. Only cells in between, where a prompt may cross the clamp, are upsampled.
 
     Args:
         maps: [B, P, N], prompt maps of one layer (softmax over prompts, times itm).
@@ -101,57 +103,105 @@ def prompt_shares(maps: Tensor, image_size: int) -> Tensor:
     Returns:
         [B, P].
     """
-    return _shares([maps], image_size)[0]
+    with threads(1):  # the rounding of a sum depends on the number of threads
+        return _shares(maps, image_size)
 
 
 def layer_shares(attended: PatchAttention, layers: Sequence[int], image_size: int) -> Tensor:
-    """:func:`prompt_shares` [L, B, P] of ``layers`` for the images of ``attended``."""
-    return _shares([attended.prompt_maps(layer).float() for layer in layers], image_size)
+    """:func:`prompt_shares` [L, B, P] of ``layers`` for the images of ``attended``.
 
-
-def _shares(layers: Sequence[Tensor], image_size: int) -> Tensor:
-    """:func:`prompt_shares` of L layers' maps, [B, P, N] each: [L, B, P].
-
-    Synchronises once with a GPU, for the clamp, and copies the indices of all clamped prompts to it in one transfer.
+    Synchronises once with a GPU.
     """
-    at_a_time = max(1, CLAMPED_BYTES // (4 * image_size**2))
-    with threads(1):  # the rounding of a sum depends on the number of threads
-        parts = [_unclamped_shares(maps, image_size) for maps in layers]
-        shares = torch.stack([part.shares for part in parts])
-        marked, by_layer = _marked(torch.stack([part.may_clamp for part in parts]).cpu())
-        for maps, part, own, indices in zip(
-            layers, parts, shares, marked.to(shares.device).split(by_layer), strict=True
-        ):
-            for first in range(0, len(indices), at_a_time):
-                image, prompt = indices[first : first + at_a_time].unbind(1)
-                full_size = upsample(maps[image, prompt][:, None], image_size)[:, 0]  # [K', S, S]
-                clamped = full_size.div_(part.total[image]).clamp_(min=CLAMP)
-                own[image, prompt] = clamped.mean((1, 2))
-    return shares
+    maps = [attended.prompt_maps(layer).float() for layer in layers]
+    if maps[0].device.type == "cpu":  # a layer at a time fits the cache
+        return torch.stack([prompt_shares(each, image_size) for each in maps])
+    return prompt_shares(torch.cat(maps), image_size).unflatten(0, (len(maps), -1))
+
+
+def _shares(maps: Tensor, image_size: int) -> Tensor:
+    square, cells = _corners(maps), _Cells.of(maps, image_size)
+    inverse = cells.cut(1 / upsample(maps.sum(1, keepdim=True), image_size)[:, 0].clamp(min=CLAMP))
+    weights = cells.corner_weights(inverse)
+    last = square.shape[-1] - 1
+    corners = [square[..., i : i + last, j : j + last] for i in (0, 1) for j in (0, 1)]  # [B, P, Q, Q] each
+    sums = corners[0] * weights[0]
+    for corner, weight in zip(corners[1:], weights[1:], strict=True):
+        sums.addcmul_(corner, weight)
+    lowest = torch.minimum(torch.minimum(corners[0], corners[1]), torch.minimum(corners[2], corners[3]))
+    highest = torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
+    below = highest * inverse.amax((3, 4))[:, None] <= CLAMP
+    crossing = (lowest * inverse.amin((3, 4))[:, None] < CLAMP) & ~below
+    sums = torch.where(below, CLAMP * cells.pixels, sums)
+    for places in _places(crossing).split(max(1, CROSSING_BYTES // (4 * cells.inside.shape[1] ** 2))):
+        image, prompt, row, column = places.unbind(1)
+        four = [square[image, prompt, row + i, column + j][:, None] for i in (0, 1) for j in (0, 1)]
+        down, across = cells.weights[row], cells.weights[column]  # [K, m, 2]
+        left, right = (down[..., 0] * four[j] + down[..., 1] * four[2 + j] for j in (0, 1))  # [K, m]
+        full_size = left[..., None] * across[:, None, :, 0] + right[..., None] * across[:, None, :, 1]  # [K, m, m]
+        clamped = full_size.mul_(inverse[image, row, column]).clamp_(min=CLAMP)
+        inside = cells.inside[row][..., None] * cells.inside[column][:, None]
+        sums[image, prompt, row, column] = clamped.mul_(inside).sum((1, 2))
+    return sums.sum((2, 3)) / image_size**2
+
+
+def _corners(maps: Tensor) -> Tensor:
+    """Maps [B, P, g * g] as [B, P, g, g]; a single patch is repeated to [B, P, 2, 2], which is upsampled alike."""
+    grid = round(maps.shape[-1] ** 0.5)
+    return maps.unflatten(2, (grid, grid)) if grid > 1 else maps[..., None].expand(-1, -1, 2, 2)
+
+
+def _places(crossing: Tensor) -> Tensor:
+    """Indices [K, 4] of the true values of [B, P, Q, Q]; the only synchronisation with a GPU."""
+    return crossing.nonzero()
 
 
 @dataclass(frozen=True)
-class _Unclamped:
-    """Shares [B, P] without the clamp; which of them the clamp may change; the clamped sum over prompts [B, S, S]."""
+class _Cells:
+    """The pixels of an image cut into Q x Q cells between four neighbouring patches, up to m pixels along an axis.
 
-    shares: Tensor
-    may_clamp: Tensor
-    total: Tensor
+    Attributes:
+        index: [Q, m], pixels of a cell along an axis; the last one is repeated to fill up.
+        inside: [Q, m], 1 for a pixel of the cell, 0 for a repeated one.
+        weights: [Q, m, 2], how much of a cell's first and second patch a pixel gets; 0 for a repeated one.
+    """
 
+    index: Tensor
+    inside: Tensor
+    weights: Tensor
 
-def _unclamped_shares(maps: Tensor, image_size: int) -> _Unclamped:
-    grid = round(maps.shape[-1] ** 0.5)
-    total = upsample(maps.sum(1, keepdim=True), image_size)[:, 0].clamp_(min=CLAMP)  # [B, S, S]
-    axis = upsampling_matrix(grid, image_size, maps)  # [S, g]; W is this along both axes
-    weight = axis.T @ (1 / total) @ axis  # [B, g, g]
-    shares = (maps @ weight.flatten(1)[..., None])[..., 0] / image_size**2
-    return _Unclamped(shares, maps.amin(2) < CLAMP * total.amax((1, 2))[:, None], total)
+    @staticmethod
+    def of(maps: Tensor, image_size: int) -> _Cells:
+        """The cells of maps [B, P, g * g] upsampled to S x S."""
+        last = max(round(maps.shape[-1] ** 0.5), 2) - 1  # Q
+        cell = torch.arange(last, device=maps.device)
+        # cell k has the pixels x with k <= x (g - 1) / (S - 1) < k + 1; the last cell has the last pixel, too
+        first = -(-cell * (image_size - 1) // last)
+        end = torch.where(cell == last - 1, image_size, -(-(cell + 1) * (image_size - 1) // last))
+        most = (image_size - 1) // last + 1
+        index = first[:, None] + torch.arange(most, device=maps.device)
+        inside = (index < end[:, None]).to(maps.dtype)
+        index = torch.minimum(index, end[:, None] - 1)
+        axis = upsampling_matrix(last + 1, image_size, maps)  # [S, g]
+        weights = torch.stack([axis[index, cell[:, None] + side] for side in (0, 1)], 2) * inside[..., None]
+        return _Cells(index, inside, weights)
 
+    @property
+    def pixels(self) -> Tensor:
+        """Number of pixels of each cell, [Q, Q]."""
+        along = self.inside.sum(1)
+        return along[:, None] * along
 
-def _marked(may_clamp: Tensor) -> tuple[Tensor, list[int]]:
-    """Indices (image, prompt) [K, 2] of the true values in [L, B, P], layer by layer, and their number per layer."""
-    places = may_clamp.nonzero()
-    return places[:, 1:].contiguous(), places[:, 0].bincount(minlength=len(may_clamp)).tolist()
+    def cut(self, image: Tensor) -> Tensor:
+        """Cut [B, S, S] into cells [B, Q, Q, m, m]."""
+        return image[:, self.index[:, None, :, None], self.index[:, None]]
+
+    def corner_weights(self, inverse: Tensor) -> list[Tensor]:
+        """Sums over the pixels of a cell of ``inverse`` [B, Q, Q, m, m] times each corner's weight: [B, 1, Q, Q] each.
+
+        Corners in the order upper left, upper right, lower left, lower right.
+        """
+        across = [(inverse * self.weights[:, None, :, side]).sum(4) for side in (0, 1)]  # [B, Q, Q, m] each
+        return [(half * self.weights[:, None, :, side]).sum(3)[:, None] for side in (0, 1) for half in across]
 
 
 class InfoScore:

@@ -38,7 +38,7 @@ def test_shares_without_full_size_maps_equal_the_definition(
 ) -> None:
     maps = maps_like_the_method(batch, prompts, grid, sharpness)
     expected = plain_prompt_shares(maps, size)
-    torch.testing.assert_close(prompt_shares(maps, size).double(), expected, rtol=2e-5, atol=1e-9)
+    torch.testing.assert_close(prompt_shares(maps, size).double(), expected, rtol=1e-6, atol=0)
 
 
 def test_upsampling_changes_the_shares() -> None:
@@ -59,7 +59,7 @@ def test_shares_below_the_clamp_count_as_the_clamp(place: str) -> None:
         maps[1, 2, -1] = 0.0
         maps[1, 2, -2] *= 1e-7
     shares = prompt_shares(maps, 48)
-    torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
+    torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 48), rtol=1e-6, atol=0)
     unclamped = plain_prompt_shares(maps, 48, clamp=0.0)
     assert (shares / unclamped)[1, 2] > 1 + 1e-9  # otherwise the clamp would not be tested
     if place == "everywhere":
@@ -74,7 +74,7 @@ def test_a_prompt_that_falls_below_the_clamp_only_where_the_others_are_strong() 
     maps = torch.cat([weak, strong], 1)
     unclamped = plain_prompt_shares(maps, 48, clamp=0.0)
     assert plain_prompt_shares(maps, 48)[0, 0] > 1.1 * unclamped[0, 0]
-    torch.testing.assert_close(prompt_shares(maps, 48).double(), plain_prompt_shares(maps, 48), rtol=2e-5, atol=0)
+    torch.testing.assert_close(prompt_shares(maps, 48).double(), plain_prompt_shares(maps, 48), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("bias", [-12.0, -16.0, -20.0])
@@ -85,7 +85,7 @@ def test_the_sum_over_prompts_is_clamped_where_all_matching_scores_are_near_zero
     itm = (torch.randn(3, 7, generator=generator) + bias).sigmoid()
     maps = logits.softmax(1) * itm[..., None]
     shares = prompt_shares(maps, 40)
-    torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 40), rtol=2e-5, atol=0)
+    torch.testing.assert_close(shares.double(), plain_prompt_shares(maps, 40), rtol=1e-6, atol=0)
     by_hand = maps.double().sum(1).mean() / 1e-6  # where the clamp applies everywhere, it is the divisor
     if bias < -12:
         assert float(shares.sum(1).mean()) == pytest.approx(float(by_hand), rel=0.5)
@@ -94,33 +94,50 @@ def test_the_sum_over_prompts_is_clamped_where_all_matching_scores_are_near_zero
         torch.testing.assert_close(shares.sum(1), torch.ones(3))
 
 
-def test_only_prompts_that_may_fall_below_the_clamp_are_upsampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    upsampled = []
+@pytest.mark.parametrize(("grid", "size"), [(1, 16), (2, 32), (3, 48), (4, 64), (5, 80), (14, 224), (5, 41), (7, 50)])
+def test_every_pixel_is_in_one_cell(grid: int, size: int) -> None:
+    """Cells of unequal size; corners weigh a pixel as upsampling does."""
+    maps = torch.rand(2, 3, grid * grid, generator=torch.Generator().manual_seed(0))
+    cells = subject._Cells.of(maps, size)
+    assert cells.pixels.sum() == size**2
+    place = torch.arange(size**2.0).view(1, size, size)
+    inside = cells.inside[:, None, :, None] * cells.inside[:, None]
+    assert sorted(cells.cut(place)[0][inside.bool()].tolist()) == list(range(size**2))
+    square = subject._corners(maps)
+    corners = square.unfold(2, 2, 1).unfold(3, 2, 1)  # [B, P, Q, Q, 2, 2]
+    full_size = torch.einsum("amx,bny,ipabxy->ipabmn", cells.weights, cells.weights, corners)
+    expected = torch.stack([cells.cut(each) for each in subject.upsample(maps, size)])
+    torch.testing.assert_close(full_size, expected * inside, rtol=1e-5, atol=1e-6)
 
-    def count(maps: Tensor, size: int) -> Tensor:
-        upsampled.append(len(maps))
-        return upsample(maps, size)
 
-    upsample = subject.upsample
-    monkeypatch.setattr(subject, "upsample", count)
+def test_only_cells_where_a_prompt_may_cross_the_clamp_are_upsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    crossing: list[int] = []
+    places = subject._places
+    monkeypatch.setattr(subject, "_places", lambda given: crossing.append(int(given.sum())) or places(given))
     maps = maps_like_the_method(2, 9, 4, 1.0)
     prompt_shares(maps, 32)
-    assert upsampled == [2]  # the sum over prompts of both images
-    maps[1, [3, 5]] *= 1e-9
-    upsampled.clear()
+    maps[1, [3, 5]] *= 1e-9  # below the clamp everywhere
     prompt_shares(maps, 32)
-    assert upsampled == [2, 2]
+    maps[0, 2, 0] = 0  # a corner of the image: one of nine cells
+    prompt_shares(maps, 32)
+    assert crossing == [0, 0, 1]
 
 
 @pytest.mark.parametrize("together", [1, 3, 1000])
-def test_clamped_maps_are_formed_in_chunks_with_the_same_result(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_are_upsampled_in_chunks_with_the_same_result(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [maps_like_the_method(3, 7, 5, sharpness) for sharpness in (0.5, 12.0, 6.0)]
-    monkeypatch.setattr(subject, "CLAMPED_BYTES", 4 * 40 * 40 * together)
-    shares = subject._shares(layers, 40)
-    for got, maps in zip(shares, layers, strict=True):
-        torch.testing.assert_close(got.double(), plain_prompt_shares(maps, 40), rtol=2e-5, atol=1e-9)
-    monkeypatch.undo()
-    assert torch.equal(shares, subject._shares(layers, 40))
+    whole = [prompt_shares(maps, 40) for maps in layers]
+    monkeypatch.setattr(subject, "CROSSING_BYTES", 4 * 10 * 10 * together)
+    for got, maps in zip(whole, layers, strict=True):
+        assert torch.equal(got, prompt_shares(maps, 40))
+        torch.testing.assert_close(got.double(), plain_prompt_shares(maps, 40), rtol=1e-6, atol=0)
+
+
+def test_all_layers_at_once_equal_one_by_one() -> None:
+    """A GPU gets all layers in one call, the CPU one after the other."""
+    layers = [maps_like_the_method(3, 7, 5, sharpness) for sharpness in (0.5, 12.0, 6.0)]
+    together = prompt_shares(torch.cat(layers), 40).unflatten(0, (3, 3))
+    assert torch.equal(together, torch.stack([prompt_shares(maps, 40) for maps in layers]))
 
 
 def scored(layers: list[Tensor], batch: int, size: int) -> LayerScores:
