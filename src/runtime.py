@@ -328,14 +328,17 @@ def device_name(device: torch.device) -> str:
 
 
 _halvings = 0  # of the working memory, for the rest of the process
+_reduced = False  # whether too little memory of a GPU was free for the usual working memory
 
 
 def working_memory(device: torch.device, most: int, least: int) -> int:
     """Bytes of working memory for a step on ``device``.
 
     On CUDA ``most``, halved until it fits into the free memory, but at least ``least``: powers of two, so that the same
-    job is divided, and rounds, in the same way in every run. On other devices ``least``, which fits in the cache.
+    job is divided, and rounds, in the same way in every run (unless :func:`working_memory_was_reduced`). On other
+    devices ``least``, which fits in the cache.
     """
+    global _reduced
     import torch
 
     if device.type != "cuda":
@@ -344,6 +347,7 @@ def working_memory(device: torch.device, most: int, least: int) -> int:
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     while most > max(free, least):
         most //= 2
+        _reduced = True
     return max(most, least) >> _halvings
 
 
@@ -356,6 +360,9 @@ def halve_working_memory() -> bool:
     return True
 
 
-def working_memory_was_halved() -> bool:
-    """Whether the working memory was halved: smaller steps round differently."""
-    return _halvings > 0
+def working_memory_was_reduced() -> bool:
+    """Whether a step had less than the usual working memory: smaller steps round differently.
+
+    Memory ran out, or other processes or kept embeddings left too little of a GPU's memory free.
+    """
+    return _reduced or _halvings > 0

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import UserError
-from ..runtime import halve_working_memory, working_memory_was_halved
+from ..runtime import halve_working_memory, working_memory_was_reduced
 from ..screen import counted, note_once
 
 B = TypeVar("B", bound=Sized)
@@ -24,14 +24,14 @@ def within_memory(
     ``halves`` splits a batch of two images or more, ``merge`` merges the results of two halves.
 
     Returns:
-        The result, and whether it was computed in smaller parts than usual, which rounds differently. After working
-        memory was halved, this is true for every batch.
+        The result, and whether it was computed in smaller parts than usual, which rounds differently. Once working
+        memory was reduced, this is true for every batch.
 
     Raises:
         UserError: one image does not fit into memory.
     """
     try:
-        return compute(batch), working_memory_was_halved()
+        return compute(batch), working_memory_was_reduced()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -512,6 +512,7 @@ def test_batches_too_large_for_memory_are_halved_with_one_note(
 def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reset what the process remembers of lack of memory."""
     monkeypatch.setattr(runtime, "_halvings", 0)
+    monkeypatch.setattr(runtime, "_reduced", False)
     note_once.cache_clear()
 
 

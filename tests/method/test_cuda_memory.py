@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from replace_huggingface.modeling_blip_text import LOGITS_BUDGET_BYTES
+from src.evaluation.memory import within_memory
 from src.method.crf import ConvCRF
 from src.runtime import MAX_WORKING_BYTES, working_memory
 from tests.fake_cuda import LiveBytes, fake_cuda
@@ -23,6 +24,21 @@ def test_work_is_halved_until_it_fits(free: float, expected: float, monkeypatch:
     assert MAX_WORKING_BYTES == 6 * GIB
     assert working_memory(torch.device("cuda"), MAX_WORKING_BYTES, least) == expected * GIB
     assert working_memory(torch.device("cpu"), MAX_WORKING_BYTES, least) == least
+
+
+def test_batches_are_marked_once_free_memory_reduced_the_working_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pieces of a batch round differently; the result file says so."""
+    fake_cuda(monkeypatch, 60 * GIB)
+    cuda = torch.device("cuda")
+
+    def compute(batch: list[int]) -> int:
+        return working_memory(cuda, MAX_WORKING_BYTES, 0)
+
+    assert within_memory(compute, [0], halves=lambda _: ([], []), merge=max) == (6 * GIB, False)
+    fake_cuda(monkeypatch, 5 * GIB)
+    assert within_memory(compute, [0], halves=lambda _: ([], []), merge=max) == (3 * GIB, True)
+    fake_cuda(monkeypatch, 60 * GIB)
+    assert within_memory(compute, [0], halves=lambda _: ([], []), merge=max) == (6 * GIB, True)
 
 
 def test_memory_cached_by_pytorch_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
