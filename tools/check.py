@@ -117,14 +117,13 @@ def _one_batch(segmenter: Segmenter, task: Task) -> None:
         UserError: one image does not fit into memory, or the model's scores are not numbers.
     """
     from src.data.dataset import Batch, SegmentationDataset, batches
-    from src.evaluation.evaluate import files_of
     from src.evaluation.memory import within_memory
 
     config = task.for_device().config
     dataset = SegmentationDataset.from_config(task.entries[: config.dataloader.batch_size], config)
 
     def segment(part: Batch) -> None:
-        with segmenter.watch(files_of(part, dataset)):
+        with segmenter.watch(part.images):
             segmenter.segment(part.pixels)
 
     start = time.perf_counter()

@@ -34,12 +34,14 @@ class Sample:
 
     Attributes:
         index: its index in the list.
+        image: its file.
         pixels: float32 [3, S, S], normalised, in the frame.
         shape: (height, width) of the original image.
         labels: uint8, [S, S] in the frame or [height, width] at the original size; None without masks.
     """
 
     index: int
+    image: Path
     pixels: Tensor
     shape: tuple[int, int]
     labels: Tensor | None
@@ -50,12 +52,14 @@ class Batch:
     """B samples; fields as in :class:`Sample`. Labels are a list, because masks at the original size differ in shape.
 
     Attributes:
+        images: B files.
         pixels: [B, 3, S, S].
         labels: labels of B masks; empty without masks.
         unreadable: index and reason of the images of this batch that cannot be read.
     """
 
     indices: list[int]
+    images: list[Path]
     pixels: Tensor
     shapes: list[tuple[int, int]]
     labels: list[Tensor]
@@ -66,6 +70,7 @@ class Batch:
         """Stack ``samples``."""
         return cls(
             [sample.index for sample in samples],
+            [sample.image for sample in samples],
             # in a worker process, default_collate stacks into shared memory
             default_collate([sample.pixels for sample in samples]) if samples else torch.empty(0),
             [sample.shape for sample in samples],
@@ -86,7 +91,7 @@ class Batch:
         """The first half of the samples, with ``unreadable``, and the rest."""
 
         def part(place: slice) -> Batch:
-            kept = {name: getattr(self, name)[place] for name in ("indices", "pixels", "shapes", "labels")}
+            kept = {name: getattr(self, name)[place] for name in ("indices", "images", "pixels", "shapes", "labels")}
             return dataclasses.replace(self, **kept)
 
         half = len(self) // 2
@@ -158,7 +163,8 @@ class SegmentationDataset(Dataset[Sample]):
     def _read(self, index: int, entry: ListEntry) -> Sample:
         rgb = read_image(entry.image)
         shape = (rgb.shape[0], rgb.shape[1])
-        return Sample(index, self.frame.image(rgb), shape, self._labels(entry, shape) if self.masks else None)
+        labels = self._labels(entry, shape) if self.masks else None
+        return Sample(index, entry.image, self.frame.image(rgb), shape, labels)
 
     def _labels(self, entry: ListEntry, shape: tuple[int, int]) -> Tensor:
         assert entry.mask is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -79,7 +78,7 @@ class Evaluation:
         computed: number of images that this command computed; an interrupted command computed the others.
         skipped: unreadable images: image and reason.
         kept: everything that :meth:`Pictures.keep` returned.
-        halved: number of batches that were computed in parts because memory ran out.
+        halved: number of batches computed in smaller parts for lack of memory, which rounds differently.
         per_image: counts of each image, if requested.
     """
 
@@ -113,7 +112,7 @@ def predict(segmenter: Segmenter, dataset: SegmentationDataset, loader: Dataload
     unchecked = 0
     for batch in batches(dataset, loader, segmenter.device):
         # no variable refers to the scores, so that they are freed before the next batch is computed
-        yield from predictions_of(batch, _watched_scores(segmenter, batch, dataset), dataset)
+        yield from predictions_of(batch, _watched_scores(segmenter, batch), dataset)
         unchecked += len(batch)
         # the check synchronises: on a GPU it is done once in a while, because nothing is written before the end
         if segmenter.device.type == "cpu" or unchecked >= CHECKED_AT_ONCE:
@@ -122,14 +121,9 @@ def predict(segmenter: Segmenter, dataset: SegmentationDataset, loader: Dataload
     segmenter.check_numbers()
 
 
-def _watched_scores(segmenter: Segmenter, batch: Batch, dataset: SegmentationDataset) -> Tensor:
-    with segmenter.watch(files_of(batch, dataset)):
+def _watched_scores(segmenter: Segmenter, batch: Batch) -> Tensor:
+    with segmenter.watch(batch.images):
         return segmenter.segment(batch.pixels)
-
-
-def files_of(batch: Batch, dataset: SegmentationDataset) -> list[Path]:
-    """The image files of a batch of ``dataset``."""
-    return [dataset.entries[index].image for index in batch.indices]
 
 
 def predictions_of(batch: Batch, scores: Tensor, dataset: SegmentationDataset) -> Iterator[Prediction]:
@@ -175,7 +169,7 @@ class MeanIoU(Evaluator[Evaluation]):
     def process(self, batch: Batch) -> Arrays:
         counted, areas = self._empty(), []
         kept: dict[str, bytes] = {}
-        with self.segmenter.watch(files_of(batch, self.dataset)):
+        with self.segmenter.watch(batch.images):
             for prediction in predictions_of(batch, self.segmenter.segment(batch.pixels), self.dataset):
                 image = self._empty() if self.per_image else counted
                 image.update(prediction.labels, prediction.target, prediction.inside)

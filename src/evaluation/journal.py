@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ FLUSH_SECONDS = 2.0
 """A computed block is written to the disk within this time."""
 
 SHOWN_DIFFERENCES = 3
+
+
+@dataclass(frozen=True)
+class Block:
+    """Images that are computed as one batch.
+
+    Attributes:
+        images: their indices in the list.
+        fingerprint: identifies their files and the weights, see :func:`src.evaluation.identity.fingerprint`.
+    """
+
+    images: Sequence[int]
+    fingerprint: bytes
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -58,10 +72,11 @@ class Journal(AbstractContextManager["Journal"]):
         self.folder = results.absolute().parent / FOLDER / f"{results.stem}_{digest(self.settings)[:16]}"
         self._stem = results.stem
         self._file: RecordFile | None = None
-        self._waiting: list[tuple[int, bytes, Mapping[str, Tensor]]] = []
+        self._blocks: Sequence[Block] = []
+        self._waiting: list[tuple[int, Mapping[str, Tensor]]] = []
         self._unwritten: list[Record] = []
         self._flushed = time.monotonic()
-        self._passes: list[tuple[Sequence[bytes], Sequence[int]]] = []
+        self._passes: list[Sequence[Block]] = []
         self._check: Callable[[], None] = lambda: None
 
     @classmethod
@@ -103,38 +118,37 @@ class Journal(AbstractContextManager["Journal"]):
         if self.folder.is_dir():
             note(f"note: {self.folder} cannot be removed; the run is finished, so you can delete it")
 
-    def records(self, fingerprints: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Block number and payload of each record with the block's fingerprint; a block may have several records."""
+    def records(self, blocks: Sequence[Block]) -> Iterator[tuple[int, bytes]]:
+        """Number and payload of each record of one of ``blocks``; a block may have several records."""
         for record in read_records(sorted(self.folder.glob("*.records")), _unreadable_file):
-            if record.block < len(fingerprints) and record.fingerprint == fingerprints[record.block]:
+            if record.block < len(blocks) and record.fingerprint == blocks[record.block].fingerprint:
                 yield record.block, record.payload
 
-    def begin(
-        self, fingerprints: Sequence[bytes], sizes: Sequence[int], mine: int, done: int, check: Callable[[], None]
-    ) -> None:
+    def begin(self, blocks: Sequence[Block], missing: Sequence[int], check: Callable[[], None]) -> None:
         """Begin a pass over the images, and print how many an interrupted command computed.
 
         Args:
-            fingerprints, sizes: of all blocks; ``sizes`` in images.
-            mine: number of blocks that this process will compute.
-            done: number of images that are done.
+            blocks: all blocks.
+            missing: numbers of the blocks that are not done; this process computes its share of them.
             check: called before blocks are written; raises if they must not be.
         """
-        self._check = check
-        self._passes.append((fingerprints, sizes))
+        self._check, self._blocks = check, blocks
+        self._passes.append(blocks)
         if self._file is not None:
             self._file.close()
         name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.records"
-        self._file = RecordFile(self.folder / name, mine)
+        self._file = RecordFile(self.folder / name, len(processes.share_of(missing)))
+        total = count_images(blocks, range(len(blocks)))
+        done = total - count_images(blocks, missing)
         if done:
-            say(f"resuming: {done:,} of {counted(sum(sizes), 'image')} done ({self.folder}); --fresh starts over")
+            say(f"resuming: {done:,} of {counted(total, 'image')} done ({self.folder}); --fresh starts over")
 
-    def keep(self, block: int, fingerprint: bytes, arrays: Mapping[str, Tensor]) -> list[tuple[int, bytes]]:
-        """Keep the contribution of ``block``; it is written within :data:`FLUSH_SECONDS`.
+    def keep(self, block: int, arrays: Mapping[str, Tensor]) -> list[tuple[int, bytes]]:
+        """Keep the contribution of block number ``block``; it is written within :data:`FLUSH_SECONDS`.
 
         Returns number and payload of the blocks that this call packed, which may or may not include ``block``.
         """
-        self._waiting.append((block, fingerprint, arrays))
+        self._waiting.append((block, arrays))
         return self.flush() if time.monotonic() - self._flushed >= FLUSH_SECONDS else []
 
     def flush(self) -> list[tuple[int, bytes]]:
@@ -145,8 +159,12 @@ class Journal(AbstractContextManager["Journal"]):
         waiting, self._waiting = self._waiting, []
         self._check()  # if it raises, none of the waiting blocks is written
         records = [
-            Record(block, fingerprint, pack({name: array.cpu().numpy() for name, array in arrays.items()}))
-            for block, fingerprint, arrays in waiting
+            Record(
+                block,
+                self._blocks[block].fingerprint,
+                pack({name: array.cpu().numpy() for name, array in arrays.items()}),
+            )
+            for block, arrays in waiting
         ]
         self._write(records)
         return [(record.block, record.payload) for record in records]
@@ -172,10 +190,8 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _images_on_disk(self) -> tuple[int, int]:
         """Number of images that have a record in the folder now, and number of all images, over all passes."""
-        kept = 0
-        for fingerprints, sizes in self._passes:
-            kept += sum(sizes[number] for number in {number for number, _ in self.records(fingerprints)})
-        return kept, sum(sum(sizes) for _, sizes in self._passes)
+        on_disk = [count_images(blocks, {number for number, _ in self.records(blocks)}) for blocks in self._passes]
+        return sum(on_disk), sum(count_images(blocks, range(len(blocks))) for blocks in self._passes)
 
     def _mention_others(self) -> None:
         """Print unfinished runs of the same results with other settings, and which settings differ."""
@@ -203,11 +219,16 @@ class _Nowhere(Journal):
     def discard(self) -> None:
         pass
 
-    def records(self, fingerprints: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+    def records(self, blocks: Sequence[Block]) -> Iterator[tuple[int, bytes]]:
         return iter(())
 
     def _write(self, records: list[Record]) -> None:
         pass
+
+
+def count_images(blocks: Sequence[Block], numbers: Iterable[int]) -> int:
+    """Number of images in the blocks ``numbers``."""
+    return sum(len(blocks[number].images) for number in numbers)
 
 
 def _unreadable_file(path: Path, reason: str) -> None:

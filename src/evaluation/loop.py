@@ -10,6 +10,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +25,7 @@ from ..runtime import rank
 from ..screen import progress
 from . import processes
 from .identity import fingerprint
-from .journal import Journal
+from .journal import Block, Journal, count_images
 from .memory import within_memory
 from .records import unpack
 
@@ -35,7 +36,7 @@ R = TypeVar("R")
 STATUS_IMAGES = 50
 """Images between two updates of the status on a GPU, because each update synchronises with the device."""
 SKIPPED, HALVED = "skipped", "halved"
-"""Additional arrays of the loop: unreadable images; a mark if the block was computed in parts."""
+"""Additional arrays of the loop: unreadable images; a mark if the block was computed in smaller parts."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Pass:
     Attributes:
         images: number of readable images.
         skipped: unreadable images in list order: image and reason.
-        halved: number of blocks computed in parts because memory ran out, which rounds differently.
+        halved: number of blocks computed in smaller parts for lack of memory, which rounds differently.
         computed: number of images that this command computed; an interrupted command computed the others.
         seconds: duration of this command.
     """
@@ -122,62 +123,106 @@ def run(
     """
     start = time.perf_counter()
     journal = journal or Journal.nowhere()
-    size, indices = loader.batch_size, list(dataset.indices)
-    blocks = [indices[first : first + size] for first in range(0, len(indices), size)]
-    prints = [fingerprint([dataset.entries[index] for index in block], dataset.masks, weights) for block in blocks]
-    skipped: dict[int, str] = {}
-    halved: set[int] = set()
-
-    def add(number: int, arrays: Arrays) -> None:
-        own = {name: array for name, array in arrays.items() if name not in (SKIPPED, HALVED)}
-        if own:
-            evaluator.add(number, own)
-        skipped.update(_unreadable(arrays))
-        halved.update({number} if HALVED in arrays else ())
-
-    def serves(number: int, arrays: Arrays) -> bool:
-        unreadable = _unreadable(arrays)
-        readable = [index for index in blocks[number] if index not in unreadable]
-        return (journal.skip_unreadable or not unreadable) and (not readable or evaluator.accepts(readable, arrays))
-
+    blocks = _blocks(dataset, loader.batch_size, weights)
+    sums = _Sums(evaluator, blocks)
     found: dict[int, bytes] = {}
-    for number, payload in journal.records(prints):
-        if number not in found and serves(number, arrays := _tensors(payload)):
-            add(number, arrays)
+    for number, payload in journal.records(blocks):
+        arrays = _tensors(payload)
+        if number not in found and sums.accepts(number, arrays, journal.skip_unreadable):
+            sums.add(number, arrays)
             found[number] = payload
-    missing, held_by_first = _missing(found, len(blocks))
-    mine = processes.share_of(missing)
-    before = len(indices) - sum(len(blocks[number]) for number in missing)
-    journal.begin(prints, [len(block) for block in blocks], len(mine), before, evaluator.check)
-    counter = processes.Counter()
-    packed = {number: payload for number, payload in found.items() if number not in held_by_first}
-    with progress(len(indices), evaluator.description, initial=before) as bar:
-        part = dataset.only([index for number in mine for index in blocks[number]])
-        read = batches(part, loader, evaluator.device, journal.skip_unreadable)
+    missing, in_first = _missing(found, len(blocks))
+    for_first = {number: payload for number, payload in found.items() if number not in in_first}
+    journal.begin(blocks, missing, evaluator.check)
+    with _Bar(evaluator, blocks, missing) as bar:
+        mine = processes.share_of(missing)
+        images = dataset.only([image for number in mine for image in blocks[number].images])
+        read = batches(images, loader, evaluator.device, journal.skip_unreadable)
         for number, batch in zip(mine, read, strict=True):
             arrays = _computed(evaluator, batch)
-            written = journal.keep(number, prints[number], arrays)
-            add(number, arrays)
-            packed.update(written if rank() else ())  # the first process has added its own blocks
-            bar.update(before + counter.add(len(blocks[number])) - bar.n)
-            if evaluator.device.type == "cpu" or bar.n % STATUS_IMAGES < size or bar.n == bar.total:
-                bar.set_postfix(evaluator.status())
-        written = journal.flush()
-        packed.update(written if rank() else ())
-        gathered = processes.gather(packed) or []
-        bar.update(before + counter.add(0) - bar.n)
-    for number, payload in {number: payload for part in gathered for number, payload in part.items()}.items():
-        add(number, _tensors(payload))
+            for_first.update(journal.keep(number, arrays))
+            sums.add(number, arrays)
+            bar.update(len(blocks[number].images))
+        for_first.update(journal.flush())
+        # the first process has added its own blocks
+        gathered = processes.gather(for_first if rank() else {}) or []
+        bar.update(0)
+    of_others = {number: payload for payloads in gathered for number, payload in payloads.items()}
+    for number, payload in of_others.items():
+        sums.add(number, _tensors(payload))
 
     def result() -> R:
-        if indices and len(skipped) == len(indices):
+        if not sums.images and sums.skipped:
             journal.discard()
-            raise UserError(f"none of the {len(indices):,} images can be read: {skipped[indices[0]]}")
-        named = [{"image": str(dataset.entries[index].image), "reason": skipped[index]} for index in sorted(skipped)]
-        seconds = time.perf_counter() - start
-        return evaluator.result(Pass(len(indices) - len(skipped), named, len(halved), len(indices) - before, seconds))
+            raise UserError(f"none of the {len(sums.skipped):,} images can be read: {sums.skipped[min(sums.skipped)]}")
+        return evaluator.result(sums.outcome(dataset, count_images(blocks, missing), time.perf_counter() - start))
 
     return processes.share(result)
+
+
+def _blocks(dataset: SegmentationDataset, size: int, weights: str) -> list[Block]:
+    """The images of ``dataset`` in blocks of ``size``."""
+    indices = list(dataset.indices)
+    parts = [indices[first : first + size] for first in range(0, len(indices), size)]
+    return [
+        Block(part, fingerprint([dataset.entries[index] for index in part], dataset.masks, weights)) for part in parts
+    ]
+
+
+class _Sums:
+    """Adds the contributions of blocks to an evaluator, and counts unreadable images and blocks computed in parts."""
+
+    def __init__(self, evaluator: Evaluator, blocks: Sequence[Block]) -> None:
+        self.evaluator = evaluator
+        self.blocks = blocks
+        self.skipped: dict[int, str] = {}
+        self.halved: set[int] = set()
+
+    def add(self, number: int, arrays: Arrays) -> None:
+        """Add the contribution of block ``number``."""
+        own = {name: array for name, array in arrays.items() if name not in (SKIPPED, HALVED)}
+        if own:
+            self.evaluator.add(number, own)
+        self.skipped.update(_unreadable(arrays))
+        self.halved.update({number} if HALVED in arrays else ())
+
+    def accepts(self, number: int, arrays: Arrays, skip_unreadable: bool) -> bool:
+        """Whether a contribution from the journal can be used."""
+        unreadable = _unreadable(arrays)
+        readable = [index for index in self.blocks[number].images if index not in unreadable]
+        return (skip_unreadable or not unreadable) and (not readable or self.evaluator.accepts(readable, arrays))
+
+    @property
+    def images(self) -> int:
+        """Number of readable images."""
+        return count_images(self.blocks, range(len(self.blocks))) - len(self.skipped)
+
+    def outcome(self, dataset: SegmentationDataset, computed: int, seconds: float) -> Pass:
+        """The finished pass."""
+        images = ((str(dataset.entries[index].image), self.skipped[index]) for index in sorted(self.skipped))
+        skipped = [{"image": image, "reason": reason} for image, reason in images]
+        return Pass(self.images, skipped, len(self.halved), computed, seconds)
+
+
+class _Bar(AbstractContextManager["_Bar"]):
+    """The progress bar: images of all processes, and the evaluator's status."""
+
+    def __init__(self, evaluator: Evaluator, blocks: Sequence[Block], missing: Sequence[int]) -> None:
+        self._evaluator = evaluator
+        total = count_images(blocks, range(len(blocks)))
+        self._before = total - count_images(blocks, missing)
+        self._counter = processes.Counter()
+        self._bar = progress(total, evaluator.description, initial=self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, images: int) -> None:
+        """Count ``images`` that this process has computed; shows the status at every update, on a GPU less often."""
+        bar = self._bar
+        bar.update(self._before + self._counter.add(images) - bar.n)
+        if images and (self._evaluator.device.type == "cpu" or bar.n % STATUS_IMAGES < images or bar.n == bar.total):
+            bar.set_postfix(self._evaluator.status())
 
 
 def _computed(evaluator: Evaluator, batch: Batch) -> dict[str, Tensor]:

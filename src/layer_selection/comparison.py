@@ -15,7 +15,7 @@ from ..config.schema import Config
 from ..data.dataset import Batch, SegmentationDataset
 from ..data.lists import ListEntry
 from ..evaluation import loop
-from ..evaluation.evaluate import COUNTS, MeanIoU, files_of, predictions_of
+from ..evaluation.evaluate import COUNTS, MeanIoU, predictions_of
 from ..evaluation.journal import Journal
 from ..evaluation.loop import Arrays, Evaluator, Pass
 from ..evaluation.metrics import ConfusionMatrix, absence_note
@@ -134,7 +134,7 @@ class _Choices(Evaluator[_Scored]):
         self.segmenter = segmenter
         self.dataset = dataset
         self.top_k = top_k
-        self.ranking = LayerRanking(segmenter, dataset, top_k)
+        self.ranking = LayerRanking(segmenter, top_k)
         self.choices = [*((layer,) for layer in segmenter.layers), segmenter.layers]
         classes = dataset.labelling.num_classes
         self.counts = torch.zeros(len(self.choices), classes, classes, dtype=torch.int64, device=self.device)
@@ -144,7 +144,7 @@ class _Choices(Evaluator[_Scored]):
     def process(self, batch: Batch) -> Arrays:
         segmenter, infoscore = self.segmenter, self.ranking.infoscore
         bet = sorted((infoscore.running_ranking() if infoscore.images else segmenter.layers)[: self.top_k])
-        with segmenter.watch(files_of(batch, self.dataset)):
+        with segmenter.watch(batch.images):
             attended = segmenter.attend(segmenter.encode_images(batch.pixels))
             shares = layer_shares(attended, segmenter.layers, segmenter.frame.size)
             counts = _counts([*self.choices, bet], attended, batch, segmenter, self.dataset)
@@ -189,7 +189,7 @@ class _BestLayers(MeanIoU):
 
     def process(self, batch: Batch) -> Arrays:
         segmenter = self.segmenter
-        with segmenter.watch(files_of(batch, self.dataset)):
+        with segmenter.watch(batch.images):
             attended = segmenter.attend(segmenter.encode_images(batch.pixels))
             return {COUNTS: _counts([self.layers], attended, batch, segmenter, self.dataset)[0]}
 

@@ -12,7 +12,6 @@ from ..data.dataset import Batch, SegmentationDataset
 from ..data.lists import ListEntry
 from ..errors import UserError
 from ..evaluation import loop
-from ..evaluation.evaluate import files_of
 from ..evaluation.journal import Journal
 from ..evaluation.loop import Arrays, Evaluator, Pass
 from ..method.model import Model
@@ -31,16 +30,15 @@ def ranking_segmenter(config: Config, model: Model, classes: list[ClassEntry]) -
 class LayerRanking(Evaluator[LayerScores]):
     """InfoScore of all layers of a :func:`ranking_segmenter`; the progress bar shows the ``top_k`` best."""
 
-    def __init__(self, segmenter: Segmenter, dataset: SegmentationDataset, top_k: int) -> None:
+    def __init__(self, segmenter: Segmenter, top_k: int) -> None:
         super().__init__(segmenter.device, "InfoScore")
         self.segmenter = segmenter
-        self.dataset = dataset
         self.top_k = top_k
         self.infoscore = InfoScore(segmenter.layers, segmenter.frame.size)
 
     def process(self, batch: Batch) -> Arrays:
         segmenter = self.segmenter
-        with segmenter.watch(files_of(batch, self.dataset)):
+        with segmenter.watch(batch.images):
             attended = segmenter.attend(segmenter.encode_images(batch.pixels))
             return {SHARES: layer_shares(attended, segmenter.layers, segmenter.frame.size)}
 
@@ -76,7 +74,7 @@ def rank_layers(
     """
     require_images(len(entries))
     dataset = SegmentationDataset.from_config(entries, config, masks=False)
-    return loop.run(LayerRanking(segmenter, dataset, config.model.top_k), dataset, config.dataloader, journal)
+    return loop.run(LayerRanking(segmenter, config.model.top_k), dataset, config.dataloader, journal)
 
 
 def require_images(count: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.dataset import Batch, SegmentationDataset
-from ..evaluation.evaluate import COUNTS, Evaluation, files_of, predictions_of
+from ..evaluation.evaluate import COUNTS, Evaluation, predictions_of
 from ..evaluation.loop import Arrays, Evaluator, Pass
 from ..evaluation.metrics import ConfusionMatrix
 from ..method.segmenter import Segmenter, segment_with_each
@@ -71,13 +71,12 @@ class MeanIoUOfRuns(Evaluator[list[Evaluation]]):
 
     def process(self, batch: Batch) -> Arrays:
         counted = self._empty()
-        files = files_of(batch, self.dataset)
         needed = [run for run in self.runs if not run.queries.isdisjoint(batch.indices)]
         if needed:
-            embeds = self.encoder(files, batch.pixels)
+            embeds = self.encoder(batch.images, batch.pixels)
             scores = segment_with_each([run.segmenter for run in needed], batch.pixels, embeds)
             for run in needed:
-                with run.segmenter.watch(files):
+                with run.segmenter.watch(batch.images):
                     # no variable refers to the scores, so that they are freed before the next run's are computed
                     self._count(counted[run.counts], run, batch, next(scores))
         return {name: confusion.state for name, confusion in counted.items()}

@@ -398,7 +398,7 @@ def test_masks_are_not_read_where_they_are_not_needed(make_config: Callable[...,
 
 def test_workers_stack_batches_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise each batch would be copied again when it leaves the worker."""
-    samples = [Sample(number, torch.full((3, 8, 8), float(number)), (8, 8), None) for number in range(2)]
+    samples = [Sample(number, Path("a.jpg"), torch.full((3, 8, 8), float(number)), (8, 8), None) for number in range(2)]
     assert not Batch.of(samples).pixels.is_shared()
     monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", object())  # as in a worker
     batch = Batch.of(samples)
@@ -440,7 +440,7 @@ def test_workers_use_the_shared_memory_of_this_process_alone(
 def test_masks_of_original_size_use_no_shared_memory(data_root: Path) -> None:
     """With eval.resolution: original they may have any size, and a worker without room would block forever."""
     labels = torch.arange(12, dtype=torch.uint8).reshape(3, 4)
-    batch = Batch([0], torch.zeros(1, 3, 16, 16), [(3, 4)], [labels])
+    batch = Batch([0], [Path("a.jpg")], torch.zeros(1, 3, 16, 16), [(3, 4)], [labels])
     sent = bytes(ForkingPickler.dumps(batch))
     assert labels.numpy().tobytes() in sent
     received = pickle.loads(sent)

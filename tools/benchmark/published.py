@@ -14,10 +14,12 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import BlipForImageTextRetrieval
+from transformers.models.blip.modeling_blip_text import BlipTextLayer
 
 from src.config.schema import CrfConfig, OneShotConfig
 from src.errors import UserError
@@ -158,18 +160,18 @@ def _script(folder: Path, name: str) -> ModuleType:
     return module
 
 
-def expose_logits(model: nn.Module, layers: Iterable[int]) -> None:
+def expose_logits(model: BlipForImageTextRetrieval, layers: Iterable[int]) -> None:
     """Give the cross-attention of ``layers`` the method ``get_attention_map`` of the published patch.
 
     It returns the logits of the last call, [P, H, T, 1 + N].
     """
-    heads = model.config.text_config.num_attention_heads
+    heads = cast(Any, model.config.text_config).num_attention_heads
     for layer in layers:
-        attention = model.text_encoder.encoder.layer[layer].crossattention.self
+        attention = cast(BlipTextLayer, model.text_encoder.encoder.layer[layer]).crossattention.self
         kept: dict[str, Tensor] = {}
         for name in ("query", "key"):
             getattr(attention, name).register_forward_hook(_keeper(kept, name))
-        attention.get_attention_map = partial(_logits, kept, heads)
+        attention.get_attention_map = partial(_logits, kept, heads)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _keeper(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
