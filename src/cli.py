@@ -16,11 +16,15 @@ from pathlib import Path
 
 from .config.reader import load_config
 from .config.schema import Config
-from .errors import Terminated, UserError
+from .errors import Terminated, UserError, visible
 from .files import user_path
 from .runtime import check_device_name, check_job, end_early, world_size
 from .screen import counted, note, say, steady_console
 
+READER_KILLED = (
+    "a process that reads images was killed, most often because memory ran out: lower dataloader.num_workers "
+    "(0: no such processes) or dataloader.batch_size"
+)
 SKIPPED = 3
 """Exit code of a command that finished but skipped unreadable images."""
 
@@ -74,11 +78,14 @@ def run(main: Callable[[list[str]], int | None], arguments: list[str] | None = N
             _end_early("terminated", error)
             return 143
         except RuntimeError as error:
-            # a scheduler signals all processes; a worker that reads images may end before this process gets the signal
-            if "DataLoader worker" not in str(error) or "Terminated" not in str(error):
+            if "DataLoader worker" not in str(error):
                 raise
-            _end_early("terminated", error)
-            return 143
+            # a scheduler signals all processes; a worker that reads images may end before this process gets the signal
+            if "Terminated" in str(error):
+                _end_early("terminated", error)
+                return 143
+            _end_early(f"error: {READER_KILLED}", error, wait=True)
+            return 2
 
 
 @contextmanager
@@ -104,7 +111,7 @@ def _end_early(text: str, error: BaseException, wait: bool = False) -> None:
     if world_size() > 1 and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):  # torchrun ends all processes as soon as one has ended
             signal.signal(number, signal.SIG_DFL)
-    end_early("; ".join([text, *getattr(error, "__notes__", ())]), wait)
+    end_early(visible("; ".join([text, *getattr(error, "__notes__", ())])).replace("\n", "\\n"), wait)
 
 
 def end(skipped: Sequence[Mapping[str, str]]) -> int:

@@ -8,5 +8,13 @@ class UserError(Exception):
     """
 
 
+CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\t\n"}
+
+
+def visible(text: str) -> str:
+    """``text`` with its control characters escaped, except line breaks: names of files may hold a terminal's codes."""
+    return text.translate(CONTROL)
+
+
 class Terminated(BaseException):
     """The process received SIGTERM. A BaseException, so that no ``except Exception`` catches it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import functools
+import getpass
 import os
 import shutil
 import stat
@@ -11,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from .errors import UserError
 
@@ -34,7 +37,8 @@ TRIAL_BYTES = 1 << 18
 def give_user_a_name() -> None:
     """Set a user name and cache folders if the user has no passwd entry or no home folder, as in containers.
 
-    PyTorch and the hub client need a user name at import, and would create a cache folder called ``~``.
+    PyTorch and the hub client need a user name at import, and would create a cache folder called ``~``. Where the home
+    folder is read-only, Matplotlib gets a folder of its own; the others only read theirs.
     """
     if sys.platform == "win32":
         return
@@ -46,14 +50,44 @@ def give_user_a_name() -> None:
         if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
             os.environ["USER"] = f"uid{os.getuid()}"
     if os.path.isabs(os.path.expanduser("~")):
+        if not all(_can_have_files(_base_folder(kind)) for kind in ("cache", "config")):
+            os.environ.setdefault("MPLCONFIGDIR", os.path.join(_temporary_caches(), "matplotlib"))
         return
-    caches = os.path.join(tempfile.gettempdir(), f"uid{os.getuid()}-caches")
-    with suppress(OSError):
-        os.mkdir(caches, 0o700)
-    if os.path.islink(caches) or not os.path.isdir(caches) or os.stat(caches).st_uid != os.getuid():
-        caches = tempfile.mkdtemp()  # the folder belongs to another user
     for name, folder in (("XDG_CACHE_HOME", ""), ("XDG_CONFIG_HOME", "config"), ("TRITON_HOME", "")):
-        os.environ.setdefault(name, os.path.join(caches, folder))
+        os.environ.setdefault(name, os.path.join(_temporary_caches(), folder))
+
+
+def cache_folder() -> Path:
+    """The user's folder for caches; a temporary folder if that cannot be written to."""
+    folder = _base_folder("cache")
+    return Path(folder if _can_have_files(folder) else _temporary_caches())
+
+
+def _base_folder(kind: Literal["cache", "config"]) -> str:
+    """XDG_CACHE_HOME or XDG_CONFIG_HOME; a relative one is ignored, as their standard requires."""
+    named = os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+    return named if os.path.isabs(named) else os.path.expanduser(f"~/.{kind}")
+
+
+def _can_have_files(folder: str) -> bool:
+    """Whether this user can create files in ``folder``, which need not exist yet."""
+    while not os.path.lexists(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _temporary_caches() -> str:
+    """A folder for this user's caches in the folder of temporary files."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    folder = os.path.join(tempfile.gettempdir(), f"uid{user}-caches")
+    with suppress(OSError):
+        os.mkdir(folder, 0o700)
+    if os.path.islink(folder) or not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        return tempfile.mkdtemp()
+    if hasattr(os, "getuid") and os.stat(folder).st_uid != os.getuid():
+        return tempfile.mkdtemp()  # the folder belongs to another user
+    return folder
 
 
 def resolve(path: str) -> Path:
@@ -192,6 +226,25 @@ def refuse_special(path: Path) -> None:
             raise UserError(f"cannot write {path}: it is {kind}; choose another name")
 
 
+def require_new_or_empty(folder: Path, what: str) -> None:
+    """Check that ``folder`` does not exist or is an empty folder.
+
+    Raises:
+        UserError: it is something else, or cannot be read; the message calls it ``what``.
+    """
+    if not os.path.lexists(folder):
+        return
+    try:
+        with os.scandir(folder) as entries:
+            taken = next(entries, None) is not None
+    except NotADirectoryError:
+        taken = True
+    except OSError as error:
+        raise UserError(f"{what} {folder} cannot be used: {error.strerror}; choose another folder") from error
+    if taken:
+        raise UserError(f"{what} {folder} exists and is not an empty folder; remove it or choose another one")
+
+
 def _readable(temporary: Path) -> Path:
     """Give a file from mkstemp, which is private, the usual permissions of a new file."""
     with suppress(OSError):  # CIFS, NTFS and object stores do not support it
@@ -208,11 +261,13 @@ def check_writable(*paths: Path) -> None:
     Raises:
         UserError: one of ``paths`` cannot be written, or two are equal.
     """
-    for number, path in enumerate(paths):
-        if path in paths[:number]:
-            raise UserError(f"two results would be written to {path}; give them different names")
+    taken: set[str] = set()
+    for path in paths:
         refuse_special(path)
         try:
+            if (place := os.path.realpath(path)) in taken:
+                raise UserError(f"two results would be written to {path}; give them different names")
+            taken.add(place)
             _try_to_write(path)
         except (OSError, ValueError) as error:
             raise _not_writable(path, error) from error

@@ -25,6 +25,12 @@ from .screen import say
 
 VOLATILE = ("date", "seconds", "images_per_second")
 """Keys of result files whose values differ between runs of the same command."""
+BESIDE = {
+    "output.csv": ("_per_image", "_iou", "_confusion", "_overlays"),
+    "output.infoscore_csv": ("_against_miou",),
+    "output.summary_csv": ("_iou",),
+}
+"""Endings of the names of tables and charts beside the CSV of each key."""
 _KEPT = re.compile(r"(.+)\.\d{8}-\d{6}(-\d+)?")
 
 
@@ -82,12 +88,14 @@ class Outputs:
         if config.oneshot is not None:
             named["output.classwise_csv"] = self.path(config.output.classwise_csv)
             named["output.summary_csv"] = self.path(config.output.summary_csv)
-        first: dict[Path, str] = {}
+        first: dict[str, str] = {}
         for key, path in named.items():
-            other = first.setdefault(path.with_suffix(""), key)
-            if other != key:
-                where = "" if self.directory is None else f" in {self.directory}"
-                raise config.refusal(key, path.name, f"a name that differs from {other}{where} in more than its suffix")
+            for ending in ("", *BESIDE.get(key, ())):
+                other = first.setdefault(os.path.realpath(path.with_name(path.stem + ending)), key)
+                if other != key:
+                    where = "" if self.directory is None else f" in {self.directory}"
+                    expected = f"a name that differs from the results of {other}{where} in more than its suffix"
+                    raise config.refusal(key, path.name, expected)
 
 
 def write_result(path: Path, content: str | bytes) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from .errors import visible
 from .runtime import rank
 
 
@@ -56,13 +57,13 @@ class _SteadyStream:
 def say(text: str) -> None:
     """Print ``text`` to stdout."""
     if rank() == 0:
-        print(text, flush=True)
+        print(visible(text), flush=True)
 
 
 def note(text: str) -> None:
     """Print ``text`` to stderr: information that is not part of the result."""
     if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 def say_next(*steps: str) -> None:

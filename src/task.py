@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,11 @@ def note_scope(model: str, images: Sequence[Path | None]) -> None:
     """
     try:
         values = json.loads(read_regular(resolve(model) / "config.json", MAX_CONFIG))
-        scope, data = values["scope"], resolve(values["scope_data"]).resolve()
+        scope, data = values["scope"], Path(os.path.realpath(resolve(values["scope_data"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return  # a model without a scope; loading it names what is wrong with its config.json
-    if all(image is not None and image.resolve().is_relative_to(data) for image in images):
+    # unlike Path.resolve, realpath accepts circular links
+    if all(image is not None and Path(os.path.realpath(image)).is_relative_to(data) for image in images):
         return
     note_once(
         f"note: {model} knows {scope} only; on other images its labels mean nothing. "

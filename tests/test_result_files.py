@@ -15,7 +15,7 @@ import pytest
 
 from src.config.schema import Config
 from src.errors import UserError
-from src.files import REPOSITORY, check_writable, read_regular, replacing, write_text
+from src.files import REPOSITORY, check_writable, read_regular, replacing, require_new_or_empty, write_text
 from src.result_files import Outputs, csv_text, earlier_result_of, write_json, write_result
 
 
@@ -274,14 +274,57 @@ def test_two_results_with_one_name_are_refused(tmp_path: Path, make_config: Call
     oneshot = {"classwise_csv": "/a/one.csv", "summary_csv": "/b/one.csv"}
     config = make_config(output=oneshot, oneshot={"test_list": "list.txt"})
     Outputs(None, False).check_names(config)
-    expected = r"config\.yaml: output\.summary_csv: 'one\.csv' .*a name that differs from output\.classwise_csv in .*"
+    expected = (
+        r"config\.yaml: output\.summary_csv: 'one\.csv' .*differs from the results of output\.classwise_csv in .*"
+    )
     with pytest.raises(UserError, match=expected):
         Outputs(tmp_path, False).check_names(config)
     config = make_config(output={"csv": "/a/iou.csv", "infoscore_csv": "/a/iou.txt"})  # both have /a/iou.json
-    with pytest.raises(
-        UserError, match=r"output\.infoscore_csv: 'iou\.txt' .*a name that differs from output\.csv in more than its"
-    ):
+    expected = (
+        r"output\.infoscore_csv: 'iou\.txt' .*a name that differs from the results of output\.csv in more than its"
+    )
+    with pytest.raises(UserError, match=expected):
         Outputs(None, False).check_names(config)
+
+
+@pytest.mark.parametrize(
+    ("csv", "infoscore"),
+    [
+        ("/a/iou.csv", "/a/iou_per_image.csv"),
+        ("/a/iou.csv", "/a/iou_confusion.txt"),  # the charts have one name
+        ("/a/iou.csv", "/a/b/../iou.csv"),
+        ("/a/iou_against_miou.csv", "/a/iou.csv"),
+    ],
+)
+def test_tables_and_charts_beside_a_result_have_names_of_their_own(
+    csv: str, infoscore: str, make_config: Callable[..., Config]
+) -> None:
+    config = make_config(output={"csv": csv, "infoscore_csv": infoscore})
+    with pytest.raises(UserError, match=r"output\.infoscore_csv: .* differs from the results of output\.csv"):
+        Outputs(None, False).check_names(config)
+
+
+def test_two_paths_of_one_result_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="two results would be written to"):
+        check_writable(tmp_path / "a.csv", tmp_path / "link" / "a.csv")
+
+
+def test_a_folder_that_must_be_new_or_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        require_new_or_empty(tmp_path / name, "export folder")
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (tmp_path, "exists and is not an empty folder; remove it or choose another one"),
+        (tmp_path / "file", "exists and is not an empty folder"),
+        (tmp_path / "pipe", "exists and is not an empty folder"),
+        (tmp_path / "broken", "cannot be used: No such file or directory; choose another folder"),
+    ):
+        with pytest.raises(UserError, match=f"export folder {path} {reason}"):
+            require_new_or_empty(path, "export folder")
 
 
 def test_results_are_written_where_chmod_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from src import cli
+from src.errors import UserError
 from src.files import REPOSITORY
 from src.screen import counted, display_width, note, progress, say, steady_console, table
 
@@ -85,3 +87,18 @@ def test_closed_standard_output_is_no_error() -> None:
         os.close(writing)
         assert done.returncode == 0
         assert (Path(folder) / "done.txt").exists()
+
+
+def test_names_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for speak in (say, note):
+        speak("two\nlines of \x1b[31ma\r.jpg\x9b")
+    shown = capsys.readouterr()
+    assert shown.out == shown.err == "two\nlines of \\x1b[31ma\\x0d.jpg\\x9b\n"
+
+
+def test_an_error_is_one_line_whatever_names_are_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_: list[str]) -> None:
+        raise UserError("image a\n\x1b[2J.jpg cannot be read")
+
+    assert cli.run(refuse, []) == 2
+    assert capsys.readouterr().err == "error: image a\\n\\x1b[2J.jpg cannot be read\n"

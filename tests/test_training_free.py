@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from PIL import Image
 
 import training_free_blip
 from src import cli
+from src.data.dataset import Sample, SegmentationDataset
+from src.data.lists import ListEntry
 from src.errors import UserError
+from src.evaluation import journal
 from src.files import REPOSITORY
 from tests import tiny
 
@@ -329,3 +334,22 @@ def test_first_class_0_scores_as_first_class_1(config_file: ConfigFile, data_roo
             labels = np.where(labels == 255, 255, labels.astype(int) - 1)
             tiny.save_mask(path, np.where(labels < 0, 255, labels).astype(np.uint8), palette=False)
     assert confusions[0] == confusions[1]
+
+
+def test_a_reader_that_the_kernel_kills_is_one_line(
+    config_file: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SegmentationDataset._read
+
+    def killed(self: SegmentationDataset, index: int, entry: ListEntry) -> Sample:
+        if index == 2:
+            time.sleep(1)  # until the first images are in the journal
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
+        return read(self, index, entry)
+
+    monkeypatch.setattr(journal, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(SegmentationDataset, "_read", killed)
+    assert run(config_file(dataloader={"num_workers": 1})) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: a process that reads images was killed, most often because memory ran out: lower ")
+    assert "; 2 of 3 images kept in " in last

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from src import cli
 from src.config.schema import Config, DataloaderConfig
-from src.data.lists import ListEntry, read_list
+from src.data.lists import ListEntry, evaluation_entries
 from src.errors import UserError
-from src.files import check_writable, resolve
+from src.files import check_writable
 from src.runtime import cores
 from src.screen import counted, duration, note, progress, say, say_next
 from src.task import Task, note_scope
@@ -57,8 +57,10 @@ def main(arguments: list[str]) -> int:
             f'the vocabulary of {segmenter.model.name} cannot spell "{word}"; change the word' for word in unknown
         ]
     if task:
+        # supports are drawn from the whole list, whatever max_images
+        whole = task.entries if config.oneshot is None else evaluation_entries(config, whole=True)
         supports = attempt(lambda: _support_list(config)) or []
-        for title, entries in (("images and masks", task.entries), ("train images and masks", supports)):
+        for title, entries in (("images and masks", whole), ("train images and masks", supports)):
             faults += list(unreadable(entries, config, title))
     if task and segmenter and not faults:
         attempt(lambda: _one_batch(segmenter, task))
@@ -92,10 +94,11 @@ def unreadable(entries: list[ListEntry], config: Config, title: str) -> Iterator
 
 def _support_list(config: Config) -> list[ListEntry]:
     """The images of supports, if they are not from the evaluation list."""
-    oneshot = config.oneshot
-    if oneshot is None or not oneshot.use_training_images_for_supports or oneshot.train_list is None:
+    if config.oneshot is None or not config.oneshot.use_training_images_for_supports:
         return []
-    return read_list(resolve(oneshot.train_list), resolve(config.data_root))
+    from src.one_shot.supports import training_list
+
+    return training_list(config)
 
 
 def _load(task: Task) -> Segmenter:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from src import cli
 from src.errors import UserError
-from src.files import user_path
+from src.files import check_writable, require_new_or_empty, user_path
 from src.screen import say, say_next
 
 
@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     """Run the conversion of ``arguments``."""
     args = _parser().parse_args(arguments)
     folder: Path = args.folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder; choose another name")
+    require_new_or_empty(folder, "model folder")
+    check_writable(folder.parent / "model")
 
     with cli.quick_imports():
         import torch

@@ -25,6 +25,7 @@ images of lowest IoU, with prediction and ground truth.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from src.files import check_writable, user_path
 from src.result_files import write_result
 from src.screen import say, say_next
 
-RESAMPLES, SEED = 10_000, 0
+RESAMPLES, SEED, MAX_RESAMPLES = 10_000, 0, 10**6
 TABLES, CHARTS = (".md", ".tex", ".csv"), tuple(f".{suffix}" for suffix in cli.CHART_FORMATS)
 
 
@@ -151,9 +152,10 @@ def _worst(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace, *files: Path | None) -> None:
     """Check before reading anything that ``files`` can be written and are none of the results."""
     wanted = [path for path in files if path is not None]
-    taken = {path.resolve() for path in args.results}
+    # unlike Path.resolve, realpath accepts circular links
+    taken = {os.path.realpath(path) for path in args.results}
     for path in wanted:
-        if path.resolve() in taken:
+        if os.path.realpath(path) in taken:
             raise UserError(f"--output {args.output or path}: {path} is one of the results; choose another name")
     check_writable(*wanted)
 
@@ -181,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="write a .csv file instead of .md")
     parser.add_argument(
         "--resamples",
-        type=cli.positive_int,
+        type=cli.whole_number(1, MAX_RESAMPLES),  # all of them are in memory
         default=RESAMPLES,
         metavar="N",
         help=f"of --compare: number of resamples (default: {RESAMPLES:,})",

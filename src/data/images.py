@@ -350,7 +350,9 @@ def _unknown_format(head: bytes) -> tuple[str, str]:
 def _missing(what: str, path: Path) -> UserError:
     """The error for a missing file; if the file is in a neighbouring folder, it suggests to rename that folder."""
     remedy = "check data_root and the image list"
-    if not path.parent.is_dir() and path.parent.parent.is_dir():
+    if "\\" in path.name and os.sep == "/":
+        remedy = "separate the parts of a path by /, not by \\"
+    elif not path.parent.is_dir() and path.parent.parent.is_dir():
         elsewhere = (folder for folder in sorted(path.parent.parent.iterdir()) if (folder / path.name).is_file())
         if (found := next(elsewhere, None)) is not None:
             remedy = (

@@ -73,7 +73,7 @@ def read_list(
         fields = line.split()
         if not fields:
             continue
-        if len(fields) > 2 or (masks and len(fields) < 2):
+        if len(fields) > 2 or (masks and len(fields) < 2) or "\0" in line:
             malformed.append((number, line.strip()))
             continue
         entries.append(ListEntry(root / fields[0], root / fields[1] if len(fields) == 2 else None, number))

@@ -24,7 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_regular, write_text
 from ..runtime import local_rank, rank
 from ..screen import counted, note, note_once, say
 from . import processes
@@ -37,6 +37,7 @@ FLUSH_SECONDS = 2.0
 """A computed block is written to the disk within this time."""
 
 SHOWN_DIFFERENCES = 3
+MAX_SETTINGS = 1 << 28  # bytes of a journal's settings
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class Journal(AbstractContextManager["Journal"]):
             if other == self.folder or not pattern.fullmatch(other.name) or not (other / SETTINGS).is_file():
                 continue
             try:
-                settings = json.loads((other / SETTINGS).read_text(encoding="utf-8"))
+                settings = json.loads(read_regular(other / SETTINGS, MAX_SETTINGS))
             except (OSError, ValueError, RecursionError):
                 continue
             different = differences(settings if isinstance(settings, dict) else {}, self.settings)

@@ -8,6 +8,7 @@ has a ``fusion_layer``, the number of those layers.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import textwrap
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
@@ -25,7 +25,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, P
 
 from ..errors import UserError
 from ..files import read_regular, resolve
-from .blip import MAX_TEXTS, Blip, offline_note, prepare, quiet_transformers
+from .blip import MAX_TEXTS, Blip, check_folder, check_sizes, offline_note, prepare, quiet_transformers
 from .model import first_not_finite
 
 ENDINGS = (".pth", ".pt")
@@ -96,18 +96,22 @@ def load_albef_folder(folder: Path, name: str, device: torch.device, fused: bool
     Raises:
         UserError: see :func:`load_albef`.
     """
+    check_folder(folder)
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text, vision = values["text_config"], values["vision_config"]
+        check_sizes(values, name)
         config = BlipConfig(text_config={**text, "fusion_layer": int(text["fusion_layer"])}, vision_config=vision)
         weights = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        tokenizer = _load_tokenizer(str(folder))
+        return _assemble(config, weights, lambda key: key, folder, name, device, fused, tokenizer)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many kinds for values that it does not know
         raise UserError(
             f"model folder {folder} cannot be loaded: {_short(error)}; "
             "convert the checkpoint again: python -m tools.convert albef"
         ) from error
-    tokenizer = _load_tokenizer(str(folder))
-    return _assemble(config, weights, lambda key: key, folder, name, device, fused, tokenizer)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -116,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: ``path`` is missing or damaged, contains code, or is not an ALBEF with a matching head.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it accepts names that are too long
         raise UserError(f"model.name: the checkpoint {path} does not exist; give a file, a folder or a hub name")
     zipped = zipfile.is_zipfile(path)
     try:
@@ -267,7 +271,9 @@ def _assemble(
 
 def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     folder = resolve(name)
-    if folder.is_dir():
+    local = os.path.isdir(folder)
+    if local:
+        check_folder(folder)
         remedy = "the folder must contain vocab.txt or tokenizer.json of bert-base-uncased"
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"model.tokenizer {name}: the folder {folder} does not exist; give a folder or a hub name")
@@ -279,9 +285,9 @@ def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         with quiet_transformers():
             # vocab.txt alone does not say that it is lower case, and transformers' default changed between releases
-            alone = folder.is_dir() and not any(folder.glob("tokenizer*.json"))
+            alone = local and not any(folder.glob("tokenizer*.json"))
             options: dict[str, Any] = {"do_lower_case": True} if alone else {}
-            tokenizer = BertTokenizer.from_pretrained(str(folder) if folder.is_dir() else name, **options)
+            tokenizer = BertTokenizer.from_pretrained(str(folder) if local else name, **options)
     except Exception as error:  # transformers and the hub client raise many kinds; all mean: not loadable
         raise UserError(f"tokenizer {name} cannot be loaded{offline_note()}: {_short(error)}; {remedy}") from error
     if tokenizer.unk_token_id in tokenizer("image of", add_special_tokens=False).input_ids:

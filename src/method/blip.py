@@ -232,7 +232,7 @@ def load_blip(name: str, device: torch.device, fused: bool = True, revision: str
     folder = _local_folder(name)
     source = str(folder) if folder else name
     if folder:
-        _check_folder(folder)
+        check_folder(folder)
         if revision is not None:
             raise UserError(f"model.revision {revision} is for models on the hub, but model.name {name} is a folder")
     try:
@@ -347,7 +347,7 @@ def _local_folder(name: str) -> Path | None:
     return None
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Check that the files of a model folder are regular files and not Git LFS pointers.
 
     Raises:
@@ -381,8 +381,12 @@ def _hub_answers(name: str, revision: str) -> bool:
     return True
 
 
-def _check_config(source: str, name: str, options: dict[str, Any]) -> None:
-    config = BlipConfig.get_config_dict(source, **options)[0]
+def check_sizes(config: Mapping[str, Any], name: str) -> None:
+    """Check the sizes in the config.json of model ``name`` before memory is allocated for them.
+
+    Raises:
+        UserError: one is not from 1 to that of :data:`LARGEST`.
+    """
     for part in ("text_config", "vision_config"):
         for key, value in (config.get(part) or {}).items():
             most = LARGEST.get(key)
@@ -390,6 +394,11 @@ def _check_config(source: str, name: str, options: dict[str, Any]) -> None:
                 raise UserError(
                     f"model {name}: {part}.{key} in its config.json is {shown(value)}; expected 1 to {most:,}"
                 )
+
+
+def _check_config(source: str, name: str, options: dict[str, Any]) -> None:
+    config = BlipConfig.get_config_dict(source, **options)[0]
+    check_sizes(config, name)
     kind, architectures = config.get("model_type"), config.get("architectures") or []
     if kind is None:
         raise ValueError("config.json is missing or not of a transformers model")

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 
 from ..config.schema import Amp
 from ..errors import UserError
-from ..files import create_bytes, write_bytes
+from ..files import cache_folder, create_bytes, write_bytes
 from .replacements import onednn_linear
 
 ROWS = 256
@@ -216,11 +215,8 @@ def _pair(inputs: int, outputs: int, alternative: Alternative) -> tuple[Callable
 
 
 def _folder() -> Path:
-    """The cache folder of this project; a relative XDG_CACHE_HOME is ignored, as its standard requires."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    # expanduser leaves ~ unchanged for a user without a home folder
-    base = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
-    return Path(base, "segmentation-from-attention")
+    """The cache folder of this project."""
+    return cache_folder() / "segmentation-from-attention"
 
 
 def _read(path: Path, asked: Trial) -> Trial | None:

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..evaluation import processes
 from ..evaluation.identity import digest, fingerprint
 from ..evaluation.journal import Journal
-from ..files import write_bytes
+from ..files import read_regular, write_bytes
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..result_files import lasting, plain_values
@@ -29,6 +29,7 @@ from .supports import Episode, Episodes
 from .tuned_weights import MadeFor, load_tuned
 
 ORIGIN, CONTENT, LOSSES = "made_by", "content", "losses"
+MAX_RECORD = 1 << 28  # bytes of the JSON beside tuned weights
 
 Weights = dict[str, Tensor]
 
@@ -84,7 +85,7 @@ def finished_run(
 
     def read() -> dict | None:
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_regular(path, MAX_RECORD))
             tuned = load_tuned(weights, segmenter)
             origin = values.pop(ORIGIN)
             content = origin.pop(CONTENT, None)

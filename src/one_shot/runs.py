@@ -12,6 +12,7 @@ from ..data.labels import Labelling
 from ..evaluation import loop
 from ..evaluation.journal import Journal
 from ..evaluation.memory import explaining_lack_of_memory
+from ..files import refuse_special
 from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..screen import counted, say
@@ -76,7 +77,8 @@ def complete_runs(
         A :func:`src.one_shot.summary.run_record` for each run.
 
     Raises:
-        UserError: an image or mask cannot be read, a loss is not a number, or another process has ended.
+        UserError: an image or mask cannot be read, a loss is not a number, a device, pipe or folder has the name of a
+            run's weights, or another process has ended.
     """
     config = task.config
     shared = {key: value for key, value in journal.settings.items() if key != RUNS}
@@ -92,6 +94,9 @@ def complete_runs(
         )
         for number, (episode, settings) in enumerate(zip(episodes, journal.settings[RUNS], strict=True))
     ]
+    for run in runs:  # before hours of work
+        refuse_special(run.weights)
+        refuse_special(run.weights.with_suffix(".json"))
     records: dict[int, dict[str, Any]] = {}
     for run in [] if journal.fresh else runs:
         record = finished_run(run.weights, segmenter, run.settings, run.queries)

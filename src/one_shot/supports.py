@@ -194,6 +194,18 @@ class Episodes:
         return [self.support_list[support.index].image for episode in self.runs for support in episode.supports]
 
 
+def training_list(config: Config) -> list[ListEntry]:
+    """The list ``oneshot.train_list``, from which supports are drawn if ``use_training_images_for_supports`` is true.
+
+    Raises:
+        UserError: the configuration has no such list, or it cannot be read.
+    """
+    assert config.oneshot is not None
+    if config.oneshot.train_list is None:
+        raise config.refusal("oneshot.train_list", None, "an image list, from which supports are drawn")
+    return list_of(config.oneshot.train_list, config)
+
+
 def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     """Read the masks of the lists and draw the episodes of a configuration.
 
@@ -209,9 +221,7 @@ def read_episodes(config: Config, class_names: Sequence[str]) -> Episodes:
     evaluation_list = support_list = evaluation_entries(config, whole=True)
     from_train_list = oneshot.use_training_images_for_supports
     if from_train_list:
-        if oneshot.train_list is None:
-            raise config.refusal("oneshot.train_list", None, "an image list, from which supports are drawn")
-        support_list = list_of(oneshot.train_list, config)
+        support_list = training_list(config)
     areas = support_areas = class_areas(evaluation_list, config, "reading masks")
     if from_train_list:
         support_areas = class_areas(support_list, config, "reading train masks")

@@ -147,11 +147,17 @@ def sheet(
         captions: a line above each row; empty: none.
 
     Raises:
-        UserError: an image or mask cannot be read.
+        UserError: an image or mask cannot be read, or an image has another size than its labels.
     """
     drawn, label_maps = [], []
     for image_file, mask_file, predicted in rows:
         image, target = read_image(image_file), read_mask(mask_file, labelling)
+        for what, labels in ((f"mask {mask_file}", target), ("its prediction", predicted)):
+            if labels.shape != image.shape[:2]:
+                raise UserError(
+                    f"image {image_file} has {image.shape[1]} x {image.shape[0]} pixels, but {what} has "
+                    f"{labels.shape[1]} x {labels.shape[0]}; segment the image again"
+                )
         target[target == labelling.ignore_label] = IGNORED
         drawn.append((image, pictures.overlay(image, predicted), pictures.overlay(image, target)))
         label_maps += [predicted, target]

@@ -22,7 +22,7 @@ import yaml
 from PIL import Image
 
 from ..errors import UserError
-from ..files import check_writable, write_bytes, write_text
+from ..files import check_writable, require_new_or_empty, write_bytes, write_text
 from .colours import safe_palette
 from .pictures import label_png
 
@@ -169,8 +169,7 @@ class Export:
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"export folder {folder} exists; remove it or choose another --output-dir")
+        require_new_or_empty(folder, "export folder")
         check_writable(folder / "export")  # before photos are segmented
         self.folder = folder
         self.class_names = class_names

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ INTERSECTION, UNION = " intersection", " union"
 KEY = "per_image"
 """Of a result's JSON: what it records of its table."""
 MAX_BYTES = 1 << 30
+AGAIN = "run training_free_blip.py again with --per-image"
 
 
 def write_per_image(
@@ -109,11 +111,10 @@ def read_per_image(result: Path) -> PerImageTable:
         UserError: the result has no table, or the table is missing or was changed.
     """
     values = json.loads(read_regular(result, MAX_BYTES).decode("utf-8-sig"))
-    again = "run training_free_blip.py again with --per-image"
     record = values.get(KEY)
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("file", "sha256")):
-        raise UserError(f"{result} has no scores of single images; {again}")
-    path = result.with_name(Path(record["file"]).name)
+        raise UserError(f"{result} has no scores of single images; {AGAIN}")
+    path = result.parent / Path(record["file"]).name
     found = [path, *(file for file in sorted(result.parent.glob("*.csv")) if earlier_result_of(file) == path)]
     for file in found:
         try:
@@ -121,20 +122,26 @@ def read_per_image(result: Path) -> PerImageTable:
         except OSError:
             continue
         if _digest(content) == record["sha256"]:
-            return PerImageTable(file, *_read(content))
-    problem = "was changed after" if path.exists() else "is missing, which was written with"
-    raise UserError(f"{path} {problem} {result.name}; {again}")
+            return _read(file, content)
+    problem = "was changed after" if os.path.lexists(path) else "is missing, which was written with"
+    raise UserError(f"{path} {problem} {result.name}; {AGAIN}")
 
 
-def _read(content: bytes) -> tuple[list[str], list[str], list[list[str]], PerImageCounts]:
-    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
-    first = len(COLUMNS)
-    classes = (len(header) - first) // 3
-    names = header[first : first + classes]
-    numbers = np.array([[int(cell or 0) for cell in row[first + classes :]] for row in rows], np.int64)
-    numbers = numbers.reshape(len(rows), 2, classes)
-    counts = PerImageCounts(range(len(rows)), numbers[:, 0], numbers[:, 1])
-    return names, list(_numbered(row[0] for row in rows)), [row[:4] for row in rows], counts
+def _read(path: Path, content: bytes) -> PerImageTable:
+    try:
+        header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+        first = len(COLUMNS)
+        classes = (len(header) - first) // 3
+        names = header[first : first + classes]
+        numbers = np.array([[int(cell or 0) for cell in row[first + classes :]] for row in rows], np.int64)
+        numbers = numbers.reshape(len(rows), 2, classes)
+        intersections, unions = numbers[:, 0], numbers[:, 1]
+        if not rows or (intersections < 0).any() or (unions < intersections).any():
+            raise ValueError("it has no rows, or an intersection that is no part of its union")
+        images, files = list(_numbered(row[0] for row in rows)), [row[:4] for row in rows]
+    except (ValueError, OverflowError, IndexError, csv.Error) as error:
+        raise UserError(f"{path} is not a table of training_free_blip.py --per-image ({error}); {AGAIN}") from error
+    return PerImageTable(path, names, images, files, PerImageCounts(range(len(rows)), intersections, unions))
 
 
 def _numbered(names: Iterator[str]) -> Iterator[str]:

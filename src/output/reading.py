@@ -16,6 +16,7 @@ from ..files import read_regular
 from ..result_files import earlier_result_of
 
 MAX_BYTES = 1 << 28  # of a result
+COUNTS = ("intersection", "union")
 EXPERIMENTS = ("training-free", "one-shot", "infoscore")
 
 
@@ -152,6 +153,8 @@ def read_result(path: Path) -> Result:
     if values.get("tuned") is not None:
         facts["tuned"] = f"{Path(_text(values['tuned'], 'file')).name} ({_text(values['tuned'], 'sha256')[:8]})"
     settings = settings if isinstance(settings, dict) else {}
+    for scored in _list(values, "runs") if experiment == "one-shot" else [values]:
+        _require_counts_to_agree(scored)
     if experiment == "infoscore":
         facts["images"] = str(_whole(_value(values, "images"), "images"))
         return Result(path, facts, settings, None, None, {}, _ranking(values))
@@ -220,6 +223,25 @@ def _ious(values: Any) -> Iterator[tuple[str, float]]:
             raise NoResultError(f"class {_short(name)} is given twice")
         seen.add(name)
         yield name, _fraction(entry, "iou", f"iou of class {_short(name)}")
+
+
+def _require_counts_to_agree(values: Any) -> None:
+    """Refuse scores that are not those of the counts beside them: somebody has edited the file."""
+    entries = values.get("classes") if isinstance(values, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and {*COUNTS} <= e.keys() for e in entries):
+        return  # a ranking, or counts are missing
+    expected = []
+    for entry in entries:
+        intersection, union = (_whole(entry[key], key) for key in COUNTS)
+        expected.append(intersection / max(union, 1))
+        _require_equal(_fraction(entry, "iou"), expected[-1], f"iou of class {_short(entry.get('name'))}")
+    if expected:
+        _require_equal(_fraction(values, "miou"), statistics.fmean(expected), "miou")
+
+
+def _require_equal(found: float, expected: float, what: str) -> None:
+    if not math.isclose(found, expected, abs_tol=1e-9):
+        raise NoResultError(f"{what} is {found}, but its counts give {expected}: the file was edited")
 
 
 def _ranking(values: dict[str, Any]) -> dict[int, Rank]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ TELLING = (
 
 def column_titles(paths: Sequence[Path]) -> list[str]:
     """File stems, with enough parent folders to distinguish them."""
-    whole = [path.resolve().with_suffix("").parts for path in paths]
+    whole = [Path(os.path.realpath(path)).with_suffix("").parts for path in paths]
     count = 1
     while len({parts[-count:] for parts in whole}) < len({*whole}):
         count += 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..config.reader import config_of
+from ..data.images import decode
 from ..data.labels import Labelling
 from ..errors import UserError
 from ..files import resolve
+from ..screen import counted
 from .evaluation_pictures import checksum, sheet
 from .per_image_table import PerImageTable
 from .reading import Result
@@ -34,19 +37,31 @@ def worst_sheet(result: Result, table: PerImageTable, count: int) -> bytes:
     rows, captions = [], []
     for number in worst_images(table, count):
         image, mask, prediction, crc = table.files[number]
-        rows.append((root / image, root / mask, _prediction(result.path, prediction, crc)))
+        rows.append((root / image, root / mask, _prediction(result.path, prediction, crc, len(names))))
         captions.append(f"IoU {100 * table.counts.miou[number]:.1f} %  {table.images[number]}")
     return sheet(rows, labelling, names, captions)
 
 
-def _prediction(result: Path, name: str, crc: str) -> np.ndarray:
+def _prediction(result: Path, name: str, crc: str, classes: int) -> np.ndarray:
     if not name:
         raise UserError(
             f"{result} has no saved predictions; run training_free_blip.py again with --per-image --save-predictions"
         )
     path = result.parent / name
-    if checksum(path).hex() != crc:
-        problem = "was replaced by a later run" if path.exists() else "is missing"
-        raise UserError(f"prediction {path} {problem}; run the command of {result.name} again, with --output-dir")
-    with Image.open(path) as labels:
-        return np.asarray(labels)
+    again = f"run the command of {result.name} again, with --output-dir"
+    try:
+        found = checksum(path).hex()
+    except OSError as error:
+        raise UserError(f"prediction {path} cannot be read ({error.strerror}); {again}") from error
+    if found != crc:
+        problem = "was replaced by a later run" if os.path.lexists(path) else "is missing"
+        raise UserError(f"prediction {path} {problem}; {again}")
+    labels = decode("prediction", path, _stored_labels)
+    if labels is None or (labels >= classes).any():
+        raise UserError(f"prediction {path} is not a label map of {counted(classes, 'class', 'classes')}; {again}")
+    return labels
+
+
+def _stored_labels(prediction: Image.Image) -> np.ndarray | None:
+    """The labels of a palette PNG, uint8 [height, width]; None for any other picture."""
+    return np.asarray(prediction) if prediction.mode == "P" else None

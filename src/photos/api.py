@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image
 
 from ..config.reader import config_of
-from ..config.schema import Amp
+from ..config.schema import Amp, shown
 from ..data.images import ImageLike, to_rgb
+from ..errors import UserError
 from ..explorer.content import page_content
 from ..explorer.page import page
 from ..files import CLASS_FILES, write_bytes
@@ -36,6 +37,7 @@ from .photo_segmenter import load_photo_segmenter, segmenter_of_words
 from .words import prompts_of_words
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
 
@@ -48,11 +50,11 @@ class PhotoSegmenter:
     @classmethod
     def from_pretrained(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         classes: str,
         background: str | None = None,
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         layers: Sequence[int] = (0, 3),
         image_size: int = 512,
         crf: int = 20,
@@ -73,27 +75,38 @@ class PhotoSegmenter:
         Raises:
             UserError: a word, a setting, the device or the model is refused.
         """
+        for key, words, example in (("classes", classes, "cat; dog"), ("background", background or "", "table, wall")):
+            if not isinstance(words, str):
+                raise UserError(f"{key}: {shown(words)} is not a text; expected one such as {example!r}")
         values = {
             "data_set": "photos",
             "data_root": ".",
             "class_name_dir": str(CLASS_FILES / "pascal.json"),
-            "model": {"name": name, "image_size": image_size, "layers": list(layers)},
+            "model": {
+                "name": os.fspath(name) if isinstance(name, os.PathLike) else name,
+                "image_size": image_size,
+                "layers": [*layers] if isinstance(layers, Iterable) and not isinstance(layers, str) else layers,
+            },
             "crf": {"iters": crf},
             "runtime": {"amp": amp},
         }
         config = config_of(values, "from_pretrained")
-        return cls(segmenter_of_words(config, prompts_of_words(config, classes, background), device))
+        return cls(segmenter_of_words(config, prompts_of_words(config, classes, background), str(device)))
 
     @classmethod
     def from_config(
-        cls, config: str | Path, classes: str | None = None, background: str | None = None, device: str = "auto"
+        cls,
+        config: str | Path,
+        classes: str | None = None,
+        background: str | None = None,
+        device: str | torch.device = "auto",
     ) -> PhotoSegmenter:
         """The same from a YAML configuration; ``classes`` and ``background`` default to those of its class file.
 
         Raises:
             UserError: the configuration, a word, the device or the model is refused.
         """
-        return cls(load_photo_segmenter(config, classes, background, device))
+        return cls(load_photo_segmenter(config, classes, background, str(device)))
 
     @property
     def class_names(self) -> tuple[str, ...]:

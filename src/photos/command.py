@@ -19,7 +19,16 @@ from ..files import resolve, size, user_path
 from ..runtime import world_size
 from ..screen import counted, progress, say, say_next
 from ..task import for_device, note_scope
-from .photo_files import EXPLORER, OVERLAY, find_photos, name_outputs, new_folder, refuse_earlier
+from .photo_files import (
+    EXPLORER,
+    OVERLAY,
+    check_outputs,
+    find_photos,
+    name_outputs,
+    new_folder,
+    refuse_earlier,
+    require_own_names,
+)
 from .words import prompts_of_words
 
 FOLDER = "results/photos"
@@ -95,6 +104,10 @@ def segment_photos(args: argparse.Namespace, config: Config) -> None:
     photos = name_outputs(find_photos(args.images, args.output_dir or resolve(FOLDER))[: args.limit])
     if args.output_dir and not args.replace:
         refuse_earlier(photos, args.output_dir)
+    if args.output_dir:
+        check_outputs(photos, args.output_dir)
+    if args.export:
+        require_own_names(photos)
     prompts = prompts_of_words(config, args.classes, args.background, args.multi_prompt)
     note_scope(config.model.name, [photo.path for photo in photos])
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..data.images import check_file, format_names, images_in, passed_over
 from ..errors import UserError
+from ..files import check_writable, refuse_special
 from ..screen import note
 
 PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
@@ -40,7 +41,7 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     found = []
     for path in paths:
         if os.path.isdir(path):
-            written_here = path.resolve() == output.resolve()
+            written_here = os.path.realpath(path) == os.path.realpath(output)
             images = [image for image in images_in(path) if not (written_here and PICTURE.search(image.name))]
             others = passed_over(path)
             if not images:
@@ -88,6 +89,32 @@ def refuse_earlier(photos: Sequence[PhotoFile], output: Path) -> None:
                 raise UserError(
                     f"{path} exists; choose another --output-dir, or replace earlier results with --replace"
                 )
+
+
+def check_outputs(photos: Sequence[PhotoFile], output: Path) -> None:
+    """Check that results can be written to the folder ``output``, and that none would replace a device or a pipe.
+
+    Raises:
+        UserError: see :func:`src.files.check_writable`.
+    """
+    for photo in photos:
+        for ending in (LABELS, OVERLAY, EXPLORER):
+            refuse_special(output / f"{photo.name}_{ending}")
+    check_writable(output / f"{photos[0].name}_{LABELS}")
+
+
+def require_own_names(photos: Sequence[PhotoFile]) -> None:
+    """Check that each photo has its own name without the ending: annotation tools find images by it.
+
+    Raises:
+        UserError: another photo has the same name, or the name is too long for result files.
+    """
+    for photo in photos:
+        if photo.name != photo.path.stem:
+            raise UserError(
+                f"--export: the labels of {photo.path} would be called {photo.name}, because another photo has the "
+                "same name or the name is too long, and annotation tools find images by name: rename it"
+            )
 
 
 def new_folder(parent: Path, name: str) -> Path:

@@ -8,7 +8,15 @@ import re
 from ..config.schema import Config
 from ..errors import UserError
 from ..files import resolve
-from ..method.prompts import ClassEntry, PromptSet, build_prompts, fault_of_word, read_class_file, shared_word
+from ..method.prompts import (
+    ClassEntry,
+    PromptSet,
+    build_prompts,
+    fault_of_word,
+    read_class_file,
+    same_word,
+    shared_word,
+)
 from ..screen import say
 
 MAX_CLASSES = 254  # labels are bytes; 0 is the background, 255 stands for ignored pixels
@@ -32,24 +40,24 @@ def prompts_of_words(
     if classes is None or background is None:
         default = read_class_file(resolve(config.class_name_dir), config.dataset.num_classes)
     foreground = default[1:] if classes is None else parse_classes(classes)
-    asked = {word.lower() for entry in foreground for word in (entry.name, *entry.related_words)}
+    asked = {same_word(word) for entry in foreground for word in (entry.name, *entry.related_words)}
     if background is not None:
         words = parse_background(background)
-        both = [word for word in words if word.lower() in asked]
+        both = [word for word in words if same_word(word) in asked]
         if both:
             raise UserError(f'--background: "{both[0]}" is one of the classes too; it cannot be both')
     else:
         usual = [default[0].name, *default[0].related_words]
-        words = [word for word in usual if word.lower() not in asked]
+        words = [word for word in usual if same_word(word) not in asked]
         if len(words) < len(usual):
-            taken = [word for word in usual if word.lower() in asked]
+            taken = [word for word in usual if same_word(word) in asked]
             say(f"no background words here, since they are classes: {', '.join(taken)}")
         if not words:
             raise UserError("no background words are left; name some with --background")
     entries = [ClassEntry(words[0], tuple(words[1:])), *foreground]
-    if classes is not None and (shared := shared_word(foreground)):
-        word, first, second = shared
-        names = " and ".join(f'"{foreground[label].name}"' for label in (first, second))
+    if shared := shared_word(entries):
+        word, *labels = shared
+        names = " and ".join(f'"{entries[label].name}"' if label else "the background" for label in labels)
         raise UserError(f'--classes: "{word}" is a word of {names}; remove one')
     return build_prompts(entries, classes is not None or multi_prompt, config.dataset.background)
 
@@ -83,10 +91,11 @@ def parse_classes(text: str) -> list[ClassEntry]:
 
 def parse_background(text: str) -> list[str]:
     """Read ``--background``: words separated by "," or ";". Raises UserError without words."""
-    words = list(dict.fromkeys(filter(None, map(str.strip, re.split("[,;]", text)))))
-    if not words:
-        raise UserError('--background: expected at least one word, such as "table, wall"')
-    for word in words:
+    words: dict[str, str] = {}
+    for word in filter(None, map(str.strip, re.split("[,;]", text))):
         if fault := fault_of_word(word):
             raise UserError(f"--background: {json.dumps(word)} {fault}")
-    return words
+        words.setdefault(same_word(word), word)  # a word given twice would count twice: background words are summed
+    if not words:
+        raise UserError('--background: expected at least one word, such as "table, wall"')
+    return [*words.values()]

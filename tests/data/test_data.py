@@ -76,6 +76,7 @@ def test_masks_are_optional_where_they_are_not_needed(tmp_path: Path) -> None:
     [
         ("1.jpg 1.png\n2.jpg\n", r"val\.txt, line 2: expected image path, space, mask path .*got '2\.jpg'"),
         ("1.jpg 1.png\n\nmy cat.jpg 2.png\n", r"line 3: .*paths without spaces"),
+        ("a\0.jpg 1.png\n", r"line 1: .*got 'a\\x00\.jpg 1\.png'"),
         ("", r"val\.txt is empty"),
         ("\n \n", r"val\.txt is empty"),
         (b"\xff\xfe", r"val\.txt is not UTF-8 text"),
@@ -377,6 +378,11 @@ def test_a_differently_named_folder_is_found_and_named(
     )
     with pytest.raises(UserError, match=expected):
         dataset[number]
+
+
+def test_backslashes_of_a_list_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images\\1\.jpg does not exist; separate the parts of a path by /, not by \\"):
+        read_image(tmp_path / "images\\1.jpg")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

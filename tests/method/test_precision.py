@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from src import files
 from src.config.schema import Amp
 from src.method import precision
 from src.method.blip import Blip
@@ -101,6 +103,22 @@ def test_the_trial_is_kept_in_the_users_cache_folder(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         if os.name == "posix":
             assert precision._folder() == tmp_path / ".cache/segmentation-from-attention"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders have no such permissions")
+def test_in_a_home_that_is_read_only_it_is_kept_among_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "home" / ".cache").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, _: not Path(path).is_relative_to(tmp_path / "home"))
+    files._temporary_caches.cache_clear()
+    try:
+        assert precision._folder() == tmp_path / f"uid{os.getuid()}-caches" / "segmentation-from-attention"
+    finally:
+        files._temporary_caches.cache_clear()
 
 
 @pytest.mark.parametrize("alternative", ["bfloat16", "oneDNN"])

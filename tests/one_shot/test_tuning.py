@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -616,3 +617,15 @@ def test_a_run_without_queries_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK, f"oneshot.test_list={tmp_path / 'list.txt'}")) == 2
     assert "none of the 6 images" in capsys.readouterr().err
     assert not list(tmp_path.glob("golden*"))
+
+
+@pytest.mark.parametrize("name", ["golden_summary_run1.safetensors", "golden_summary_run1.json"])
+def test_weights_never_replace_what_is_no_file(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noticed before anything is tuned; reading a pipe would never end."""
+    monkeypatch.setattr(runs, "tune", lambda *_: pytest.fail("tuned"))
+    os.mkfifo(tmp_path / name)
+    assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK)) == 2
+    assert f"{name}: it is a named pipe; choose another name" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]

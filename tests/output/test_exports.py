@@ -236,7 +236,7 @@ def test_yolo_polygons(tmp_path: Path) -> None:
 def test_nothing_is_overwritten(name: str, tmp_path: Path) -> None:
     folder = export(tmp_path, name, label_map())
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=rf"export folder .*export_{name} exists; remove it or choose"):
+    with pytest.raises(UserError, match=rf"export folder .*export_{name} exists and is not an empty folder"):
         open_exports([name], tmp_path, NAMES)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,55 @@ def test_supervision_is_optional(result: PhotoResult) -> None:
 def test_a_setting_is_refused_by_its_name() -> None:
     with pytest.raises(UserError, match=r"from_pretrained.*model\.layers"):
         PhotoSegmenter.from_pretrained(MODEL, "cat", layers=(99,), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"classes": ["cat", "dog"]}, r"classes: \['cat', 'dog'\] is not a text; expected one such as 'cat; dog'"),
+        ({"classes": None}, "classes: None is not a text"),
+        ({"name": None}, r"model\.name: None is not valid; expected a text"),
+        ({"name": "a\0b"}, r"model\.name: .* a text without control characters"),
+        ({"layers": 3}, r"model\.layers: 3 is not valid; expected a list of whole numbers"),
+        ({"layers": "auto"}, r"model\.layers: 'auto' is not valid; expected layer numbers"),
+        ({"layers": (0.5,)}, r"model\.layers: \[0\.5\] is not valid"),
+        ({"image_size": 10**6}, r"model\.image_size: 1000000 is not valid; expected 16 to 4,096"),
+        ({"crf": float("nan")}, r"crf\.iters: nan is not valid"),
+        ({"amp": "half"}, r"runtime\.amp: 'half' is not valid"),
+        ({"device": 0}, "0: expected auto, cpu, cuda, cuda:N or mps"),
+        ({"background": 7}, "background: 7 is not a text"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(settings: dict[str, object], reason: str) -> None:
+    wanted: dict[str, Any] = {"name": MODEL, "classes": "cat", "device": "cpu", "layers": (0, 1), "image_size": 192}
+    with pytest.raises(UserError, match=reason):
+        PhotoSegmenter.from_pretrained(**(wanted | settings))
+
+
+def test_paths_and_devices_may_be_objects(result: PhotoResult) -> None:
+    device = torch.device("cpu")
+    options: dict[str, Any] = {"layers": range(2), "image_size": 192, "crf": 2, "amp": False}
+    loaded = PhotoSegmenter.from_pretrained(Path(MODEL), CLASSES, "sky, sea", device=device, **options)
+    np.testing.assert_array_equal(loaded(PHOTO).labels, result.labels)
+    flipped = result.rgb[:, ::-1]
+    np.testing.assert_array_equal(loaded(flipped).labels, loaded(np.ascontiguousarray(flipped)).labels)
+
+
+@pytest.mark.parametrize("photo", ["nowhere.jpg", "a\0b.jpg", "\udcff.jpg", REPOSITORY, None, b"a.jpg", 3])
+def test_what_is_no_photo_is_one_line(photo: Any, segmenter: PhotoSegmenter) -> None:
+    with pytest.raises(UserError, match=r"^image"):
+        segmenter(photo)
+
+
+def test_exports_that_cannot_be_written_are_one_line(result: PhotoResult, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "export_coco").symlink_to("nowhere")
+    for folder in (tmp_path / "pipe", tmp_path, tmp_path / "a\0b", tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="cannot"):
+            result.export(folder, "coco")
+    for path in (tmp_path / "pipe", tmp_path, tmp_path / "a\0b"):
+        with pytest.raises(UserError, match="cannot write"):
+            result.explorer(path)
 
 
 def test_torch_hub(segmenter: PhotoSegmenter, result: PhotoResult) -> None:

@@ -247,11 +247,13 @@ def test_batches_and_threads_change_nothing(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_results_that_cannot_be_written_end_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "out/b_overlay.png").mkdir(parents=True)
-    assert run(photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out", "--replace") == 2
-    assert "b_overlay.png: it is a folder; choose another name" in capsys.readouterr().err
+    (tmp_path / "out/b_heatmap_01_bus.png").mkdir(parents=True)
+    arguments = (photos_of_three(tmp_path), "--classes", "bus", "--output-dir", tmp_path / "out", "--replace")
+    assert run(*arguments, "--save-heatmaps") == 2
+    assert "b_heatmap_01_bus.png: it is a folder; choose another name" in capsys.readouterr().err
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"}
+    assert {"a_labels.png", "a_overlay.png", "a_heatmap_01_bus.png", "b_labels.png", "b_overlay.png"} <= names
+    assert "c_labels.png" not in names
 
 
 def test_ctrl_c_leaves_no_partial_file_and_no_thread(
@@ -385,3 +387,29 @@ def test_formats_are_those_of_the_exports() -> None:
     from src.output.exports import FORMATS
 
     assert tuple(FORMATS) == photos.EXPORT_FORMATS
+
+
+def test_exported_labels_have_the_names_of_their_photos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Annotation tools find an image by its name; the labels of a second photo of that name would be another's."""
+    one, other = (save(tmp_path / folder / "a.png", left_red_right_blue()) for folder in ("one", "other"))
+    arguments = (one, other, "--classes", "bus", "--output-dir", tmp_path / "out")
+    assert run(*arguments, "--export", "yolo") == 2
+    assert f"--export: the labels of {other} would be called a-2, because another photo" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run(*arguments) == 0
+
+
+@pytest.mark.parametrize("name", ["a_overlay.png", "."])
+def test_where_results_cannot_go_is_noticed_before_the_model_is_loaded(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = save(tmp_path / "a.png", left_red_right_blue())
+    output = tmp_path / "out"
+    if name == ".":
+        os.mkfifo(output)
+    else:
+        output.mkdir()
+        os.mkfifo(output / name)
+    arguments = (photo, "--classes", "bus", "--output-dir", output, "--replace", "--set", "model.name=./nowhere")
+    assert run(*arguments) == 2
+    assert f"error: cannot write {output}" in capsys.readouterr().err

@@ -78,3 +78,22 @@ def test_background_replaces_the_class_files_words() -> None:
     assert prompts_of("cat", background=" table, wall ;table").words == ("table", "wall", "cat")
     with pytest.raises(UserError, match="at least one word"):
         prompts_of("cat", background=" , ")
+
+
+@pytest.mark.parametrize(
+    ("classes", "background", "reason"),
+    [
+        ("traffic light; lamp", "floor, Traffic  light", '"Traffic  light" is one of the classes'),
+        ("cat = background", None, '"background" is a word of the background and "cat"'),
+        ("dog; cat = background", "floor", '"background" is a word of the background and "cat"'),
+        ("bus; boat = Bus", "floor", '"Bus" is a word of "bus" and "boat"'),
+    ],
+)
+def test_one_word_has_one_class(classes: str, background: str | None, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        prompts_of(classes, background)
+
+
+def test_a_background_word_given_twice_counts_once() -> None:
+    """Probabilities of background words are added up."""
+    assert prompts_of("cat", background="red wall, Red  wall; table").words == ("red wall", "table", "cat")

@@ -107,3 +107,26 @@ def test_results_of_another_experiment_are_no_fault(
     assert run(config_file(output={"csv": str(data_root / "iou.csv"), **one_shot})) == 0
     assert run(config_file(output={"csv": there})) == 2
     assert capsys.readouterr().err.count("fault: cannot write") == 1
+
+
+def test_a_folder_of_train_images_is_no_fault_and_a_missing_list_is(
+    config_file: Callable[..., Path], data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The supports are read as one_shot_blip.py reads them."""
+    oneshot = {"use_training_images_for_supports": True, "test_list": str(data_root / "val.txt")}
+    images = {**oneshot, "train_list": str(data_root / "images")}
+    assert run(config_file(oneshot=images, mask_dir=str(data_root / "masks"))) == 0, capsys.readouterr().err
+    assert run(config_file(oneshot=oneshot)) == 2
+    assert "fault: " in (shown := capsys.readouterr().err)
+    assert "oneshot.train_list: None is not valid" in shown
+
+
+def test_all_images_that_supports_may_come_from_are_read(
+    config_file: Callable[..., Path], data_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One-shot tuning reads the masks of the whole list, whatever max_images."""
+    (data_root / "masks" / "2.png").unlink()
+    oneshot = {"test_list": str(data_root / "val.txt")}
+    assert run(config_file(oneshot=oneshot, max_images=1)) == 2
+    assert "2.png does not exist" in capsys.readouterr().err
+    assert run(config_file(max_images=1)) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_folder_computes_what_the_checkpoint_does(tmp_path: Path) -> None:
 def test_existing_files_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     assert run(tmp_path) == 2
-    assert "is not an empty folder; choose another name" in capsys.readouterr().err
+    assert "exists and is not an empty folder; remove it or choose another one" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -63,6 +64,61 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
     expected = "tokenizer .* cannot be loaded" if damage == "tokenizer" else "convert the checkpoint again"
     with pytest.raises(UserError, match=expected):
         load_model(str(folder), CPU)
+
+
+def edit(folder: Path, part: str, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config[part] |= values
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        (
+            "num_hidden_layers",
+            10**7,
+            r"num_hidden_layers in its config\.json is 10000000; expected 1 to 1,000",
+        ),
+        ("hidden_act", "nothing", "cannot be loaded: .*convert the checkpoint again"),
+        ("num_attention_heads", 5, "cannot be loaded: .*convert the checkpoint again"),
+        ("layer_norm_eps", "small", "convert the checkpoint again"),
+        ("fusion_layer", None, "convert the checkpoint again"),
+    ],
+)
+def test_an_edited_config_is_refused_in_one_line(key: str, value: object, reason: str, tmp_path: Path) -> None:
+    assert run(tmp_path / "albef") == 0
+    edit(tmp_path / "albef", "text_config", **{key: value})
+    with pytest.raises(UserError, match=reason) as refused:
+        load_model(str(tmp_path / "albef"), CPU)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_folder_holds_regular_files(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "albef"
+    assert run(folder) == 0
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=f"{name} cannot be read: it is a named pipe"):
+        load_model(str(folder), CPU)
+    (folder / name).unlink()
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=f"{name} is a Git LFS pointer"):
+        load_model(str(folder), CPU)
+
+
+def test_a_checkpoints_name_may_be_too_long() -> None:
+    with pytest.raises(UserError, match=r"the checkpoint .* does not exist; give a file, a folder or a hub name"):
+        load_model(f"{'a' * 300}.pth", CPU)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert run(tmp_path / "file" / "albef", tmp_path / "no.pth") == 2
+    assert f"cannot write {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_the_folder_contains_its_tokenizer_and_heads(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
+import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -452,3 +456,109 @@ def test_images_without_a_score_are_not_the_worst(tmp_path: Path) -> None:
     table = PerImageTable(tmp_path, ["cat"], ["a", "b", "c", "d"], [], counts)
     assert worst_images(table, 10) == [3, 0, 2]
     assert worst_images(table, 2) == [3, 0]
+
+
+# results and tables that somebody changed
+
+
+def test_an_edited_score_is_no_result(two_results: tuple[Path, Path]) -> None:
+    """The score of a file whose counts say something else would go into a table unnoticed."""
+    path = two_results[0]
+    values = json.loads(path.read_text())
+    first, *others = values["classes"]
+    for edited, reason in (
+        ({"miou": 0.999}, r"miou is 0\.999, but its counts give 0\.\d+: the file was edited"),
+        ({"classes": [{**first, "iou": 0.9}, *others]}, "iou of class .*background.* is 0.9"),
+        ({"classes": [{**first, "union": -1}, *others]}, "union is -1, expected a whole"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            read_named(write(path.with_name("edited.json"), {**values, **edited}))
+
+
+def test_a_link_in_a_circle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").symlink_to("b.json")
+    (tmp_path / "b.json").symlink_to("a.json")
+    for options in ([], ["--worst", "1"]):
+        assert cli.run(report.main, [str(tmp_path / "a.json"), *options]) == 2
+        assert f"error: {tmp_path / 'a.json'} is no result: cannot be read" in capsys.readouterr().err
+
+
+def redo(result: Path, table: str) -> None:
+    """Write another table of single images beside a result, as if it had always been there."""
+    result.with_name("iou_per_image.csv").write_text(table, newline="")
+    record = {"file": "iou_per_image.csv", "sha256": hashlib.sha256(table.encode()).hexdigest()}
+    write(result, {**json.loads(result.read_text()), "per_image": record})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: "",
+        lambda table: table.splitlines()[0] + "\n",
+        lambda table: table.replace("images/1.jpg", "images/1.jpg,"),
+        lambda table: re.sub(r"[^,]*\n$", "many\n", table),
+        lambda table: re.sub(r"[^,]*\n$", "-5\n", table),
+        lambda table: re.sub(r"[^,]*\n$", f"{10**30}\n", table),
+        lambda table: table.replace("images/1.jpg", '"' + "x" * 200_000 + '"'),
+    ],
+)
+def test_a_malformed_table_is_one_line(
+    change: Callable[[str], str], two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    redo(two_results[1], change(two_results[1].with_name("iou_per_image.csv").read_text()))
+    for arguments in (["--compare", *map(str, two_results)], ["--worst", "2", str(two_results[1])]):
+        assert cli.run(report.main, arguments) == 2
+        shown = capsys.readouterr().err
+        assert "iou_per_image.csv is not a table of training_free_blip.py --per-image" in shown
+        assert len(shown.splitlines()) == 1
+
+
+def test_a_table_without_a_name_is_missing(two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("", "..", "/"):
+        values = json.loads(two_results[0].read_text())
+        write(two_results[0], {**values, "per_image": {**values["per_image"], "file": name}})
+        assert cli.run(report.main, ["--worst", "2", str(two_results[0])]) == 2
+        assert "run training_free_blip.py again with --per-image" in capsys.readouterr().err
+
+
+def replace_prediction(result: Path, content: bytes) -> Path:
+    """Put ``content`` in place of the first prediction, and its checksum into the table."""
+    table = result.with_name("iou_per_image.csv").read_text()
+    row = next(csv.DictReader(table.splitlines()))
+    prediction = result.parent / row["prediction"]
+    prediction.write_bytes(content)
+    redo(result, table.replace(row["prediction CRC-32"], zlib.crc32(content).to_bytes(4, "little").hex()))
+    return prediction
+
+
+def label_map(value: int, size: tuple[int, int] = (120, 90)) -> bytes:
+    buffer = io.BytesIO()
+    picture = Image.new("P", size, value)
+    picture.putpalette([each for each in range(256) for _ in range(3)])
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read (unsupported format)"),
+        (b"", "cannot be read (the file is empty)"),
+        (label_map(200), "is not a label map of 4 classes"),
+        (label_map(1, (7, 9)), "has 120 x 90 pixels, but its prediction has 7 x 9; segment the image again"),
+    ],
+)
+def test_predictions_of_strangers_are_one_line(
+    content: bytes, reason: str, two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PostScript would start Ghostscript."""
+    replace_prediction(two_results[0], content)
+    assert cli.run(report.main, ["--worst", "3", str(two_results[0])]) == 2
+    shown = capsys.readouterr().err
+    assert reason in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_as_many_resamples_as_fit_into_memory() -> None:
+    with pytest.raises(SystemExit):
+        cli.run(report.main, ["--compare", "a.json", "b.json", "--resamples", str(10**12)])

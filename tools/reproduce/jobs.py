@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src import cli
-from src.data.lists import ListEntry, evaluation_entries, list_of
+from src.data.lists import ListEntry, evaluation_entries
 from src.errors import UserError
 from src.files import REPOSITORY, check_writable
+from src.one_shot.supports import training_list
 from src.task import Task
 
 CONFIGS = {
@@ -148,8 +149,8 @@ def _all_entries(task: Task, experiment: str) -> list[ListEntry]:
     if experiment != "one_shot" or oneshot is None:
         return task.entries
     entries = evaluation_entries(task.config, whole=True)
-    if oneshot.use_training_images_for_supports and oneshot.train_list:
-        entries = entries + list_of(oneshot.train_list, task.config)
+    if oneshot.use_training_images_for_supports:
+        entries = entries + training_list(task.config)
     return entries
 
 

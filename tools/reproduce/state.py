@@ -14,11 +14,12 @@ from typing import Any
 
 from src.evaluation.identity import digest, file_digest
 from src.evaluation.journal import differences
-from src.files import read_regular, write_text
+from src.files import read_regular, require_regular, write_text
 from src.runtime import rank
 from src.screen import note
 
 MAX_BYTES = 1 << 26  # of the state file
+MAX_RESULT = 1 << 28  # bytes of a result
 NAME = "reproduction.json"
 SHOWN_DIFFERENCES = 3
 
@@ -59,6 +60,7 @@ class State:
         if not job.get("result"):
             return "started, resumes"
         try:
+            require_regular(result, MAX_RESULT)  # reading a named pipe would block
             unchanged = file_digest(result) == job["result"]
         except OSError:
             return "to compute: its result is gone"

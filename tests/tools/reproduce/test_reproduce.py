@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tools.reproduce import jobs, plan
 from tools.reproduce import reproduction_report as reports
 from tools.reproduce.__main__ import main
 from tools.reproduce.reproduction_report import read_reference
-from tools.reproduce.state import NAME, State
+from tools.reproduce.state import NAME, State, digest
 
 ConfigFile = Callable[..., Path]
 HEADER = "data set,prompts,experiment,mIoU\n"
@@ -237,3 +238,10 @@ def test_short_form_on_the_miniature(tmp_path: Path) -> None:
     assert all(float(row[3]) > 5 for row in rows)
     assert table_rows(tmp_path, "## Layers")[1][1:4] == ["0, 1", "0, 1", "yes"]
     assert "--config configs/miniature.yaml" in (tmp_path / "reproduction.md").read_text() or Path.cwd() != REPOSITORY
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_no_result(make: Callable[[Path], None], tmp_path: Path) -> None:
+    state = State(tmp_path / NAME, {"one": {"digest": digest({}), "result": "0" * 64, "seconds": 1.0, "settings": {}}})
+    make(tmp_path / "iou.json")
+    assert state.why_not_finished("one", {}, tmp_path / "iou.json") == "to compute: its result is gone"
