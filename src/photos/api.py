@@ -77,7 +77,7 @@ class PhotoSegmenter:
         """
         for key, words, example in (("classes", classes, "cat; dog"), ("background", background or "", "table, wall")):
             if not isinstance(words, str):
-                raise UserError(f"{key}: {shown(words)} is not a text; expected one such as {example!r}")
+                raise UserError(f"{key}: {shown(words)} is not a string; expected one such as {example!r}")
         values = {
             "data_set": "photos",
             "data_root": ".",

@@ -116,10 +116,10 @@ def test_a_setting_is_refused_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"classes": ["cat", "dog"]}, r"classes: \['cat', 'dog'\] is not a text; expected one such as 'cat; dog'"),
-        ({"classes": None}, "classes: None is not a text"),
-        ({"name": None}, r"model\.name: None is not valid; expected a text"),
-        ({"name": "a\0b"}, r"model\.name: .* a text without control characters"),
+        ({"classes": ["cat", "dog"]}, r"classes: \['cat', 'dog'\] is not a string; expected one such as 'cat; dog'"),
+        ({"classes": None}, "classes: None is not a string"),
+        ({"name": None}, r"model\.name: None is not valid; expected a string"),
+        ({"name": "a\0b"}, r"model\.name: .* a string without control characters"),
         ({"layers": 3}, r"model\.layers: 3 is not valid; expected a list of whole numbers"),
         ({"layers": "auto"}, r"model\.layers: 'auto' is not valid; expected layer numbers"),
         ({"layers": (0.5,)}, r"model\.layers: \[0\.5\] is not valid"),
@@ -127,7 +127,7 @@ def test_a_setting_is_refused_by_its_name() -> None:
         ({"crf": float("nan")}, r"crf\.iters: nan is not valid"),
         ({"amp": "half"}, r"runtime\.amp: 'half' is not valid"),
         ({"device": 0}, "0: expected auto, cpu, cuda, cuda:N or mps"),
-        ({"background": 7}, "background: 7 is not a text"),
+        ({"background": 7}, "background: 7 is not a string"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(settings: dict[str, object], reason: str) -> None:
