@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import pkgutil
 import re
 from typing import Any
 
@@ -98,6 +99,14 @@ def test_documents_and_sections_that_the_code_names_exist() -> None:
         text = DOCUMENTS.get(document)
         assert text is not None, (source, document)
         assert not heading or heading in re.findall(r"^#+ (.+)$", text, flags=re.M), (source, heading)
+
+
+def test_modules_and_functions_that_docstrings_name_exist() -> None:
+    role = re.compile(r":(?:func|class|meth|data|attr|mod):`((?:src|tools|replace_huggingface)\.[\w.]+)`")
+    named = {name for path in SOURCES for name in role.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    for name in sorted(named):
+        pkgutil.resolve_name(name)  # raises ImportError or AttributeError
 
 
 @pytest.mark.parametrize("block", PYTHON)

@@ -25,7 +25,7 @@ class Canvas:
 
     Attributes:
         picture: uint8 [height, width, 3], RGB.
-        subjects: uint8 [height, width], numbers of subjects (see :data:`class_words.SUBJECTS`).
+        subjects: uint8 [height, width], numbers of subjects (:data:`tools.miniature.class_words.SUBJECTS`).
         objects: uint8 [height, width], 0 for scenery, k for the k-th object.
     """
 
