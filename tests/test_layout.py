@@ -1,13 +1,17 @@
-"""Imports run one way: no part of ``src`` imports from a later one, and there are no import cycles."""
+"""Imports run one way and in no cycle, and each name of a module, class or function has one meaning."""
 
 from __future__ import annotations
 
+import ast
+from collections import Counter
 from graphlib import TopologicalSorter
 
 import pytest
 
 from src.evaluation.sources import imported_modules, module_file
 from src.files import REPOSITORY
+
+SHARED = {"main", "read", "run", "start"}  # on purpose: entry points, readers of formats, running a command or the loop
 
 # A part of src may import from the parts on the lines above its own, and from itself. Commands are on the last line.
 FLOORS = (
@@ -73,3 +77,15 @@ def test_no_module_imports_entry_scripts() -> None:
     assert scripts == {"training_free_blip", "compute_infoscore_blip", "one_shot_blip"}
     for path in MODULES.values():
         assert not scripts & set(imported_modules(path))
+
+
+def test_each_name_has_one_meaning() -> None:
+    paths = [path for path in MODULES.values() if not path.stem.startswith("__")]
+    definitions = [
+        node.name
+        for path in paths
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    ]
+    for names in (Counter(path.stem for path in paths), Counter(definitions)):
+        assert {name for name, count in names.items() if count > 1} <= SHARED
