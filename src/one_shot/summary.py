@@ -48,17 +48,17 @@ class OneShotSummary:
 
     @property
     def ious(self) -> list[list[float]]:
-        """[runs, C]."""
+        """IoU, [runs, C]."""
         return [[entry["iou"] for entry in record["classes"]] for record in self.runs]
 
     @property
     def class_means(self) -> list[float]:
-        """[C]."""
+        """Mean IoU over the runs, [C]."""
         return [statistics.fmean(values) for values in zip(*self.ious, strict=True)]
 
     @property
     def class_stds(self) -> list[float]:
-        """[C]."""
+        """Population standard deviation of IoU over the runs, [C]."""
         return [statistics.pstdev(values) for values in zip(*self.ious, strict=True)]
 
     @property
@@ -68,7 +68,7 @@ class OneShotSummary:
 
     @property
     def boundary_ious(self) -> list[list[float]]:
-        """[runs, C]; empty without ``eval.boundary``."""
+        """Boundary IoU, [runs, C]; empty without ``eval.boundary``."""
         return [[entry["boundary_iou"] for entry in record["classes"]] for record in self.runs if self.boundary_mious]
 
     @property

@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         default=usual.batch_size,
         metavar="N",
-        help="images per batch of ours; the published computation takes one by one (default: 1)",
+        help="images per batch of this project; the published computation takes one at a time (default: 1)",
     )
     parser.add_argument("--device", default=usual.device, help=f"{DEVICES} (default: auto)")
     parser.add_argument(

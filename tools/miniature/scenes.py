@@ -51,7 +51,7 @@ def choose_ground(rng: Generator, name: str) -> str:
 
 
 def arrange(canvas: Canvas, rng: Generator, names: list[str]) -> list[Placement]:
-    """Frames for the objects: a single one is large, several share the canvas without hiding one another."""
+    """Placements of the objects: a single one is large, several share the canvas without hiding one another."""
     height, width = canvas.height, canvas.width
     short = min(height, width)
     if len(names) == 1:
