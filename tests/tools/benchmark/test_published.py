@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 import textwrap
@@ -53,7 +54,7 @@ CHECKOUT = {
             return neighbour.stages.shares(logits, itm_scores, image_size)[None]
         """,
     "one_shot_tuning_blip": """
-        from training_free_blip import compute_unary_from_attention
+        from tests.oracles.tuning import plain_tune
 
         def oneshot_tune(
             model, support_images, support_labels, input_ids, attention_mask, prompt_index, layers, num_classes,
@@ -61,11 +62,11 @@ CHECKOUT = {
             batch_gradient_accumulation=1,
         ):
             assert len(support_images) == len(support_labels) == batch_gradient_accumulation == 2
-            model(
-                pixel_values=support_images[:1], input_ids=input_ids, attention_mask=attention_mask,
-                interpolate_pos_encoding=True,
-            )
-            print("a line that the script prints")
+            counts = tuple(end - start for start, end in prompt_index.class_to_span.values())
+            supports = list(zip(support_images, support_labels))
+            print("loss %.6f" % plain_tune(
+                model, input_ids, attention_mask, counts, supports, layers, 1, 2, lr, weight_decay
+            )[0])
         """,
     "convcrf": """
         import torch
@@ -101,6 +102,17 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
+@pytest.fixture(params=["stand-in", "PUBLISHED_CHECKOUT"])
+def scripts(request: pytest.FixtureRequest, checkout: Path) -> Path:
+    """The stand-in; and the published code, if the environment variable PUBLISHED_CHECKOUT names a checkout."""
+    folder = os.environ.get("PUBLISHED_CHECKOUT")
+    if request.param == "stand-in":
+        return checkout
+    if not folder:
+        pytest.skip("PUBLISHED_CHECKOUT does not name a checkout of the published code")
+    return Path(folder).resolve()
+
+
 class Seen(stopwatch.Stopwatch):
     """A stopwatch that keeps the results of the stages."""
 
@@ -118,20 +130,30 @@ class Seen(stopwatch.Stopwatch):
 
 
 @pytest.mark.parametrize("what", ["segment", "infoscore"])
-def test_the_scripts_of_a_checkout_get_what_the_baseline_computes(what: str, checkout: Path) -> None:
-    """HuggingFace's own call of model and text encoder, and the logits as the published patch saves them."""
-    options = dataclasses.replace(SMALL, what=what, published=str(checkout))
-    scripts, baseline = Seen(), Seen()
-    published.Published(options, CPU).jobs[what](scripts, [workload.photo(0)])
+def test_the_baseline_computes_what_the_scripts_compute(what: str, scripts: Path) -> None:
+    """The scripts get HuggingFace's own call of the model, and the logits as the published patch saves them."""
+    options = dataclasses.replace(SMALL, what=what, published=str(scripts))
+    theirs, baseline = Seen(), Seen()
+    published.Published(options, CPU).jobs[what](theirs, [workload.photo(0)])
     plain.Plain(options, CPU).jobs[what](baseline, [workload.photo(0)])
-    torch.testing.assert_close(scripts.of("model")[0], baseline.of("text")[0][0])
-    maps, (expected,) = scripts.of("maps"), baseline.of("maps")
+    assert torch.equal(theirs.of("model")[0], baseline.of("text")[0][0])
+    maps, (expected,) = theirs.of("maps"), baseline.of("maps")
     if what == "infoscore":
-        torch.testing.assert_close([share[0] for share in maps], expected)
+        assert torch.equal(torch.cat(maps), torch.stack(expected))
     else:
-        torch.testing.assert_close(maps[0], expected)
-        pixels = workload.decode_photo(workload.photo(0), 64)[None]
-        torch.testing.assert_close(scripts.of("CRF")[0], plain_crf(maps[0], pixels, 20))
+        assert torch.equal(maps[0], expected)
+        scores = theirs.of("CRF")[0]
+        expected = plain_crf(expected, workload.decode_photo(workload.photo(0), 64)[None], 20)
+        assert (scores - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_the_baseline_tunes_as_the_scripts_tune(scripts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = dataclasses.replace(SMALL, what="tuning", published=str(scripts))
+    photos, baseline = [workload.photo(0), workload.photo(1)], Seen()
+    plain.Plain(options, CPU).jobs["tuning"](baseline, photos)
+    published.Published(options, CPU).jobs["tuning"](Seen(), photos)
+    ((loss,),) = baseline.of("step")
+    assert f"{loss:.6f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["segment", "infoscore", "tuning", "runs"])
