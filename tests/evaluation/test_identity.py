@@ -81,8 +81,10 @@ def test_the_installed_package_has_the_code_of_the_checkout(tmp_path: Path, monk
 def test_files_that_print_do_not_compute(name: str) -> None:
     """They use no arrays, files or settings, and return text or a progress bar."""
     path = REPOSITORY / "src" / name
-    own = [module for module in imported_modules(path) if module.startswith("src.")]
-    assert set(own) <= {"src.runtime", "src.runtime.rank"}
+    own = {module for module in imported_modules(path) if module.startswith("src.")}
+    speaking = {f"src.{Path(other).stem}" for other in SPEAKING}
+    assert {".".join(module.split(".")[:2]) for module in own} <= {"src.runtime", *speaking}
+    assert {module for module in own if module.startswith("src.runtime.")} <= {"src.runtime.rank"}
     imported = {module.split(".")[0] for module in imported_modules(path)}
     assert not imported & {"torch", "numpy", "cv2", "PIL", "transformers", "safetensors"}
     returned = {
