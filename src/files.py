@@ -96,7 +96,7 @@ def resolve(path: str) -> Path:
 
 
 def user_path(text: str) -> Path:
-    """A path from the command line, with ``~`` expanded: shells do not expand it in ``--output-dir=~/x``.
+    """A path from the command line with ``~`` expanded (not by shells in ``--output-dir=~/x``).
 
     Raises:
         UserError: the user has no home folder.
@@ -110,11 +110,7 @@ def user_path(text: str) -> Path:
 
 
 def what_it_is(path: Path) -> str | None:
-    """The kind of file at ``path`` (``a folder``, ``a device``, ...), None for a regular file; links are followed.
-
-    Raises:
-        OSError: ``path`` does not exist or cannot be accessed.
-    """
+    """The kind of file at ``path`` (``a folder``, ...), None for a regular file; follows links. Raises OSError."""
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a NUL character, or half of a surrogate pair
@@ -142,11 +138,7 @@ def require_regular(path: Path, limit: int) -> None:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """Read a regular file of at most ``limit`` bytes.
-
-    Raises:
-        OSError: see :func:`require_regular`; or the file cannot be read.
-    """
+    """Read a regular file of at most ``limit`` bytes. Raises OSError; see :func:`require_regular`."""
     require_regular(path, limit)
     with path.open("rb") as file:
         content = file.read(limit + 1)  # the size may be wrong: files in /proc have none, and a log may grow

@@ -200,11 +200,7 @@ _Loader.add_constructor(None, _Loader.refuse_tag)  # pyright: ignore[reportArgum
 
 
 def _parse(text: str) -> Any:
-    """The values of a YAML text.
-
-    Raises:
-        ValueError: ``text`` is not YAML, or uses an unsupported part of it.
-    """
+    """The values of a YAML text. Raises ValueError if ``text`` is not YAML, or uses an unsupported part of it."""
     try:
         return yaml.load(text, _Loader)
     except RecursionError:

@@ -67,11 +67,7 @@ class Studio:
         return cls(config, load_configured(config, choose_device(device)), photos)
 
     def add(self, name: str, contents: bytes) -> str:
-        """Keep a photo in memory and drop the oldest; returns its key.
-
-        Raises:
-            UserError: it is not an image, or too large.
-        """
+        """Keep a photo, drop the oldest; returns its key. Raises UserError if it is not an image or too large."""
         key = hashlib.sha256(contents).hexdigest()[:16]
         try:
             with open_image(io.BytesIO(contents), MAX_SENT_BYTES):
@@ -128,11 +124,7 @@ class Studio:
         return word_parts(segmenter, embeds, layer)
 
     def thumbnail(self, key: str) -> bytes:
-        """A small JPEG of a photo.
-
-        Raises:
-            UserError: the photo does not exist or cannot be read.
-        """
+        """A small JPEG of a photo. Raises UserError if the photo does not exist or cannot be read."""
         picture = Image.fromarray(self._read(self._photo(key)))
         picture.thumbnail(THUMBNAIL)
         buffer = io.BytesIO()

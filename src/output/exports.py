@@ -417,11 +417,7 @@ FORMATS: dict[str, Callable[[Path, Sequence[str]], Export]] = {
 
 
 def open_exports(names: Sequence[str], folder: Path, class_names: Sequence[str]) -> list[Export]:
-    """An export per format of ``names``, each in a folder ``export_<format>`` of ``folder``.
-
-    Raises:
-        UserError: see :class:`Export`.
-    """
+    """An :class:`Export` per format of ``names``, each in a folder ``export_<format>`` of ``folder``."""
     for name in names:
         if name not in FORMATS:
             raise UserError(f"export format {name!r} is unknown; expected one of {', '.join(FORMATS)}")
@@ -429,11 +425,7 @@ def open_exports(names: Sequence[str], folder: Path, class_names: Sequence[str])
 
 
 def to_supervision(labels: np.ndarray) -> Any:
-    """The instances of a label map as ``supervision.Detections`` (masks, boxes, class numbers).
-
-    Raises:
-        UserError: the package supervision is not installed.
-    """
+    """The instances as ``supervision.Detections``. Raises UserError if that package is not installed."""
     try:
         import supervision  # pyright: ignore[reportMissingImports]
     except ImportError:

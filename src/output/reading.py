@@ -111,11 +111,7 @@ def _real(path: Path) -> Path:
 
 
 def read_named(path: Path) -> Result:
-    """Read a result file that the user named.
-
-    Raises:
-        UserError: it is not a complete result of an experiment.
-    """
+    """Read a result file that the user named. Raises UserError if it is not a complete result of an experiment."""
     try:
         return read_result(path)
     except NoResultError as error:
@@ -125,11 +121,7 @@ def read_named(path: Path) -> Result:
 
 
 def read_result(path: Path) -> Result:
-    """Read one result file.
-
-    Raises:
-        NoResultError: it cannot be read, or is not what an experiment writes.
-    """
+    """Read one result file. Raises NoResultError if it cannot be read or is not a result of an experiment."""
     try:
         values = json.loads(read_regular(path, MAX_BYTES).decode("utf-8-sig"))
     except OSError as error:

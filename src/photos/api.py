@@ -114,11 +114,7 @@ class PhotoSegmenter:
         return self.segmenter.prompts.class_names
 
     def __call__(self, photo: ImageLike) -> PhotoResult:
-        """Segment a photo (see :func:`src.data.images.to_rgb`) at its own size.
-
-        Raises:
-            UserError: the photo cannot be read or is refused.
-        """
+        """Segment a photo (see :func:`src.data.images.to_rgb`) at its size. Raises UserError if it cannot be read."""
         rgb = to_rgb(photo)
         named = Path(photo) if isinstance(photo, str | os.PathLike) else None
         note_scope(self.segmenter.model.name, [named])
@@ -167,11 +163,7 @@ class PhotoResult:
         return dict(zip(self.class_names, self.analysis.shares, strict=True))
 
     def heat_map(self, name: str) -> np.ndarray:
-        """Probability that the attention gives a class, before the CRF: float32 [height, width].
-
-        Raises:
-            KeyError: no class has this name.
-        """
+        """Probability of a class before the CRF: float32 [height, width]. Raises KeyError if no class has this name."""
         return self.analysis.heat_map(name)
 
     def overlay(self) -> Image.Image:
@@ -202,11 +194,7 @@ class PhotoResult:
         return figure
 
     def explorer(self, path: str | Path) -> Path:
-        """Write a page that shows what every layer sees; it opens in any browser.
-
-        Raises:
-            UserError: ``path`` cannot be written.
-        """
+        """Write a page of what every layer sees, for any browser. Raises UserError if ``path`` cannot be written."""
         write_bytes(Path(path), self._page())
         return Path(path)
 
@@ -232,9 +220,5 @@ class PhotoResult:
         return [each.finish() for each in exports]
 
     def to_supervision(self) -> Any:
-        """The connected areas of every class as ``supervision.Detections``.
-
-        Raises:
-            UserError: the package supervision is not installed.
-        """
+        """The connected areas of every class; see :func:`src.output.exports.to_supervision`."""
         return to_supervision(self.labels)

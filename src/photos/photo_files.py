@@ -92,11 +92,7 @@ def refuse_earlier(photos: Sequence[PhotoFile], output: Path) -> None:
 
 
 def check_outputs(photos: Sequence[PhotoFile], output: Path) -> None:
-    """Check that results can be written to the folder ``output``, and that none would replace a device or a pipe.
-
-    Raises:
-        UserError: see :func:`src.files.check_writable`.
-    """
+    """Check that results can be written to ``output`` and replace no device or pipe; see :func:`check_writable`."""
     for photo in photos:
         for ending in (LABELS, OVERLAY, EXPLORER):
             refuse_special(output / f"{photo.name}_{ending}")
@@ -118,11 +114,7 @@ def require_own_names(photos: Sequence[PhotoFile]) -> None:
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make the folder ``name`` in ``parent``, numbered if that exists.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Make the folder ``name`` in ``parent``, numbered if that exists. Raises UserError if it cannot be made."""
     number = 1
     while True:
         folder = parent / (name if number == 1 else f"{name}-{number}")

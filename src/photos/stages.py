@@ -86,11 +86,7 @@ class PhotoStages:
         return [self._drawing(photo, seen) for photo, seen in zip(photos, self._see(photos), strict=True)]
 
     def finish(self, photo: PhotoFile, drawn: Drawn | Exception) -> None:
-        """Write the files of a photo and print what was found, or that it was skipped.
-
-        Raises:
-            UserError: a file cannot be written.
-        """
+        """Write the files of a photo and print its summary or error. Raises UserError if a file cannot be written."""
         with nullcontext() if self.bar.disable else self.bar.external_write_mode():
             if isinstance(drawn, Drawn):
                 self._write(photo, drawn)

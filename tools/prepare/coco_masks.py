@@ -103,11 +103,7 @@ def draw_and_save(job: MaskJob) -> None:
 
 
 def draw_mask(job: MaskJob) -> np.ndarray:
-    """Draw the annotations of a job; see :func:`paint_annotations`.
-
-    Raises:
-        UserError: an annotation cannot be decoded.
-    """
+    """Draw a job with :func:`paint_annotations`. Raises UserError if an annotation cannot be decoded."""
     try:
         return paint_annotations(job.annotations, job.height, job.width, job.labels)
     except UndecodableError as error:

@@ -36,11 +36,7 @@ class Devkit:
         return self.folder / "SegmentationClass"
 
     def image_set(self, name: str) -> list[str]:
-        """The image names of ImageSets/``name``.txt, in the order of the file.
-
-        Raises:
-            UserError: the file is missing, unreadable or empty.
-        """
+        """The image names of ImageSets/``name``.txt, in file order. Raises UserError if it is missing or empty."""
         path = self.folder / "ImageSets" / f"{name}.txt"
         try:
             text = path.read_text(encoding="utf-8-sig")

@@ -120,11 +120,7 @@ def _cityscapes_mask(path: PurePosixPath) -> PurePosixPath:
 
 
 def read_context(path: Path) -> np.ndarray:
-    """Read a file of PASCAL Context, field LabelMap: uint16 [height, width].
-
-    Raises:
-        UserError: it is unreadable or has no such field.
-    """
+    """Read a file of PASCAL Context: uint16 [height, width]. Raises UserError if its field LabelMap is unreadable."""
     from scipy.io import loadmat  # only this function needs it
 
     try:

@@ -122,11 +122,7 @@ def _seconds(job: Job, segmenter: Segmenter) -> float:
 
 
 def check_data(steps: Sequence[Step]) -> None:
-    """Decode every image and mask of the jobs to compute, and report all faults, not only the first.
-
-    Raises:
-        UserError: an image or mask cannot be used.
-    """
+    """Decode every image and mask of the jobs to compute. Raises a UserError with all faults."""
     faults = processes.share(partial(_faults, steps))
     for fault in faults:
         note(f"fault: {fault}")

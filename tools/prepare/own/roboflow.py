@@ -57,11 +57,7 @@ def labels(mask: Path, known: frozenset[int], shift: int, file: Path) -> np.ndar
 
 
 def read_classes(path: Path) -> dict[int, str]:
-    """Read ``_classes.csv``: lines ``value, name`` after a heading.
-
-    Raises:
-        UserError: a line is malformed, or a value occurs twice.
-    """
+    """Read ``_classes.csv``: ``value, name`` after a heading. Raises UserError if a line is malformed or repeated."""
     names: dict[int, str] = {}
     for number, row in enumerate(csv.reader(read_text("class table", path).splitlines()), 1):
         cells = [cell.strip() for cell in row]

@@ -89,11 +89,7 @@ def _first(paths: Sequence[Path]) -> str:
 
 
 def labels_of_colours(path: Path, colours: Colours) -> np.ndarray:
-    """Labels of a mask of colours: uint8 [height, width].
-
-    Raises:
-        UserError: the mask cannot be read, or has a colour without a label.
-    """
+    """Labels of a mask of colours: uint8 [height, width]. Raises UserError if it is unreadable or a colour unknown."""
     rgb = read_colours(path).astype(np.int64)
     codes = (rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]
     labels = np.full(codes.shape, -1, np.int16)
