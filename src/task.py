@@ -24,8 +24,8 @@ MAX_IMAGES, MAX_WORKERS = 16, 8
 MODEL_BYTES, IMAGE_BYTES = 3 << 30, 1 << 30  # BLIP-large with its cast weights; COCO multi-prompt at 512 px
 
 
-def note_scope(model: str, images: Sequence[Path | None]) -> None:
-    """Print a note, once, if a model is used on other ``images`` than it was trained for.
+def scope_warning(model: str, images: Sequence[Path | None]) -> str | None:
+    """A line if a model is used on other ``images`` than it was trained for; else None.
 
     The config.json of a model for a narrow domain, such as the shipped miniature, has ``scope`` (its training data) and
     ``scope_data`` (the folder of such images). None is an image without a file.
@@ -34,14 +34,20 @@ def note_scope(model: str, images: Sequence[Path | None]) -> None:
         values = json.loads(read_regular(resolve(model) / "config.json", MAX_CONFIG))
         scope, data = values["scope"], Path(os.path.realpath(resolve(values["scope_data"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return  # a model without a scope; loading it names what is wrong with its config.json
+        return None  # a model without a scope; loading it names what is wrong with its config.json
     # unlike Path.resolve, realpath accepts circular links
     if all(image is not None and Path(os.path.realpath(image)).is_relative_to(data) for image in images):
-        return
-    note_once(
-        f"note: {model} knows {scope} only; on other images its labels mean nothing. "
+        return None
+    return (
+        f"{model} knows {scope} only; on other images its labels mean nothing. "
         f"For photos use {PHOTO_MODEL}, as configs/pascal_blip.yaml does"
     )
+
+
+def note_scope(model: str, images: Sequence[Path | None]) -> None:
+    """Print :func:`scope_warning`, if there is one, once."""
+    if warning := scope_warning(model, images):
+        note_once(f"note: {warning}")
 
 
 def batch_that_fits(memory: int, image_size: int) -> int:

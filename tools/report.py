@@ -105,7 +105,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> None:
     if len(args.results) != 2:
-        raise UserError(f"--compare takes two results, but {len(args.results)} were given")
+        raise UserError(f"--compare takes two results, got {len(args.results)}")
     files = Files.of(args, "comparison")
     _check(args, files.table, files.chart)
 
@@ -115,9 +115,9 @@ def _compare(args: argparse.Namespace) -> None:
     from src.output.reading import read_named
     from src.output.report_tables import latex_of, markdown_of
 
-    first, second = args.results
-    results = [read_named(path) for path in args.results]
-    found = compare_results((first, second), (read_per_image(first), read_per_image(second)), args.resamples, args.seed)
+    paths = (args.results[0], args.results[1])
+    results = first, second = read_named(paths[0]), read_named(paths[1])
+    found = compare_results(paths, (read_per_image(first), read_per_image(second)), args.resamples, args.seed)
     table = found.table(results)
     text = "\n".join([*markdown_of([table]), f"{found.how()}\n"])
     if files.table is not None:
@@ -127,11 +127,12 @@ def _compare(args: argparse.Namespace) -> None:
     charts.difference_bars(files.chart, found.rows, found.first.tolist(), found.second.tolist(), found.titles, interval)
     say(text)
     say(" ".join(str(path) for path in ("wrote", files.table, files.chart) if path))
+    say_next(f"open {files.chart}")
 
 
 def _worst(args: argparse.Namespace) -> None:
     if len(args.results) != 1:
-        raise UserError(f"--worst takes one result, but {len(args.results)} were given")
+        raise UserError(f"--worst takes one result, got {len(args.results)}")
     result: Path = args.results[0]
     output: Path = args.output or result.with_name(f"{result.stem}_worst.png")
     if output.suffix != ".png":
@@ -142,11 +143,13 @@ def _worst(args: argparse.Namespace) -> None:
     from src.output.reading import read_named
     from src.output.worst import worst_images, worst_sheet
 
-    found, table = read_named(result), read_per_image(result)
+    found = read_named(result)
+    table = read_per_image(found)
     write_result(output, worst_sheet(found, table, args.worst))
     for number in worst_images(table, args.worst):
         say(f"  {100 * table.counts.miou[number]:6.2f}  {table.images[number]}")
     say(f"wrote {output}")
+    say_next(f"open {output}")
 
 
 def _check(args: argparse.Namespace, *files: Path | None) -> None:

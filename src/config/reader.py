@@ -138,8 +138,8 @@ def _count_classes(values: dict[str, Any]) -> None:
     if not isinstance(classes, list):
         return
     if not 2 <= len(classes) <= MAX_CLASSES:
-        expected = f"2 to {MAX_CLASSES}, background included"
-        raise UserError(f"class file {resolve(path)} has {len(classes)} classes; expected {expected}")
+        expected = f"2 to {MAX_CLASSES} classes, background included"
+        raise UserError(f"class file {resolve(path)}: expected {expected}, got {len(classes)}")
     values["dataset"] = {**(dataset or {}), "num_classes": len(classes)}
 
 

@@ -22,7 +22,7 @@ from ..config.schema import DataloaderConfig
 from ..data.dataset import Batch, SegmentationDataset, batches
 from ..errors import UserError
 from ..runtime import rank
-from ..screen import progress
+from ..screen import counted, progress
 from . import processes
 from .identity import fingerprint
 from .journal import Block, Journal, count_images
@@ -154,7 +154,8 @@ def run(
     def result() -> R:
         if not sums.images and sums.skipped:
             journal.discard()
-            raise UserError(f"none of the {len(sums.skipped):,} images can be read: {sums.skipped[min(sums.skipped)]}")
+            many = counted(len(sums.skipped), "image")
+            raise UserError(f"none of {many} can be read: {sums.skipped[min(sums.skipped)]}")
         return evaluator.result(sums.outcome(dataset, count_images(blocks, missing), time.perf_counter() - start))
 
     return processes.share(result)

@@ -179,7 +179,7 @@ class ConfusionMatrix:
         """IoU per class and mIoU in percent for the screen, with a note on absent classes."""
         lines = [score_table(names, self.iou.tolist(), f"{100 * self.miou:.2f}", self.absent)]
         if self.boundary:
-            lines.append(f"  mean Boundary IoU: {100 * self.boundary_miou:.2f}")
+            lines.append(f"  mean Boundary IoU: {100 * self.boundary_miou:.2f} %")
         if self.absent:
             lines.append(absence_note([names[label] for label in self.absent], f"{100 * self.miou_present:.2f}"))
         if len(names) == 2 and self.absent == [1]:  # two-class masks often use 0 and 255

@@ -14,6 +14,7 @@ import hashlib
 import io
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,6 +27,7 @@ from ..layer_selection.infoscore import entropy, prompt_shares
 from ..method.segmenter import PatchAttention, Segmenter
 from ..output import pictures
 from ..output.colours import VOC_PALETTE, safe_palette
+from ..task import scope_warning
 
 LONGEST_SIDE = 1024  # of the photo in the page, pixels
 OVERLAY_SIDE = 480  # of the picture for browsers without JavaScript
@@ -51,7 +53,13 @@ class Truth:
 
 @torch.no_grad()
 def page_content(
-    segmenter: Segmenter, rgb: np.ndarray, embeds: Tensor, labels: np.ndarray, name: str, truth: Truth | None = None
+    segmenter: Segmenter,
+    rgb: np.ndarray,
+    embeds: Tensor,
+    labels: np.ndarray,
+    name: str,
+    truth: Truth | None = None,
+    file: Path | None = None,
 ) -> dict[str, Any]:
     """Everything the page shows of one image, ready for JSON. The page gets all layers of the model.
 
@@ -61,6 +69,7 @@ def page_content(
         labels: uint8 [height, width], predicted; shown as those after the CRF if the segmenter has one.
         name: title of the page, such as the image's file name.
         truth: ground truth, if known.
+        file: of the image, for :func:`src.task.scope_warning`; None for one that came without.
 
     Raises:
         UserError: a logit is not a number, see :meth:`Segmenter.check_numbers`.
@@ -77,6 +86,7 @@ def page_content(
     return {
         "name": name,
         "model": segmenter.model.name + (" with tuned weights" if segmenter.weights else ""),
+        "warning": scope_warning(segmenter.model.name, [file]),
         "imageSize": frame.size,
         "grid": frame.size // segmenter.model.patch_size,
         "inner": inner,

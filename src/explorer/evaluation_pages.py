@@ -63,11 +63,12 @@ def write_evaluation_pages(
             path = addresses[place]
             embeds = segmenter.encode_images(batch.pixels)
             (prediction,) = predictions_of(batch, segmenter.segment(batch.pixels, embeds), shown)
-            rgb = read_image(shown.entries[prediction.index].image)
+            file = shown.entries[prediction.index].image
+            rgb = read_image(file)
             labels = prediction.labels_at_own_size().cpu().numpy()
             truth = _truth(prediction, shown)
             name = path.relative_to(folder).with_suffix("").as_posix()
-            content = page_content(segmenter, rgb, embeds, labels, name, truth)
+            content = page_content(segmenter, rgb, embeds, labels, name, truth, file)
             content["links"] = NEIGHBOURS  # known when all images have their IoU
             write_bytes(path, page(content, command_line()))
             scores.append(_mean(truth.iou))

@@ -99,7 +99,8 @@ class Studio:
         segmenter = Segmenter.from_config(self.config, self.model, prompts, self.config.model.layers)
         analysis = segmenter.analyse_image(rgb, self._encoded.get(key))
         self._keep(key, analysis.embeds)
-        content = page_content(segmenter, rgb, analysis.embeds, analysis.labels, photo.name)
+        file = photo.source if isinstance(photo.source, Path) else None
+        content = page_content(segmenter, rgb, analysis.embeds, analysis.labels, photo.name, file=file)
         unknown = self.model.unknown_words(list(prompts.words))
         return {**content, "unknown": unknown}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import read_regular
-from ..screen import note_once
+from ..screen import counted, note_once
 
 TEMPLATE = "Image of {word}."
 MAX_BYTES = 1 << 20  # of a class file
@@ -113,8 +113,8 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
         )
     if len(classes) != num_classes:
         raise UserError(
-            f"class file {path} has {len(classes)} classes, but dataset.num_classes is {num_classes}; "
-            "they must agree (background included)"
+            f"class file {path} has {counted(len(classes), 'class', 'classes')}, "
+            f"but dataset.num_classes is {num_classes}; they must agree (background included)"
         )
     other = next((label for label, entry in enumerate(entries) if entry.get("id", label) != label), None)
     if other is not None:

@@ -24,7 +24,7 @@ from ..method.model import digest_of
 from ..method.segmenter import Segmenter
 from ..result_files import lasting, plain_values
 from ..runtime import cores, rank, threads, world_size
-from ..screen import note
+from ..screen import counted, note
 from .supports import Episode, Episodes
 from .tuned_weights import MadeFor, load_tuned
 
@@ -139,7 +139,7 @@ def tuned_once(
         except BaseException as error:
             if kept := sum(file_of(run).is_file() for run in runs):
                 error.add_note(
-                    f"{kept} of {len(runs)} tuned runs are kept in {journal.folder}: the same command resumes"
+                    f"{kept} of {counted(len(runs), 'tuned run')} kept in {journal.folder}: the same command resumes"
                 )
             raise
         gathered = processes.gather(mine)

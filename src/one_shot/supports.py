@@ -17,7 +17,7 @@ from ..data.images import read_mask
 from ..data.labels import Labelling
 from ..data.lists import ListEntry, evaluation_entries, list_of
 from ..errors import UserError
-from ..screen import note, progress
+from ..screen import counted, note, progress
 
 SEED = 1  # as published: Python's random, seeded once before the first run; runtime.seed has no effect
 NAMED = 5  # classes in a note
@@ -121,8 +121,8 @@ def find_queries(areas: np.ndarray, taken: Collection[int] = (), limit: int | No
     queries = [index for index in np.flatnonzero((areas[:, 1:] > 0).any(1)).tolist() if index not in taken][:limit]
     if not queries:
         raise UserError(
-            f"none of the {len(areas)} images of the evaluation list is left to score: each is a support or has no "
-            "class; use a longer list, or set oneshot.use_training_images_for_supports"
+            f"none of {counted(len(areas), 'image')} of the evaluation list is left to score: "
+            "each is a support or has no class; use a longer list, or set oneshot.use_training_images_for_supports"
         )
     return queries
 

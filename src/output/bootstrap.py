@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..evaluation.per_image import PerImageCounts
 from ..result_files import csv_text
+from ..screen import counted
 from .per_image_table import PerImageTable
 from .reading import Result
 from .report_tables import MEAN, NOTHING, Table, column_titles, facts_of
@@ -58,8 +59,8 @@ class PairedComparison:
     def how(self) -> str:
         """One line on how the interval was made."""
         return (
-            f"Paired bootstrap over {self.images:,} images: {self.resamples:,} resamples, seed {self.seed}. "
-            f"Differences are in percentage points, second minus first."
+            f"Paired bootstrap over {counted(self.images, 'image')}: {counted(self.resamples, 'resample')}, "
+            f"seed {self.seed}. Differences are in percentage points, second minus first."
         )
 
     def table(self, results: Sequence[Result]) -> Table:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from ..evaluation.per_image import PerImageCounts
 from ..files import read_regular, resolve, utf8
 from ..result_files import csv_text, earlier_result_of, write_result
 from .evaluation_pictures import EvaluationPictures
+from .reading import Result
 
 COLUMNS = ("image", "mask", "prediction", "prediction CRC-32", "mIoU")
 """The first columns. After them come IoU, intersection and union of each class."""
@@ -104,18 +104,17 @@ class PerImageTable:
     counts: PerImageCounts
 
 
-def read_per_image(result: Path) -> PerImageTable:
-    """The table of a result, which is a JSON file for :func:`src.output.reading.read_named`.
+def read_per_image(result: Result) -> PerImageTable:
+    """The table of single images of a result.
 
     Raises:
         UserError: the result has no table, or the table is missing or was changed.
     """
-    values = json.loads(read_regular(result, MAX_BYTES).decode("utf-8-sig"))
-    record = values.get(KEY)
+    record = result.values.get(KEY)
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("file", "sha256")):
-        raise UserError(f"{result} has no scores of single images; {AGAIN}")
-    path = result.parent / Path(record["file"]).name
-    found = [path, *(file for file in sorted(result.parent.glob("*.csv")) if earlier_result_of(file) == path)]
+        raise UserError(f"{result.path} has no scores of single images; {AGAIN}")
+    path = result.path.parent / Path(record["file"]).name
+    found = [path, *(file for file in sorted(path.parent.glob("*.csv")) if earlier_result_of(file) == path)]
     for file in found:
         try:
             content = read_regular(file, MAX_BYTES)
@@ -124,7 +123,7 @@ def read_per_image(result: Path) -> PerImageTable:
         if _digest(content) == record["sha256"]:
             return _read(file, content)
     problem = "was changed after" if os.path.lexists(path) else "is missing, which was written with"
-    raise UserError(f"{path} {problem} {result.name}; {AGAIN}")
+    raise UserError(f"{path} {problem} {result.path.name}; {AGAIN}")
 
 
 def _read(path: Path, content: bytes) -> PerImageTable:

@@ -52,6 +52,7 @@ class Result:
     """The content of one result file.
 
     Attributes:
+        values: the whole content of the file.
         facts: distinguish this result from others: experiment, prompts, layers, tuned weights, images, runs.
         settings: its configuration, as written by the experiment.
         miou: None for a ranking.
@@ -61,6 +62,7 @@ class Result:
     """
 
     path: Path
+    values: dict[str, Any]
     facts: dict[str, str]
     settings: dict[str, Any]
     miou: Score | None
@@ -149,12 +151,12 @@ def read_result(path: Path) -> Result:
         _require_counts_to_agree(scored)
     if experiment == "infoscore":
         facts["images"] = str(_whole(_value(values, "images"), "images"))
-        return Result(path, facts, settings, None, None, {}, _ranking(values))
+        return Result(path, values, facts, settings, None, None, {}, _ranking(values))
     if experiment == "training-free":
         facts["images"] = str(_whole(_value(values, "images"), "images"))
         scores = {name: Score(iou) for name, iou in _ious(values)}
         present = Score(_fraction(values, "miou_present")) if values.get("absent_classes") else None
-        return Result(path, facts, settings, Score(_fraction(values, "miou")), present, scores, {})
+        return Result(path, values, facts, settings, Score(_fraction(values, "miou")), present, scores, {})
     runs = _list(values, "runs")
     if not runs:
         raise NoResultError("it has no runs")
@@ -165,7 +167,7 @@ def read_result(path: Path) -> Result:
     present = None
     if values.get("absent_classes"):
         present = Score(_fraction(values, "miou_present_mean"), _fraction(values, "miou_present_std"))
-    return Result(path, facts, settings, miou, present, _over_runs(values, runs), {})
+    return Result(path, values, facts, settings, miou, present, _over_runs(values, runs), {})
 
 
 def _read_folder(folder: Path) -> Found:

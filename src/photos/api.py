@@ -206,7 +206,8 @@ class PhotoResult:
         return f'<iframe {frame} srcdoc="{source}"></iframe>'
 
     def _page(self) -> bytes:
-        return page(page_content(self.segmenter, self.rgb, self.analysis.embeds, self.labels, self.file.name))
+        analysed = (self.segmenter, self.rgb, self.analysis.embeds, self.labels)
+        return page(page_content(*analysed, self.file.name, file=self.file))
 
     def export(self, folder: str | Path, *formats: str) -> list[Path]:
         """Write ``folder/export_<format>`` for annotation tools: see :data:`src.output.exports.FORMATS`.

@@ -118,7 +118,8 @@ class PhotoStages:
             analysis = seen.at((height, width))
             parts = {f"{ending}.png": part for ending, part in pictures_of(rgb, analysis, self.heat_maps).items()}
             if self.explorer:
-                content = page_content(self.segmenter, rgb, analysis.embeds, analysis.labels, photo.path.name)
+                analysed = (self.segmenter, rgb, analysis.embeds, analysis.labels)
+                content = page_content(*analysed, photo.path.name, file=photo.path)
                 parts[EXPLORER] = partial(page, content, command_line())
             return Drawing(f"\n{photo.path}  {width} x {height}\n{summary(analysis)}", parts)
         except Exception as error:

@@ -143,7 +143,7 @@ def test_num_classes_defaults_to_the_length_of_the_class_file(
     assert load(values).dataset.num_classes == 5
     assert load(values, "dataset.num_classes=7").dataset.num_classes == 7  # the class file is refused then
     names.write_text("[{}]")
-    with pytest.raises(UserError, match=r"class file .*classes\.json has 1 classes; expected 2 to 255"):
+    with pytest.raises(UserError, match=r"class file .*classes\.json: expected 2 to 255 classes, .* got 1"):
         load(values)
 
 

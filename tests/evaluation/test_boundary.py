@@ -125,7 +125,7 @@ def test_boundary_iou_does_not_change_iou() -> None:
         assert entry.pop("boundary_iou") == entry.pop("boundary_intersection") / entry.pop("boundary_union")
     assert values == plain.to_dict(names)
     assert "Boundary" not in plain.table(names)
-    assert both.table(names).endswith(f"mean Boundary IoU: {100 * both.boundary_miou:.2f}")
+    assert both.table(names).endswith(f"mean Boundary IoU: {100 * both.boundary_miou:.2f} %")
 
 
 @pytest.mark.parametrize("resolution", ["letterbox", "original"])

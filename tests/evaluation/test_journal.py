@@ -315,7 +315,7 @@ def test_without_any_readable_image_one_error_is_raised_and_nothing_is_kept(
     for index in range(7):
         damage(dataset, index)
     with (
-        pytest.raises(UserError, match=r"none of the 7 images can be read: image .*0\.jpg cannot be read") as error,
+        pytest.raises(UserError, match=r"none of 7 images can be read: image .*0\.jpg cannot be read") as error,
         opened(tmp_path, skip_unreadable=True) as journal,
     ):
         run(journal, dataset, Sums())

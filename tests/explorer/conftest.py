@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -82,7 +84,7 @@ def _only(url: str, allowed: str, complain: Callable[[str], None]) -> None:
         complain(f"asked for {url}")
 
 
-LOW_CONTRAST = """() => {
+COLOURS = """
     const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
     const painted = (...colours) => {
         pen.clearRect(0, 0, 1, 1);
@@ -99,6 +101,10 @@ LOW_CONTRAST = """() => {
         const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
         return (high + 0.05) / (low + 0.05);
     };
+"""
+LOW_CONTRAST = (
+    f"() => {{{COLOURS}"
+    + """
     const low = [];
     let [texts, bars] = [0, 0];
     for (const node of document.body.querySelectorAll("*")) {
@@ -116,8 +122,20 @@ LOW_CONTRAST = """() => {
         const ratio = contrast(painted(...backgrounds(fill)), painted(...backgrounds(fill.parentElement)));
         if (ratio < 3) low.push(`bar in ${fill.closest("[class]").parentElement.className}: ${ratio.toFixed(2)}`);
     }
+    for (const only of document.querySelectorAll(".only")) {  // on a picture, which may be white
+        const {color, backgroundColor} = getComputedStyle(only);
+        const ratio = contrast(painted("white", backgroundColor, color), painted("white", backgroundColor));
+        if (ratio < 4.5) low.push(`.only on white: ${ratio.toFixed(2)}`);
+    }
+    for (const field of document.querySelectorAll("[placeholder]")) {
+        const behind = backgrounds(field);
+        const colour = getComputedStyle(field, "::placeholder").color;
+        const ratio = contrast(painted(...behind, colour), painted(...behind));
+        if (ratio < 4.5) low.push(`placeholder of ${field.id}: ${ratio.toFixed(2)}`);
+    }
     return {low, texts, bars};
 }"""
+)
 
 
 def low_contrast(window: Page) -> list[str]:
@@ -125,6 +143,54 @@ def low_contrast(window: Page) -> list[str]:
     found = window.evaluate(LOW_CONTRAST)
     assert found["texts"] > 5
     return found["low"]
+
+
+def hash_of(window: Page) -> dict[str, str]:
+    """Keys and values of the page's address."""
+    return dict(parse_qsl(window.evaluate("location.hash.slice(1)"), keep_blank_values=True))
+
+
+FOCUS = (
+    f"() => {{{COLOURS}"
+    + """
+    const node = document.activeElement;
+    if (node === document.body) return null;
+    const ring = node.closest(".button") ?? (node.id === "picture" ? node.closest(".frame") : null)
+        ?? (node.closest(".segments") ? node.nextElementSibling : node);
+    const {outlineStyle, outlineWidth, outlineColor} = getComputedStyle(ring);
+    const behind = node.matches(".only") ? ["black"] : backgrounds(ring.parentElement);
+    const drawn = outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
+    const all = [...document.querySelectorAll("*")];
+    return {
+        what: node.id || node.className || node.textContent.trim().slice(0, 20),
+        place: all.indexOf(node),
+        ratio: drawn ? contrast(painted(...behind, outlineColor), painted(...behind)) : 0,
+    };
+}"""
+)
+
+
+def tabbed(window: Page, most: int = 80) -> list[dict[str, Any]]:
+    """What Tab reaches, from the top: name, place in the document, contrast of its focus ring, accessible name."""
+    reached: list[dict[str, Any]] = []
+    for _ in range(most):
+        window.keyboard.press("Tab")
+        focus = window.evaluate(FOCUS)
+        if focus and reached and focus["place"] == reached[0]["place"]:
+            top = min(range(len(reached)), key=lambda at: reached[at]["place"])
+            return reached[top:] + reached[:top]
+        if focus:
+            reached.append({**focus, "name": window.locator(":focus").aria_snapshot()})
+    raise AssertionError(f"Tab does not come back to {reached[:1]}")
+
+
+def assert_reachable(window: Page) -> list[str]:
+    """Tab goes through the document from top to bottom; each stop has a name and a ring that can be seen."""
+    reached = tabbed(window)
+    assert [stop["place"] for stop in reached] == sorted(stop["place"] for stop in reached)
+    assert [(stop["what"], stop["ratio"]) for stop in reached if stop["ratio"] < 3] == []
+    assert [stop["what"] for stop in reached if not re.search(r"\w", stop["name"].partition(" ")[2])] == []
+    return [stop["what"] for stop in reached]
 
 
 def missing(reason: str) -> NoReturn:

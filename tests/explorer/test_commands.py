@@ -25,7 +25,7 @@ from src.files import REPOSITORY
 from src.photos import command as photos
 from tests import tiny
 from tests.documents import DOCUMENTS, commands, module_and_arguments
-from tests.explorer.conftest import low_contrast
+from tests.explorer.conftest import assert_reachable, hash_of, low_contrast
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -127,6 +127,77 @@ def test_the_index_leads_to_the_pages_and_back(
     window.get_by_text("All images").click()
     window.locator(".image").nth(2).wait_for()
     assert window.locator(".name").all_inner_texts() == order
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_index_can_be_read_and_reached_by_keys(
+    config_file: Callable[..., Path], tmp_path: Path, scheme: str, open_page: Callable[..., Page]
+) -> None:
+    arguments = ["--config", str(config_file()), "--save-overlays", "3", "--save-explorer"]
+    assert cli.run(training_free_blip.main, [*arguments, "--output-dir", str(tmp_path)]) == 0
+    for width in (1400, 390, 320):
+        window = open_page((tmp_path / "iou_explorer.html").as_uri(), width, color_scheme=scheme)
+        assert window.evaluate("document.documentElement.scrollWidth") <= width
+    assert low_contrast(window) == []
+    assert assert_reachable(window)[:4] == ["order", "image", "image", "image"]
+    tree = window.locator("body").aria_snapshot()
+    for line in ('heading "iou" [level=1]', 'combobox "Order"', 'link "prediction for 0 0 '):
+        assert line in tree, tree
+
+
+def test_a_visit_with_the_keyboard_alone(
+    config_file: Callable[..., Path], tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    """From the index to a page: a spot, a view, a layer, a word, a picture to keep, and the next page."""
+    arguments = ["--config", str(config_file()), "--save-overlays", "3", "--save-explorer"]
+    assert cli.run(training_free_blip.main, [*arguments, "--output-dir", str(tmp_path)]) == 0
+    window = open_page((tmp_path / "iou_explorer.html").as_uri(), allowed=tmp_path.as_uri())
+
+    def press(*keys: str) -> None:
+        for key in keys:
+            window.keyboard.press(key)
+
+    def tab_to(selector: str) -> None:
+        for _ in range(40):
+            press("Tab")
+            if window.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"Tab does not reach {selector}")
+
+    tab_to("#order")
+    press("ArrowDown")  # lowest IoU first
+    names = window.locator(".name").all_inner_texts()
+    tab_to(".image")
+    press("Enter")
+    window.locator("h1", has_text=names[0]).wait_for()
+    window.evaluate("explorer.ready")
+
+    tab_to("#picture")
+    press("ArrowRight", "ArrowDown")
+    assert window.locator("#spot-summary").inner_text().endswith("(held)")
+
+    tab_to("#views input")
+    press("ArrowLeft")
+    assert window.locator("input[value=labels]").is_checked()
+
+    tab_to("#save-picture")
+    with window.expect_download() as download:
+        press("Enter")
+    assert download.value.suggested_filename == f"{names[0]}_picture_labels.png"
+
+    tab_to(".layer .toggle")
+    press("End", "Enter")  # the last layer alone
+    assert window.locator("#status").inner_text().startswith("From layer 3.")
+
+    tab_to("#words button")
+    press("Home", "ArrowDown", "Space")
+    word = window.evaluate("document.activeElement.querySelector('[dir=auto]').textContent")
+    assert window.locator("#scale b").inner_text() == word
+    assert hash_of(window).items() >= {"order": "worst", "layers": "3", "word": word}.items()
+
+    tab_to("#links a:last-child")
+    press("Enter")
+    window.locator("h1", has_text=names[1]).wait_for()
 
 
 @pytest.mark.parametrize("compare", [False, True])

@@ -34,7 +34,7 @@ from src.method.segmenter import PatchAttention, Segmenter, labels_of
 from src.output.colours import VOC_PALETTE
 from src.photos.api import PhotoResult
 from tests import tiny
-from tests.explorer.conftest import LOW_CONTRAST, low_contrast, missing
+from tests.explorer.conftest import FOCUS, LOW_CONTRAST, assert_reachable, hash_of, low_contrast, missing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -294,19 +294,19 @@ def test_pointer_touch_and_keys_rank_the_words_at_a_spot(one: Explored, open_pag
     assert "held" not in spot()
 
 
-def test_everything_can_be_reached_by_keys(one: Explored, open_page: Callable[..., Page]) -> None:
-    window = open_page(one.address)
-    reached = []
-    for _ in range(30):
-        window.keyboard.press("Tab")
-        reached.append(window.evaluate("document.activeElement.id || document.activeElement.className"))
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_can_be_reached_by_keys(one: Explored, scheme: str, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address, color_scheme=scheme)
+    for fold in ("#grid-fold", "#parts-fold", ".compare"):
+        window.locator(f"{fold} summary").evaluate("summary => summary.click()")
+    reached = assert_reachable(window)
     assert reached[0] == "picture"
-    once = reached[: reached.index("picture", 1)]  # then it starts again
-    assert {"opacity", "names", "save-picture", "save-labels"} <= set(once)
-    assert once.count("toggle") == 1
+    assert {"opacity", "names", "save-picture", "save-labels"} <= set(reached)
+    assert reached.count("toggle") == 1
     window.locator(".layer .toggle").first.focus()
     window.keyboard.press("ArrowRight")
-    assert window.evaluate("document.activeElement.className") == "only"
+    assert window.evaluate(FOCUS)["what"] == "only"
+    assert window.evaluate(FOCUS)["ratio"] > 3
     window.locator(".class").first.focus()
     window.keyboard.press("End")
     assert "word" in window.evaluate("document.activeElement.className") or window.locator(".class").count() == 1
@@ -444,18 +444,23 @@ def half(window: Page, right: bool) -> np.ndarray:
     return pixels[:, middle:] if right else pixels[:, :middle]
 
 
-def test_two_pages_of_a_photo_are_compared_with_a_swipe(
-    one: Explored, tmp_path: Path, open_page: Callable[..., Page]
-) -> None:
-    """The other page has other words and another model; each half shows what its own page shows."""
+@pytest.fixture
+def saved(one: Explored, tmp_path: Path) -> Path:
+    """A page of the same photo, with other words and another model."""
     model = Blip(tiny.random_blip(5), one.segmenter.model.tokenizer, "another model")  # type: ignore[attr-defined]
     prepare(model.model)
     prompts = build_prompts([ClassEntry("wall"), ClassEntry("cat"), ClassEntry("dog")], multi_prompt=True)
     segmenter = Segmenter(model, prompts, (1,), one.segmenter.frame)
     analysis = segmenter.analyse_image(one.image)
-    content = page_content(segmenter, one.image, analysis.embeds, analysis.labels, "same.jpg")
-    saved = tmp_path / "same.html"
-    saved.write_bytes(page(content))
+    path = tmp_path / "same.html"
+    path.write_bytes(page(page_content(segmenter, one.image, analysis.embeds, analysis.labels, "same.jpg")))
+    return path
+
+
+def test_two_pages_of_a_photo_are_compared_with_a_swipe(
+    one: Explored, saved: Path, open_page: Callable[..., Page]
+) -> None:
+    """Each half shows what its own page shows."""
     window, alone = open_page(one.address), open_page(saved.as_uri())
     window.locator(".compare summary").click()
     window.locator("#compare-file").set_input_files(saved)
@@ -473,7 +478,7 @@ def test_two_pages_of_a_photo_are_compared_with_a_swipe(
     assert (half(window, False) != half(alone, False)).any()
     sides = window.locator("#sides span").all_inner_texts()
     assert sides[0].startswith("this page: ")
-    assert sides[1] == "same.html: another model, layers 1"
+    assert sides[1] == "same.html: another model, layer 1"
     window.locator(".class", has_text="mug").click()
     assert window.locator("#sides span").last.inner_text().endswith("it has no word “mug”")
     before = picture(window)
@@ -482,6 +487,74 @@ def test_two_pages_of_a_photo_are_compared_with_a_swipe(
     assert picture(window) != before
     window.get_by_text("End comparison").click()
     assert window.locator("#swipe").is_hidden()
+
+
+def test_a_comparison_is_in_the_address(one: Explored, saved: Path, open_page: Callable[..., Page]) -> None:
+    """Back shows it again. A reload cannot: a page must not open files by itself."""
+    window = open_page(one.address, allowed=one.address)
+    window.locator(".compare summary").click()
+    window.locator("#compare-file").set_input_files(saved)
+    swipe = window.locator("#swipe")
+    plain = swipe.screenshot()
+    window.locator("#picture").focus()
+    window.keyboard.press("Tab")
+    assert swipe.screenshot() != plain  # a wider line
+    window.keyboard.press("Home")
+    for _ in range(3):
+        window.keyboard.press("ArrowRight")
+    assert hash_of(window) == {"view": "refined", "compare": "same.html", "line": "3"}
+    compared = picture(window)
+    window.get_by_text("End comparison").click()
+    assert hash_of(window) == {"view": "refined"}
+    window.go_back()  # one step, though the line was moved four times
+    swipe.wait_for()
+    assert (picture(window), swipe.input_value()) == (compared, "3")
+    window.go_forward()
+    swipe.wait_for(state="hidden")
+    window.go_back()
+    swipe.wait_for()
+    window.reload()
+    window.evaluate("explorer.ready")
+    assert window.locator("#compare-message").inner_text() == (
+        "same.html was compared with this photo. A page cannot open files by itself: choose it again."
+    )
+    assert swipe.is_hidden()
+    assert hash_of(window) == {"view": "refined"}
+
+
+@pytest.mark.parametrize(
+    ("address", "ignored"),
+    [
+        ("line=30", "line 30"),
+        ("line=x&compare-classes=cat", "compare-classes cat, line x"),
+        ("view=constructor&line=101", "view constructor, line 101"),
+    ],
+)
+def test_an_unknown_comparison_is_ignored_and_named(
+    one: Explored, address: str, ignored: str, open_page: Callable[..., Page]
+) -> None:
+    window = open_page(f"{one.address}#{address}", allowed=one.address)
+    assert window.locator("#status").inner_text() == f"Ignored in the address: {ignored}."
+    assert window.locator("#swipe").is_hidden()
+
+
+def test_an_unknown_order_is_that_of_the_list(one: Explored, tmp_path: Path, open_page: Callable[..., Page]) -> None:
+    orders = {name: [None, f"{name}.html"] for name in ("list", "worst", "best")}
+    path = tmp_path / "linked.html"
+    path.write_bytes(page({**one.content, "links": {"index": "index.html", "orders": orders}}))
+    window = open_page(f"{path.as_uri()}#order=constructor", allowed=path.as_uri())
+    assert window.locator("#status").inner_text() == "Ignored in the address: order constructor."
+    assert window.get_by_text("Next").get_attribute("href") == "list.html"
+
+
+def test_holding_an_arrow_key_is_no_step_of_the_history(one: Explored, open_page: Callable[..., Page]) -> None:
+    window = open_page(one.address)
+    steps = window.evaluate("history.length")
+    window.locator("#picture").focus()
+    for _ in range(5):
+        window.keyboard.press("ArrowRight")
+    assert "spot" in hash_of(window)
+    assert window.evaluate("history.length") == steps
 
 
 def test_it_opens_inside_a_notebook(one: Explored, tmp_path: Path, open_page: Callable[..., Page]) -> None:

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,8 @@ from src.files import REPOSITORY
 from src.method.segmenter import Segmenter
 from src.photos import command as photos
 from src.photos.words import prompts_of_words
+from src.task import PHOTO_MODEL
+from tests.explorer.conftest import assert_reachable, low_contrast
 from tests.explorer.test_commands import content_of
 
 if TYPE_CHECKING:
@@ -482,6 +485,30 @@ def test_tokens_of_what_does_not_exist_are_refused(served: Served, question: Any
     assert reason in answer["error"]
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_form_can_be_read_and_reached_by_keys(served: Served, scheme: str, open_page: Callable[..., Page]) -> None:
+    window = open_page(served.address, color_scheme=scheme, expected="400 (Bad Request)")
+    window.locator("#ask-background").fill("")
+    window.locator("#ask-classes").fill("dog, cat; mug")
+    window.keyboard.press("Enter")
+    window.locator("#message.error").wait_for()
+    assert low_contrast(window) == []
+    reached = assert_reachable(window)
+    form = [place for place in reached if place.startswith("ask-") or place == "primary"]
+    assert form == ["ask-classes", "ask-background", "primary", "ask-file"]
+    tree = window.locator("#ask").aria_snapshot()
+    for line in (
+        'textbox "Look for":',
+        'textbox "Background"',
+        'button "Look"',
+        'button "Open a photo"',
+        'group "Photos"',
+        'button "0.jpg"',
+        "status: ",
+    ):
+        assert line in tree, tree
+
+
 def test_on_a_phone_the_form_folds_after_an_answer(served: Served, open_page: Callable[..., Page]) -> None:
     window = open_page(served.address, 390, 844)
     assert window.locator("#ask-classes").is_hidden()
@@ -500,6 +527,114 @@ def test_an_answer_is_kept_and_compared_with_the_next(served: Served, open_page:
     window.locator("#photos button").nth(2).click()
     window.get_by_text("These are different photos, 2.jpg and 0.jpg").wait_for()
     assert window.locator("#swipe").is_hidden()
+
+
+def test_a_reload_asks_again_for_both_sides_of_a_comparison(served: Served, open_page: Callable[..., Page]) -> None:
+    window = open_page(served.address)
+    window.locator(".compare summary").click()
+    window.get_by_text("Keep this answer").click()
+    window.locator("#ask-classes").fill("dog; mug")
+    window.keyboard.press("Enter")
+    window.locator(".class", has_text="dog").click()
+    window.locator("#swipe").focus()
+    window.keyboard.press("ArrowLeft")
+    shown = window.locator("#canvas").evaluate("canvas => canvas.toDataURL()")
+    sides = window.locator("#sides").inner_text()
+    assert "“cat; mug”" in sides
+    window.reload()
+    window.evaluate("explorer.ready")
+    assert window.locator("#sides").inner_text() == sides
+    assert window.locator("#canvas").evaluate("canvas => canvas.toDataURL()") == shown
+    assert window.locator("#message").inner_text() == ""
+    window.go_back()  # to the labels, before the word was chosen
+    window.locator("input[value=refined]:checked").wait_for()
+    assert window.locator("#swipe").is_visible()
+    window.go_back()  # to the answer that was kept
+    window.locator(".class", has_text="dog").wait_for(state="detached")
+    assert window.locator("#ask-classes").input_value() == "cat = kitten; mug"
+    window.go_back()
+    window.locator("#swipe").wait_for(state="hidden")
+
+
+def test_an_answer_that_the_server_refuses_is_not_compared(served: Served, open_page: Callable[..., Page]) -> None:
+    address = f"{served.address}#compare-classes=;&line=20"
+    window = open_page(address, allowed=served.address, expected="400 (Bad Request)")
+    window.get_by_text("The answer to “;” is not compared").wait_for()
+    assert "Look for: expected 1 to 254 classes" in window.locator("#message.error").inner_text()
+    assert "compare" not in window.evaluate("location.hash")
+
+
+def test_back_returns_to_the_words_and_the_photo_before(served: Served, open_page: Callable[..., Page]) -> None:
+    window = open_page(served.address)
+    window.locator("#ask-classes").fill("dog")
+    window.keyboard.press("Enter")
+    window.locator(".class", has_text="dog").wait_for()
+    window.locator("#photos button").nth(2).click()
+    window.locator("h1", has_text="2.jpg").wait_for()
+    window.locator(".class", has_text="dog").click()
+    window.go_back()
+    window.locator("input[value=refined]:checked").wait_for()
+    window.go_back()
+    window.locator("h1", has_text="0.jpg").wait_for()
+    assert window.locator(".class", has_text="dog").count() == 1
+    window.go_back()
+    window.locator(".word", has_text="kitten").wait_for()
+    assert window.locator("#ask-classes").input_value() == "cat = kitten; mug"
+    for _ in range(3):
+        window.go_forward()
+    window.locator("h1", has_text="2.jpg").wait_for()
+    window.locator(".class[aria-pressed=true]", has_text="dog").wait_for()
+
+
+def test_an_unknown_photo_in_the_address_is_ignored_and_named(served: Served, open_page: Callable[..., Page]) -> None:
+    window = open_page(f"{served.address}#photo=zebra&classes=dog", allowed=served.address)
+    assert window.locator("h1").inner_text() == "0.jpg"
+    assert window.locator(".class", has_text="dog").count() == 1
+    assert window.locator("#status").inner_text() == "Ignored in the address: photo zebra."
+
+
+def test_an_emptied_field_stays_empty(served: Served, open_page: Callable[..., Page]) -> None:
+    """Empty, it stands for the words of the class file, not for those of the command line."""
+    window = open_page(served.address)
+    window.locator("#ask-classes").fill("")
+    window.keyboard.press("Enter")
+    window.locator(".class", has_text="red mug").wait_for()
+    window.reload()
+    window.evaluate("explorer.ready")
+    assert window.locator(".class", has_text="red mug").count() == 1
+
+
+def test_photos_outside_the_scope_of_the_model_are_named_on_the_page(
+    make_config: Callable[..., Config],
+    data_root: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    open_page: Callable[..., Page],
+) -> None:
+    """On the photos that it was trained for, the page warns of nothing."""
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    values = json.loads((model / "config.json").read_text())
+    scope = {"scope": "drawings of cats", "scope_data": str(data_root)}
+    (model / "config.json").write_text(json.dumps({**values, **scope}))
+    config = make_config(model={"name": str(model)})
+    with serving(Studio.load(config, sorted((data_root / "images").iterdir()), "cpu")) as served:
+        window = open_page(served.address)
+        assert window.locator("#warning").is_hidden()
+        photo = tmp_path / "mine.jpg"
+        photo.write_bytes(jpeg())
+        window.locator("#ask-file").set_input_files(photo)
+        window.locator("h1", has_text="mine.jpg").wait_for()
+        warning = window.locator("#warning").inner_text()
+        assert warning.startswith(f"{model} knows drawings of cats only; on other images its labels mean nothing.")
+        assert PHOTO_MODEL in warning
+        assert low_contrast(window) == []
+        window.locator("#photos button").first.click()
+        window.locator("h1", has_text="0.jpg").wait_for()
+        assert window.locator("#warning").is_hidden()
+    common = ["--config", str(tmp_path / "config.yaml"), "--device", "cpu", "--save-explorer", "--output-dir"]
+    assert cli.run(photos.main, [str(photo), str(data_root / "images/0.jpg"), *common, str(tmp_path / "out")]) == 0
+    assert content_of(tmp_path / "out" / "mine_explorer.html")["warning"] == warning
+    assert content_of(tmp_path / "out" / "0_explorer.html")["warning"] is None
 
 
 def test_a_server_that_has_ended_is_reported(served: Served, open_page: Callable[..., Page]) -> None:

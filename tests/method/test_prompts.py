@@ -105,7 +105,7 @@ def test_class_0_is_reported_as_background() -> None:
         ("[" * 100_000 + "]" * 100_000, "is nested too deeply"),
         ("[" + 900 * "[" + 900 * "]" + "]", "entry 0: expected an object"),
         ('[{"name": "sky", "id": ' + 5000 * "1" + "}]", "cannot be read as JSON"),
-        ('[{"name": "sky"}]', "has 1 classes, but dataset.num_classes is 2"),
+        ('[{"name": "sky"}]', "has 1 class, but dataset.num_classes is 2"),
     ],
 )
 def test_invalid_class_files_are_refused(tmp_path: Path, content: str, reason: str) -> None:

@@ -26,6 +26,7 @@ from src.method.blip import Blip
 from src.method.prompts import build_prompts, read_class_file
 from src.method.segmenter import Segmenter
 from src.output.per_image_table import read_per_image
+from src.output.reading import read_named
 from tests.oracles.method import plain_iou
 
 NAMES = ["background", "cat", "dog", "red mug"]
@@ -41,7 +42,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def read_back(folder: Path) -> Any:
-    return read_per_image(folder / "iou.json")
+    return read_per_image(read_named(folder / "iou.json"))
 
 
 def setup(config: Config, blip: Blip) -> tuple[Segmenter, SegmentationDataset]:
@@ -156,7 +157,7 @@ def test_an_earlier_table_is_kept_and_belongs_to_its_result(config_file: Callabl
     first = read_back(folder)
     assert run(config_file(), "--set", "model.layers=[1]") == 0
     (earlier,) = folder.glob("iou.2*.json")
-    back = read_per_image(earlier)
+    back = read_per_image(read_named(earlier))
     assert np.array_equal(back.counts.intersections, first.counts.intersections)
     assert back.path != read_back(folder).path
 
@@ -171,9 +172,9 @@ def test_a_result_without_its_table_is_refused(config_file: Callable[..., Path],
     written.unlink()
     with pytest.raises(UserError, match=r"iou_per_image\.csv is missing"):
         read_back(folder)
-    (data_root / "x.json").write_text('{"experiment": "one-shot"}')
-    with pytest.raises(UserError, match=r"x\.json has no scores of single images"):
-        read_per_image(data_root / "x.json")
+    assert cli.run(training_free_blip.main, ["--config", str(config_file()), "--device", "cpu", "--fresh"]) == 0
+    with pytest.raises(UserError, match=r"iou\.json has no scores of single images"):
+        read_back(folder)
 
 
 def test_an_image_that_is_listed_twice_has_two_rows(config_file: Callable[..., Path], data_root: Path) -> None:

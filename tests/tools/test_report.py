@@ -370,6 +370,8 @@ def test_compare_chooses_the_format_by_the_suffix(
     assert cli.run(report.main, arguments) == 0, capsys.readouterr().err
     written = {path.name for path in output.parent.iterdir()}
     assert written == ({output.name} if ending == ".svg" else {output.name, "compared.png"})
+    chart = output if ending == ".svg" else output.with_suffix(".png")
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: open {chart}"
     text = output.read_text()
     first, second = (json.loads(path.read_text())["classes"][1]["iou"] for path in two_results)
     if ending == ".md":
@@ -392,7 +394,7 @@ def test_compare_needs_two_results_with_scores_of_images(
 ) -> None:
     plain = write(tmp_path / "plain.json", training_free(0.5))
     for results, reason in (
-        ([two_results[0]], "--compare takes two results, but 1 were given"),
+        ([two_results[0]], "--compare takes two results, got 1"),
         ([two_results[0], plain], f"{plain} has no scores of single images; run training_free_blip.py again with"),
         ([two_results[0], tmp_path / "nothing.json"], "nothing.json is no result"),
     ):
@@ -416,6 +418,8 @@ def test_worst_draws_the_images_of_lowest_iou(
     monkeypatch.setattr(pictures, "grid", lambda *args, **named: drawn.append((args, named)) or grid(*args, **named))
     result = two_results[0]
     assert cli.run(report.main, [str(result), "--worst", "2"]) == 0, capsys.readouterr().err
+    sheet_file = result.with_name("iou_worst.png")
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: open {sheet_file}"
     rows = list(csv.DictReader((result.parent / "iou_per_image.csv").read_text().splitlines()))
     worst = sorted(rows, key=lambda row: float(row["mIoU"]))[:2]
     ((shown, titles, _), named), *_ = drawn
@@ -427,7 +431,7 @@ def test_worst_draws_the_images_of_lowest_iou(
         labels = np.asarray(Image.open(result.parent / row["prediction"]))
         assert np.array_equal(prediction, pictures.overlay(image, labels))
         assert np.array_equal(truth, pictures.overlay(image, np.asarray(Image.open(root / row["mask"]))))
-    with Image.open(result.with_name("iou_worst.png")) as sheet:
+    with Image.open(sheet_file) as sheet:
         assert sheet.width > 800
 
 

@@ -138,7 +138,8 @@ def _why_empty(images: Path, names: list[str], source: Path) -> str:
         return f"{source} has no objects; unpack {COCO_ANNOTATIONS} again"
     found = sorted(path.name for path in images.iterdir())
     contents = f"it contains {found[0]}" if found else "it is empty"
-    return f"{images} ({contents}) has none of {len(names):,} images, e.g. {names[0]}.jpg; put them directly into it"
+    many = counted(len(names), "image")
+    return f"{images} ({contents}) has none of {many}, e.g. {names[0]}.jpg; put them directly into it"
 
 
 def _jobs(instances: Instances, folder: Path, names: list[str]) -> Iterator[MaskJob]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.data.images import open_image
-from src.screen import say
+from src.screen import counted, say
 from tools.prepare.parallel import for_each
 
 
@@ -14,20 +14,13 @@ def check_pairs(root: Path, lines: list[str], workers: int, label: str) -> None:
     pairs = [(root / image, root / mask) for image, mask in (line.split() for line in lines)]
     faults = [fault for fault in for_each(_fault, pairs, len(pairs), workers, f"sizes of {label}") if fault]
     for readable, what, remedy in (
-        (
-            True,
-            "masks have another size than their image",
-            "one of the two belongs to another data set: download it again",
-        ),
-        (
-            False,
-            "pairs have a file that cannot be read",
-            "delete it and run the command again, or download its source again",
-        ),
+        (True, "image and mask differ in size", "one of the two belongs to another data set: download it again"),
+        (False, "a file cannot be read", "delete it and run the command again, or download its source again"),
     ):
         texts = [text for was_read, text in faults if was_read == readable]
         if texts:
-            say(f"{label}: {len(texts):,} of {len(pairs):,} {what}, e.g. {texts[0]}; {remedy}")
+            many = f"{len(texts):,} of {counted(len(pairs), 'pair')}"
+            say(f"{label}: {what} in {many}, e.g. {texts[0]}; {remedy}")
 
 
 def _fault(pair: tuple[Path, Path]) -> tuple[bool, str] | None:

@@ -78,7 +78,8 @@ def main(arguments: list[str]) -> int:
     rows = [Row.read(step.job, state.seconds(step.job.name, step.settings)) for step in steps]
     changes = []
     if args.limit is not None:
-        changes.append(f"Not the paper's protocol: only the first {counted(args.limit, 'image')} of every list.")
+        first = "image" if args.limit == 1 else counted(args.limit, "image")
+        changes.append(f"Not the paper's protocol: only the first {first} of every list.")
     changes += [f"Changed from the shipped configurations: {', '.join(args.set)}."] * bool(args.set)
     text = reproduction_markdown(rows, reference, changes)
     say(f"\n{text}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from src.errors import UserError
 from src.files import read_regular
 from src.output.reading import Result, Score, read_named
 from src.output.report_tables import NOTHING, markdown_table
+from src.screen import counted
 from tools.reproduce.jobs import CONFIGS, SCRIPTS, Job
 
 PAPERS_LAYERS = {"blip-itm-large": (0, 3)}
@@ -27,18 +27,21 @@ Reference = dict[tuple[str, str, str], float]
 
 @dataclass(frozen=True)
 class Row:
-    """A finished job, its result and details from its JSON."""
+    """A finished job, its result and how long it took."""
 
     job: Job
     result: Result
-    values: dict[str, Any]
     seconds: float
 
     @classmethod
     def read(cls, job: Job, seconds: float) -> Row:
         """Read the result of ``job``, which took ``seconds``. Raises UserError if the JSON is not a result."""
-        result = read_named(job.result)
-        return cls(job, result, json.loads(job.result.read_text(encoding="utf-8")), seconds)
+        return cls(job, read_named(job.result), seconds)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All that the JSON says."""
+        return self.result.values
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -143,7 +146,7 @@ def _scores(rows: Sequence[Row], reference: Reference) -> str:
         line = [
             *row.key,
             str(row.miou),
-            row.result.facts["images"] + (f" in {runs} runs" if runs else ""),
+            row.result.facts["images"] + (f" in {counted(int(runs), 'run')}" if runs else ""),
             f"{row.seconds:.0f}",
             str(row.values.get("device", NOTHING)),
             str((row.values.get("number_format") or {}).get("name", NOTHING)),

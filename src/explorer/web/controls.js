@@ -12,9 +12,10 @@ function deepestSpot() {
 }
 
 function showLinks() {
-  const order = new URLSearchParams(location.hash.slice(1)).get("order") ?? "list";
   const { index, orders } = shown.links ?? {};
-  const [before, after] = orders?.[order] ?? orders?.list ?? [];
+  const wanted = addressValues().get("order");
+  const order = orders && wanted && Object.hasOwn(orders, wanted) ? wanted : "list";
+  const [before, after] = orders?.[order] ?? [];
   const inOrder = (address) => address && (order === "list" ? address : `${address}#order=${encodeURIComponent(order)}`);
   const links = [["← Previous", inOrder(before)], ["All images", inOrder(index)], ["Next →", inOrder(after)]].filter(([, address]) => address);
   byId("links").hidden = links.length === 0;

@@ -65,6 +65,7 @@ function listen() {
     writeAddress();
   });
   picture.addEventListener("keydown", moveSpot);
+  picture.addEventListener("keyup", () => writeAddress(false)); // once, however long an arrow key is held
   byId("release").addEventListener("click", () => {
     state.held = false;
     rank();

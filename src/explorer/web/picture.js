@@ -156,7 +156,7 @@ function markControls() {
     input.checked = input.value === view;
     if (input.value === "refined") {
       input.disabled = !configuredLayersShown();
-      input.parentElement.title = input.disabled ? `The CRF was run on layers ${shown.configured.join(", ")}` : "";
+      input.parentElement.title = input.disabled ? `The CRF was run on ${namedLayers(shown.configured)}` : "";
     }
   }
   for (const card of byId("layer-cards").children) {
@@ -172,17 +172,16 @@ function markControls() {
   }
   markShares();
   const names = { heat: state.part?.name ?? `Where ${chosenName()} is`, labels: "Labels", refined: "Labels after the CRF", truth: "Ground truth" };
-  const from = layers.length === 1 ? `layer ${layers[0]}` : `layers ${layers.join(", ")}`;
   byId("picture").setAttribute("aria-label", `${names[view]}, ${shown.name}`);
   const iou = currentIou()?.filter((value) => value !== null);
   const mean = iou?.length ? iou.reduce((a, b) => a + b, 0) / iou.length : 0;
   // the evaluation counted at the image's own size, the page counts in the frame
   const where = iou && view !== "refined" && shown.truth.resolution === "original" ? " in the model’s frame" : "";
-  const score = iou ? `. IoU in this image: ${percent(mean)}, mean of ${iou.length} classes${where}` : "";
-  const crf = view === "refined" ? `, ${shown.crf} CRF iterations` : "";
+  const score = iou ? `. IoU in this image: ${percent(mean)}, mean of ${counted(iou.length, "class", "classes")}${where}` : "";
+  const crf = view === "refined" ? `, ${counted(shown.crf, "CRF iteration")}` : "";
   const nothing = view !== "heat" && shownLabels(view).every((label) => label === BACKGROUND || label === IGNORED);
   const found = nothing ? ". Nothing found: every pixel is background" : "";
-  byId("status").textContent = state.part ? `${state.part.name}: logits` : view === "truth" ? "Ground truth" : `From ${from}${crf}${score}${found}`;
+  byId("status").textContent = state.part ? `${state.part.name}: logits` : view === "truth" ? "Ground truth" : `From ${namedLayers(layers)}${crf}${score}${found}`;
   byId("names").parentElement.hidden = view === "heat";
   byId("shared").parentElement.hidden = view !== "heat";
 }

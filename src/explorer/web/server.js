@@ -1,15 +1,16 @@
 // Requests to the server, if one serves the page.
 
+const FIELDS = ["classes", "background"]; // fields of the form, and their names in the address
+
 /** Requests to the server of this page; a page in a file has none. */
 class Server {
   constructor({ photos, classes, background }) {
     this.photo = null; // key of the photo shown or requested
     this.asked = null; // aborts the pending question
     this.answered = {}; // the words of the answer shown
-    const address = new URLSearchParams(location.hash.slice(1));
+    this.initial = { classes, background };
+    this.notes = ""; // on the answer shown
     byId("ask").hidden = byId("compare-keep").hidden = false;
-    byId("ask-classes").value = address.get("classes") ?? classes;
-    byId("ask-background").value = address.get("background") ?? background;
     for (const { key, name } of photos) this.offer(key, name);
     this.listen();
     this.tell(photos.length ? "" : "Open or drop a photo to begin.");
@@ -31,25 +32,65 @@ class Server {
     return byId("photos").querySelector(`[data-key="${CSS.escape(key)}"]`);
   }
 
-  /** Asks about a photo with the words typed in, and shows the answer; of several questions the last one counts. */
-  async ask(photo) {
+  /** Asks what the address names, or, without it, about the first photo. */
+  async begin() {
+    const { photo, words } = this.addressed();
+    this.fill(words);
+    if (photo) await this.ask(photo, true);
+  }
+
+  /** Asks again if the address names another photo or other words than those shown; returns whether it does. */
+  follow() {
+    const { photo, words } = this.addressed();
+    if (photo === this.photo && FIELDS.every((name) => words[name] === this.answered[name])) return false;
+    this.fill(words);
+    this.ask(photo, true);
+    return true;
+  }
+
+  /** The words of the address, and its photo; if this server has no such photo, the one shown, or the first. */
+  addressed() {
+    const values = addressValues();
+    const words = Object.fromEntries(FIELDS.map((name) => [name, values.get(name) ?? this.initial[name]]));
+    const known = values.has("photo") && this.button(values.get("photo"));
+    return { photo: known ? values.get("photo") : this.photo ?? byId("photos").firstChild?.dataset.key, words };
+  }
+
+  fill(words) {
+    for (const name of FIELDS) byId(`ask-${name}`).value = words[name];
+  }
+
+  /**
+   * Asks about a photo with the words typed in, and shows the answer, in the state of the address if `addressed`. Of
+   * several questions the last one counts.
+   */
+  async ask(photo, addressed = false) {
     if (!photo) return this.tell("Open or drop a photo first.", true);
     this.photo = photo;
     for (const button of byId("photos").children) button.setAttribute("aria-pressed", button.dataset.key === photo);
-    const [classes, background] = ["classes", "background"].map((name) => byId(`ask-${name}`).value);
+    const [classes, background] = FIELDS.map((name) => byId(`ask-${name}`).value);
     const answer = await this.send("explore", JSON.stringify({ photo, classes, background }), "Looking …");
     if (!answer) return;
     this.answered = { classes, background };
-    await show(answer);
-    if (matchMedia("(max-width: 900px)").matches) byId("ask-fold").open = false; // the picture first
     const unknown = answer.unknown.map((word) => `“${word}”`).join(", ");
-    this.tell(unknown && `The model’s vocabulary cannot spell ${unknown}; expect little of it.`);
+    this.notes = unknown && `The model’s vocabulary cannot spell ${unknown}; expect little of it.`;
+    this.tell(this.notes);
+    if (matchMedia("(max-width: 900px)").matches) byId("ask-fold").open = false; // the picture first
+    await show(answer, addressed || !shown);
+  }
+
+  /** The answer to other words about the same photo; null after an error, which is shown, undefined after a newer question. */
+  async answerTo(classes, background) {
+    const question = { photo: this.photo, classes, background };
+    const answer = await this.send("explore", JSON.stringify(question), "Looking …");
+    if (answer) this.tell(this.notes);
+    return answer;
   }
 
   /** Asks for the tokens and heads of a word in one layer. */
   async parts(word, layer) {
     const answer = await this.send("parts", JSON.stringify({ photo: this.photo, word, layer }), "Looking …");
-    if (answer) this.tell("");
+    if (answer) this.tell(this.notes);
     return answer;
   }
 
@@ -62,7 +103,7 @@ class Server {
     await this.ask(answer.key);
   }
 
-  /** Posts to the server; returns its answer, or null after a newer question or an error, which is shown. */
+  /** Posts to the server; returns its answer, null after an error, which is shown, undefined after a newer question. */
   async send(address, body, meanwhile) {
     this.asked?.abort();
     const asked = (this.asked = new AbortController());
@@ -72,7 +113,7 @@ class Server {
     try {
       const response = await fetch(address, { method: "POST", body, signal: asked.signal });
       const answer = await response.json();
-      if (asked.signal.aborted) return null;
+      if (asked.signal.aborted) return undefined;
       if (response.ok) return answer;
       problem = answer.error;
     } catch {
@@ -80,7 +121,8 @@ class Server {
     } finally {
       if (this.asked === asked) byId("ask").removeAttribute("aria-busy");
     }
-    if (!asked.signal.aborted) this.tell(problem, true);
+    if (asked.signal.aborted) return undefined;
+    this.tell(problem, true);
     return null;
   }
 

@@ -74,5 +74,4 @@ function moveSpot(event) {
     return;
   }
   event.preventDefault();
-  writeAddress();
 }

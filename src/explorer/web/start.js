@@ -6,10 +6,7 @@ addEventListener("unhandledrejection", ({ reason }) => {
 listen();
 const embedded = JSON.parse(byId("content").textContent);
 const server = embedded.server && new Server(embedded.server);
-const wantedPhoto = new URLSearchParams(location.hash.slice(1)).get("photo");
-const photos = embedded.server?.photos ?? [];
-const first = photos.find(({ key }) => key === wantedPhoto) ?? photos[0];
-const ready = !server ? show(embedded) : first ? server.ask(first.key) : Promise.resolve();
+const ready = server ? server.begin() : show(embedded);
 
 /** For the browser's console and for tests: the numbers behind the display. */
 window.explorer = {

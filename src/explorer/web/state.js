@@ -4,7 +4,7 @@ const VIEWS = { heat: "Heat map", labels: "Labels", refined: "After CRF", truth:
 
 /** What is chosen at the moment. It outlives a change of image or of words. */
 const state = {
-  view: null, // null until a page is shown: then after the CRF if it has one
+  view: null, // one of VIEWS; null until a page is shown
   layers: [],
   choice: { kind: "classes", index: 0 },
   spot: null, // {y, x}: a place in the photo, 0 to 1
@@ -16,6 +16,8 @@ let other = null; // another Exploration of the same photo, to compare with
 
 const percent = (share) => (share >= 0.9995 ? "100%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
 const colourOf = (label) => `rgb(${shown.palette.slice(3 * label, 3 * label + 3).join(" ")})`;
+const counted = (number, noun, plural = `${noun}s`) => `${number} ${number === 1 ? noun : plural}`;
+const namedLayers = (layers) => `${layers.length === 1 ? "layer" : "layers"} ${layers.join(", ")}`;
 const sameLayers = (a, b) => a.length === b.length && a.every((layer) => b.includes(layer));
 const configuredLayersShown = () => sameLayers(state.layers, shown.configured);
 
@@ -68,24 +70,26 @@ function currentIou() {
   return (shown.current.iou ??= iouOf(shown.labels(currentMaps(), shown.frameAxes()), shown.truth.frame, shown.classes.length));
 }
 
-async function show(content) {
+/** Shows an image: in the state of the address if `addressed`, else in that of the image before it. */
+async function show(content, addressed = !shown) {
   const before = shown && { photo: shown.name, choice: chosenName() };
   shown = await Exploration.read(content);
   forgetMaps();
   forgetParts();
-  if (other && differentPhotos(other)) endComparison(differentPhotos(other));
+  if (!addressed && other && differentPhotos(other)) endComparison(differentPhotos(other));
   const known = state.layers.filter((layer) => shown.layers.includes(layer));
   state.layers = known.length ? known : [...shown.configured];
-  state.view ??= shown.refined ? "refined" : "labels";
   state.choice = choiceCalled(before?.choice) ?? { kind: "classes", index: 0 };
   if (before && before.photo !== shown.name) [state.spot, state.held] = [null, false];
-  const ignored = before ? [] : readAddress();
+  const ignored = addressed ? readAddress() : [];
   if (!viewExists(state.view)) state.view = "labels";
   byId("explorer").hidden = false;
   byId("title").textContent = shown.name;
   document.title = `${shown.name} · attention explorer`;
   const { height, width } = shown.photo;
   byId("about").textContent = `${width} × ${height} pixels, seen by ${shown.model} at ${shown.imageSize} px`;
+  byId("warning").textContent = shown.warning ?? "";
+  byId("warning").hidden = !shown.warning;
   showLinks();
   showViews();
   makeLayerCards();
@@ -95,10 +99,11 @@ async function show(content) {
   if (!state.spot) state.spot = deepestSpot();
   if (state.view === "heat") state.choice = choice; // a heat map stays that of its word
   refresh();
-  if (ignored.length) say(`Ignored in the address: ${ignored.join(", ")}.`);
+  sayIgnored(ignored);
+  await restoreOther(ignored);
 }
 
 function viewExists(view) {
   if (view === "refined") return Boolean(shown.refined) && configuredLayersShown();
-  return view === "truth" ? Boolean(shown.truth) : view in VIEWS;
+  return view === "truth" ? Boolean(shown.truth) : Object.hasOwn(VIEWS, view);
 }

@@ -294,7 +294,7 @@ def test_a_mask_of_another_size_than_its_image_is_reported(
     Image.new("RGB", (HEIGHT, WIDTH)).save(root / "val2014" / f"{name(5)}.jpg")
     prepare_coco(root, lists, ("val",))
     out = capsys.readouterr().out
-    assert "val: 1 of 3 masks have another size than their image" in out
+    assert "val: image and mask differ in size in 1 of 3 pairs" in out
     assert f"{name(5)}.png is {WIDTH} x {HEIGHT} pixels" in out
 
 

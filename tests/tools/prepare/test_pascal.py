@@ -364,7 +364,7 @@ def test_a_mask_of_another_size_than_its_image_is_reported(
     for workers in (1, 2):
         prepare_pascal(root, lists, workers=workers)
         out = capsys.readouterr().out
-        assert "train: 1 of 3 masks have another size than their image, e.g. " in out
+        assert "train: image and mask differ in size in 1 of 3 pairs, e.g. " in out
         assert re.search(r"2008_000004\.png is 5 x 9 pixels, .*2008_000004\.jpg is 16 x 12; one of the two", out)
     assert (lists / "train.txt").read_text().splitlines() == lines(TRAIN)
 
@@ -372,9 +372,7 @@ def test_a_mask_of_another_size_than_its_image_is_reported(
 def test_a_photo_that_cannot_be_read_is_reported(root: Path, lists: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "VOCdevkit/VOC2012/JPEGImages/2008_000003.jpg").write_bytes(b"")
     prepare_pascal(root, lists)
-    assert re.search(
-        r"val: 1 of 2 pairs have a file that cannot be read, e\.g\. .*2008_000003\.jpg", capsys.readouterr().out
-    )
+    assert re.search(r"val: a file cannot be read in 1 of 2 pairs, e\.g\. .*2008_000003\.jpg", capsys.readouterr().out)
     assert (lists / "val.txt").read_text().splitlines() == lines(VAL)
 
 

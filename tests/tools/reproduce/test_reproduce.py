@@ -162,14 +162,26 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_one_image_and_one_run_are_singular(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(drawn, "--only", "training_free", "--limit", "1") == 0
+    assert "miniature training_free single: 1 image, to compute" in capsys.readouterr().out
+    assert "only the first image of every list." in (drawn / "reproduction.md").read_text()
+    (job, _) = [job for job in jobs.read_jobs(_asked(drawn)) if job.experiment == "training_free"]
+    row = reports.Row.read(job, 1.0)
+    for runs, shown in (("1", "1 in 1 run"), ("3", "1 in 3 runs")):
+        result = dataclasses.replace(row.result, facts={**row.result.facts, "runs": runs})
+        text = reports.reproduction_markdown([dataclasses.replace(row, result=result)], {}, [])
+        assert f"| {shown} |" in text
+
+
 def test_the_papers_layers_are_of_blip_large(drawn: Path) -> None:
     assert reproduce(drawn, "--only", "infoscore") == 0
     (job,) = [job for job in jobs.read_jobs(_asked(drawn)) if job.experiment == "infoscore"]
     row = reports.Row.read(job, 1.0)
     model = dataclasses.replace(job.task.config.model, name="Salesforce/blip-itm-large-coco", layers=(3, 0))
     task = dataclasses.replace(job.task, config=dataclasses.replace(job.task.config, model=model))
-    values = {**row.values, "layers": [3, 0]}
-    large = dataclasses.replace(row, job=dataclasses.replace(job, task=task), values=values)
+    result = dataclasses.replace(row.result, values={**row.values, "layers": [3, 0]})
+    large = dataclasses.replace(row, job=dataclasses.replace(job, task=task), result=result)
     cells = [
         cell.strip()
         for cell in reports.reproduction_markdown([large], {}, []).split("## Layers")[1].splitlines()[4].split("|")
