@@ -96,7 +96,7 @@ def resolve(path: str) -> Path:
 
 
 def user_path(text: str) -> Path:
-    """A path from the command line with ``~`` expanded (not by shells in ``--output-dir=~/x``).
+    """A path from the command line with ``~`` expanded: shells do not expand it in ``--output-dir=~/x``.
 
     Raises:
         UserError: the user has no home folder.
