@@ -89,7 +89,7 @@ def test_closed_standard_output_is_no_error() -> None:
         assert (Path(folder) / "done.txt").exists()
 
 
-def test_names_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     for speak in (say, note):
         speak("two\nlines of \x1b[31ma\r.jpg\x9b")
     shown = capsys.readouterr()

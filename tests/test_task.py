@@ -101,8 +101,8 @@ def test_the_miniature_names_its_scope(images: str, noted: bool, capsys: pytest.
     assert ("data/miniature/blip knows drawn scenes of 20 classes only" in capsys.readouterr().err) == noted
 
 
-def test_links_in_a_circle_are_images_without_a_scope(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The error comes when the image is read, with its line of the list."""
+def test_circular_links_are_images_without_a_scope(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reading the image raises the error, with its line of the list."""
     note_once.cache_clear()
     (tmp_path / "a.jpg").symlink_to("b.jpg")
     (tmp_path / "b.jpg").symlink_to("a.jpg")

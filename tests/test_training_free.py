@@ -336,7 +336,7 @@ def test_first_class_0_scores_as_first_class_1(config_file: ConfigFile, data_roo
     assert confusions[0] == confusions[1]
 
 
-def test_a_reader_that_the_kernel_kills_is_one_line(
+def test_a_killed_worker_process_gives_a_one_line_error(
     config_file: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = SegmentationDataset._read

@@ -220,7 +220,7 @@ def _ious(values: Any) -> Iterator[tuple[str, float]]:
 
 
 def _require_counts_to_agree(values: Any) -> None:
-    """Refuse scores that are not those of the counts beside them: somebody has edited the file."""
+    """Refuse scores that contradict the counts of the same file, which was edited."""
     entries = values.get("classes") if isinstance(values, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and {*COUNTS} <= e.keys() for e in entries):
         return  # a ranking, or counts are missing

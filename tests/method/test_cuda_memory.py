@@ -27,7 +27,7 @@ def test_work_is_halved_until_it_fits(free: float, expected: float, monkeypatch:
 
 
 def test_batches_are_marked_once_free_memory_reduced_the_working_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pieces of a batch round differently; the result file says so."""
+    """Pieces of a batch round differently, so result files record them."""
     fake_cuda(monkeypatch, 60 * GIB)
     cuda = torch.device("cuda")
 

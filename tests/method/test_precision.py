@@ -106,7 +106,7 @@ def test_the_trial_is_kept_in_the_users_cache_folder(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders have no such permissions")
-def test_in_a_home_that_is_read_only_it_is_kept_among_temporary_files(
+def test_with_a_read_only_home_the_trial_is_cached_in_the_temporary_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "home" / ".cache").mkdir(parents=True)

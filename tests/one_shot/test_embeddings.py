@@ -123,7 +123,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> FreeSpace:
         ("disk", 100, 11, "disk"),
     ],
 )
-def test_where_10_gb_are_kept(
+def test_auto_chooses_where_to_keep_10_gb(
     wanted: str,
     memory: float,
     disk: float,

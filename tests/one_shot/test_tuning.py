@@ -620,10 +620,10 @@ def test_a_run_without_queries_is_refused(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("name", ["golden_summary_run1.safetensors", "golden_summary_run1.json"])
-def test_weights_never_replace_what_is_no_file(
+def test_weights_replace_only_regular_files(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noticed before anything is tuned; reading a pipe would never end."""
+    """Refused before tuning; reading a pipe would block."""
     monkeypatch.setattr(runs, "tune", lambda *_: pytest.fail("tuned"))
     os.mkfifo(tmp_path / name)
     assert cli.run(one_shot_blip.main, command(tmp_path, *QUICK)) == 2

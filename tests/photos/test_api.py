@@ -130,7 +130,7 @@ def test_a_setting_is_refused_by_its_name() -> None:
         ({"background": 7}, "background: 7 is not a string"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line(settings: dict[str, object], reason: str) -> None:
+def test_invalid_settings_give_a_one_line_error(settings: dict[str, object], reason: str) -> None:
     wanted: dict[str, Any] = {"name": MODEL, "classes": "cat", "device": "cpu", "layers": (0, 1), "image_size": 192}
     with pytest.raises(UserError, match=reason):
         PhotoSegmenter.from_pretrained(**(wanted | settings))
@@ -146,12 +146,12 @@ def test_paths_and_devices_may_be_objects(result: PhotoResult) -> None:
 
 
 @pytest.mark.parametrize("photo", ["nowhere.jpg", "a\0b.jpg", "\udcff.jpg", REPOSITORY, None, b"a.jpg", 3])
-def test_what_is_no_photo_is_one_line(photo: Any, segmenter: PhotoSegmenter) -> None:
+def test_invalid_photos_give_a_one_line_error(photo: Any, segmenter: PhotoSegmenter) -> None:
     with pytest.raises(UserError, match=r"^image"):
         segmenter(photo)
 
 
-def test_exports_that_cannot_be_written_are_one_line(result: PhotoResult, tmp_path: Path) -> None:
+def test_unwritable_exports_give_a_one_line_error(result: PhotoResult, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "export_coco").symlink_to("nowhere")
     for folder in (tmp_path / "pipe", tmp_path, tmp_path / "a\0b", tmp_path / ("a" * 300)):

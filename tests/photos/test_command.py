@@ -400,7 +400,7 @@ def test_exported_labels_have_the_names_of_their_photos(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("name", ["a_overlay.png", "."])
-def test_where_results_cannot_go_is_noticed_before_the_model_is_loaded(
+def test_unwritable_folders_are_refused_before_the_model_is_loaded(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = save(tmp_path / "a.png", left_red_right_blue())

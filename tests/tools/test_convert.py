@@ -95,7 +95,7 @@ def test_an_edited_config_is_refused_in_one_line(key: str, value: object, reason
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_folder_holds_regular_files(name: str, tmp_path: Path) -> None:
+def test_a_model_folder_with_special_files_is_refused(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "albef"
     assert run(folder) == 0
     (folder / name).unlink()
@@ -108,7 +108,7 @@ def test_a_folder_holds_regular_files(name: str, tmp_path: Path) -> None:
         load_model(str(folder), CPU)
 
 
-def test_a_checkpoints_name_may_be_too_long() -> None:
+def test_a_checkpoint_name_that_is_too_long_does_not_exist() -> None:
     with pytest.raises(UserError, match=r"the checkpoint .* does not exist; give a file, a folder or a hub name"):
         load_model(f"{'a' * 300}.pth", CPU)
 

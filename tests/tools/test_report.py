@@ -462,11 +462,11 @@ def test_images_without_a_score_are_not_the_worst(tmp_path: Path) -> None:
     assert worst_images(table, 2) == [3, 0]
 
 
-# results and tables that somebody changed
+# edited results and tables
 
 
-def test_an_edited_score_is_no_result(two_results: tuple[Path, Path]) -> None:
-    """The score of a file whose counts say something else would go into a table unnoticed."""
+def test_a_result_with_an_edited_score_is_refused(two_results: tuple[Path, Path]) -> None:
+    """A score that contradicts the counts of its file would enter a table unnoticed."""
     path = two_results[0]
     values = json.loads(path.read_text())
     first, *others = values["classes"]
@@ -479,7 +479,7 @@ def test_an_edited_score_is_no_result(two_results: tuple[Path, Path]) -> None:
             read_named(write(path.with_name("edited.json"), {**values, **edited}))
 
 
-def test_a_link_in_a_circle_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_circular_link_gives_a_one_line_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.json").symlink_to("b.json")
     (tmp_path / "b.json").symlink_to("a.json")
     for options in ([], ["--worst", "1"]):
@@ -506,7 +506,7 @@ def redo(result: Path, table: str) -> None:
         lambda table: table.replace("images/1.jpg", '"' + "x" * 200_000 + '"'),
     ],
 )
-def test_a_malformed_table_is_one_line(
+def test_a_malformed_table_gives_a_one_line_error(
     change: Callable[[str], str], two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     redo(two_results[1], change(two_results[1].with_name("iou_per_image.csv").read_text()))
@@ -552,7 +552,7 @@ def label_map(value: int, size: tuple[int, int] = (120, 90)) -> bytes:
         (label_map(1, (7, 9)), "has 120 x 90 pixels, but its prediction has 7 x 9; segment the image again"),
     ],
 )
-def test_predictions_of_strangers_are_one_line(
+def test_files_that_are_not_label_maps_give_a_one_line_error(
     content: bytes, reason: str, two_results: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """PostScript would start Ghostscript."""
@@ -563,6 +563,6 @@ def test_predictions_of_strangers_are_one_line(
     assert len(shown.splitlines()) == 1
 
 
-def test_as_many_resamples_as_fit_into_memory() -> None:
+def test_the_number_of_resamples_is_limited_by_memory() -> None:
     with pytest.raises(SystemExit):
         cli.run(report.main, ["--compare", "a.json", "b.json", "--resamples", str(10**12)])

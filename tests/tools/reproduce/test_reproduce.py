@@ -253,7 +253,7 @@ def test_short_form_on_the_miniature(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_no_result(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_special_files_do_not_count_as_results(make: Callable[[Path], None], tmp_path: Path) -> None:
     state = State(tmp_path / NAME, {"one": {"digest": digest({}), "result": "0" * 64, "seconds": 1.0, "settings": {}}})
     make(tmp_path / "iou.json")
     assert state.why_not_finished("one", {}, tmp_path / "iou.json") == "to compute: its result is gone"
