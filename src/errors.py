@@ -12,7 +12,7 @@ CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160
 
 
 def visible(text: str) -> str:
-    """``text`` with its control characters escaped, except line breaks: names of files may hold a terminal's codes."""
+    """``text`` with its control characters escaped, except line breaks: file names may contain escape codes."""
     return text.translate(CONTROL)
 
 
