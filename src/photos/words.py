@@ -77,7 +77,7 @@ def parse_classes(text: str) -> list[ClassEntry]:
         if not name or (equals and not words) or "=" in related:
             raise UserError(f'--classes: "{part}": expected a name, or name = word, word, such as "dog = puppy, hound"')
         if "," in name:
-            raise UserError(f'--classes: "{name}": classes are set apart by ";", such as "cat; dog"')
+            raise UserError(f'--classes: "{name}": separate classes with ";", such as "cat; dog"')
         for word in (name, *words):
             if fault := fault_of_word(word, name=word is name):
                 raise UserError(f"--classes: {json.dumps(word)} {fault}")

@@ -189,7 +189,7 @@ def test_what_was_sent_leaves_no_file_behind(config_file: Callable[..., Path], t
     ("classes", "background", "reason"),
     [
         (";", "", "Look for: expected 1 to 254 classes, got 0"),
-        ("cat = kitten, dog; mug, cup", "", 'Look for: "mug, cup": classes are set apart by ";"'),
+        ("cat = kitten, dog; mug, cup", "", 'Look for: "mug, cup": separate classes with ";"'),
         ("cat", "cat", 'Background: "cat" is one of the classes too'),
         ("; ".join(f"cat{n}" for n in range(200)) + " = " + ",".join(["cat"] * 200), "", "at most 300"),
         ("cat " * 40, "", "tokens"),
@@ -366,7 +366,7 @@ def test_wrong_words_are_reported_before_torch_is_imported() -> None:
     command = [sys.executable, "-c", code, "--config", "configs/miniature.yaml", "--classes", "cat, dog; mug"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "2 False"
-    assert 'set apart by ";"' in done.stderr
+    assert 'separate classes with ";"' in done.stderr
 
 
 def test_control_c_ends_it_cleanly(config_file: Callable[..., Path]) -> None:
@@ -404,7 +404,7 @@ def test_the_page_answers_new_words_and_new_photos(
     assert window.locator(".layer[data-layer='0'] .toggle").get_attribute("aria-pressed") == "false"  # as it was left
     window.locator("#ask-classes").fill("dog, cat; mug")
     window.keyboard.press("Enter")
-    window.locator("#message.error", has_text='classes are set apart by ";"').wait_for()
+    window.locator("#message.error", has_text='separate classes with ";"').wait_for()
     assert window.locator(".class", has_text="dog").count() == 1  # the earlier answer stays
     window.locator("#ask-classes").fill("mug; zebra")
     photo = tmp_path / "new photo.jpg"

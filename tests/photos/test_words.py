@@ -31,7 +31,7 @@ def test_classes_and_their_related_words_are_read_from_one_line() -> None:
     [
         ("", "expected 1 to 254 classes, got 0"),
         (" ; ", "got 0"),
-        ("cat, dog; mug", 'set apart by ";"'),
+        ("cat, dog; mug", 'separate classes with ";"'),
         ("= puppy", "expected a name"),
         ("dog =", "expected a name"),
         ("dog = puppy = hound", "expected a name"),
