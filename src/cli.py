@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import os
 import shlex
 import signal
 import sys
@@ -133,14 +134,26 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         raise Terminated
 
+    def send_again(ignored: sys.UnraisableHookArgs) -> None:
+        # Python ignores exceptions in callbacks of weak references and in destructors, whatever raised them
+        number = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}.get(ignored.exc_type)
+        if number is None:
+            hook(ignored)
+            return
+        if number == signal.SIGTERM:
+            signal.signal(number, terminate)
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()  # when the callback has ended
+
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    before, hook = signal.signal(signal.SIGTERM, terminate), sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 LIMIT = "use only the first N images of the list"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import signal
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -91,3 +95,29 @@ def test_whole_numbers_have_a_range() -> None:
     ):
         with pytest.raises(argparse.ArgumentTypeError, match=f"^expected a whole number, {expected}, got {text}$"):
             parse(text)
+
+
+@pytest.mark.parametrize(("number", "code", "line"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_a_signal_inside_a_callback_of_a_weak_reference_ends_a_command(
+    number: str, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python ignores what such a callback raises: the process would wait for its peers for days."""
+
+    class Thing:
+        pass
+
+    def callback(_: object) -> None:
+        os.kill(os.getpid(), getattr(signal, number))
+        for _ in range(1000):  # the handler of the signal runs here
+            pass
+
+    def main(_: list[str]) -> int:
+        thing = Thing()
+        reference = weakref.ref(thing, callback)
+        del thing
+        assert reference() is None
+        time.sleep(60)
+        return 0
+
+    assert cli.run(main, []) == code
+    assert capsys.readouterr().err == f"{line}\n"
