@@ -8,6 +8,11 @@ class UserError(Exception):
     """
 
 
+def reason_of(error: Exception) -> str:
+    """The text of ``error`` for a message: an OSError without its number and path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160)) if chr(number) not in "\t\n"}
 
 

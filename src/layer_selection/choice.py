@@ -12,6 +12,7 @@ import torch
 
 from ..config.schema import Config
 from ..data.lists import ListEntry
+from ..errors import reason_of
 from ..evaluation import processes
 from ..evaluation.identity import digest, settings_of
 from ..evaluation.journal import Journal
@@ -128,7 +129,7 @@ def read_scores(path: Path, layers: tuple[int, ...]) -> LayerScores | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        note(f"note: the ranking kept in {path} cannot be used ({error}); computing it again")
+        note(f"note: the ranking kept in {path} cannot be used ({reason_of(error)}); computing it again")
         return None
     entropy, dataset, cov = (torch.tensor(values[part], dtype=torch.float64) for part in PARTS)
     return LayerScores(layers, entropy, dataset, cov)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..files import read_regular
 from ..screen import counted, note_once
 
@@ -102,7 +102,7 @@ def read_class_file(path: Path, num_classes: int) -> list[ClassEntry]:
     except RecursionError:
         raise UserError(f"class file {path} cannot be read as JSON: it is nested too deeply") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"class file {path} cannot be read as JSON: {error}") from error
+        raise UserError(f"class file {path} cannot be read as JSON: {reason_of(error)}") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"class file {path}: expected a JSON list with one object per class")
     classes = [_class_entry(path, label, entry) for label, entry in enumerate(entries)]

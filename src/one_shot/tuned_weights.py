@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, reason_of
 from ..evaluation.identity import file_digest
 from ..files import require_regular
 from ..method.model import digest_of, first_not_finite
@@ -57,7 +57,7 @@ def load_tuned(path: Path, segmenter: Segmenter) -> Segmenter:
     except KeyError as error:
         raise _not_tuned_weights(path, f"its metadata lack {error}") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise _not_tuned_weights(path, error) from error
+        raise _not_tuned_weights(path, reason_of(error)) from error
     if digest_of(tensors) != checksum:
         raise UserError(f"--tuned {path} is damaged: its tensors differ from the saved ones (SHA-256); tune again")
     _check_fit(path, made_for, MadeFor.of(segmenter))

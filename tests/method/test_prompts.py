@@ -150,5 +150,5 @@ def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
 
 def test_a_class_file_is_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "classes.json")
-    with pytest.raises(UserError, match="it is a named pipe; expected a regular file"):
+    with pytest.raises(UserError, match="cannot be read as JSON: it is a named pipe; expected a regular file"):
         read_class_file(tmp_path / "classes.json", 2)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, reason_of
 from src.files import require_space
 from src.screen import counted, say
 from tools.prepare.archives import MAKE_ROOM, extract
@@ -312,7 +312,7 @@ def _image_set(suite: Suite, base: Path, split: str) -> list[str] | None:
     try:
         return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"image set {path} cannot be read ({error}); unpack it again") from error
+        raise UserError(f"image set {path} cannot be read ({reason_of(error)}); unpack it again") from error
 
 
 def _target(layout: Layout, split: str, image: PurePosixPath) -> PurePosixPath:

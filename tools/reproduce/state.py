@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.errors import reason_of
 from src.evaluation.identity import digest, file_digest
 from src.evaluation.journal import differences
 from src.files import read_regular, require_regular, write_text
@@ -43,7 +44,7 @@ class State:
         except (FileNotFoundError, NotADirectoryError):
             return cls(path, {})
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            note(f"note: {path} cannot be used ({error}): what is finished is computed again")
+            note(f"note: {path} cannot be used ({reason_of(error)}): what is finished is computed again")
             return cls(path, {})
         return cls(path, jobs)
 
