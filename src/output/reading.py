@@ -101,7 +101,7 @@ def find_results(paths: Sequence[Path]) -> Found:
         elif os.path.lexists(path):
             found = Found([read_named(path)], [])
         else:
-            raise UserError(f"result {path} does not exist")
+            raise UserError(f"result {path} does not exist; the experiments write JSON files into results/")
         for result in found.results:
             results.setdefault(_real(result.path), result)
     # a named file is read even if its folder leaves it out
