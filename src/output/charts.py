@@ -24,7 +24,7 @@ BAR, CHOSEN, LINE = "#7a9cc6", "#d1603d", "#444444"
 # blue, vermilion, green, purple, sky, orange, grey: distinguishable with any colour vision (after Okabe and Ito 2008)
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#777777")
 MAX_CLASSES_WITH_NUMBERS = 25
-MAX_LINE = 60  # characters of a word or title
+MAX_NAME, MAX_LINE = 40, 60  # characters of a class's name and of a line of a title
 ABSENT = "\N{EN DASH}"
 METADATA: dict[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
@@ -46,7 +46,7 @@ def iou_bars(
         absent: numbers of classes absent from the masks. A dash replaces their value, which counts as 0 in mIoU.
     """
     figure, axes = _figure(7.5, 1.1 + 0.24 * len(names))
-    positions, labels = np.arange(len(names)), [*map(_verbatim, names)]
+    positions, labels = np.arange(len(names)), _labels(names)
     percent = 100 * np.asarray(iou)
     errors = None if std is None else 100 * np.asarray(std)
     axes.barh(positions, percent, color=BAR, xerr=errors, ecolor=LINE, capsize=2)
@@ -90,7 +90,7 @@ def difference_bars(
         text = ABSENT if np.isnan(value) else f"{value:+.1f}"
         axes.text(1.01, position, text, transform=values, va="center", fontsize=8)
     axes.axvline(0, color=LINE, linewidth=0.8)
-    axes.set(yticks=positions, yticklabels=[*map(_verbatim, names)], ylim=(len(names) - 0.4, -0.6))
+    axes.set(yticks=positions, yticklabels=_labels(names), ylim=(len(names) - 0.4, -0.6))
     ends = np.empty((2, 0)) if interval is None else 100 * np.asarray(interval)
     if interval is not None:
         axes.hlines(positions, ends[0], ends[1], color=LINE, linewidth=1.2)
@@ -114,7 +114,7 @@ def confusion_matrix(path: Path, names: Sequence[str], counts: Sequence[Sequence
     side = 2.2 + (0.36 if len(names) <= MAX_CLASSES_WITH_NUMBERS else 0.2) * len(names)
     figure, axes = _figure(side + 0.8, side)
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
-    ticks, labels = np.arange(len(names)), [*map(_verbatim, names)]
+    ticks, labels = np.arange(len(names)), _labels(names)
     axes.set(xticks=ticks, yticks=ticks, yticklabels=labels, xlabel="predicted class", ylabel="true class")
     axes.set_xticklabels(labels, rotation=60, ha="right", rotation_mode="anchor")
     axes.grid(False)
@@ -185,7 +185,7 @@ def grouped_bars(
             error_kw={"ecolor": LINE, "elinewidth": 0.8},
         )
         handles.append(bars)
-    axes.set(yticks=range(len(rows)), yticklabels=[*map(_verbatim, rows)], ylim=(len(rows) - 0.4, -0.6))
+    axes.set(yticks=range(len(rows)), yticklabels=_labels(rows), ylim=(len(rows) - 0.4, -0.6))
     axes.set_xlabel("IoU in percent")
     axes.set_xlim(left=0)
     titles = [_verbatim(title) for title, _, _ in series]
@@ -193,9 +193,13 @@ def grouped_bars(
     _save(figure, path)
 
 
-def _verbatim(text: str) -> str:
+def _labels(names: Sequence[str]) -> list[str]:
+    return [_verbatim(name, MAX_NAME) for name in names]
+
+
+def _verbatim(text: str, most: int = MAX_LINE) -> str:
     """``text`` as a literal label: text between two dollar signs would be read as a formula. Long lines are cut."""
-    lines = (line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…" for line in drawable(text).split("\n"))
+    lines = (line if len(line) <= most else f"{line[: most - 1]}…" for line in drawable(text).split("\n"))
     return "\n".join(lines).replace("$", r"\$")
 
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 
 from PIL import ImageFont
 
+INVISIBLE = "\u200c\u200d\ufe0e\ufe0f"  # joiners and variation selectors
+_SEQUENCE = re.compile("(?s:.)(?:[\ufe0e\ufe0f]|\u200d(?s:.))*")  # an emoji can have several characters
 
-def drawable(text: str) -> str:
-    """``text`` with every character that no installed font has as its number, such as ``U+1F431``."""
-    return "".join(c if c.isascii() or _font_with(c) else f"U+{ord(c):04X}" for c in text)
+
+def drawable(text: str, has: Callable[[str], object] | None = None) -> str:
+    """``text`` with code points, such as ``U+1F431``, for every character or emoji without a font.
+
+    Args:
+        text: in any script.
+        has: whether there is a font for a character (default: any installed font).
+    """
+    return _SEQUENCE.sub(lambda match: _shown(match[0], has or _font_with), text)
+
+
+def _shown(sequence: str, has: Callable[[str], object]) -> str:
+    visible = [c for c in sequence if c not in INVISIBLE]
+    if all(c.isascii() or has(c) for c in visible):
+        return "".join(c for c in sequence if c not in INVISIBLE or has(c))
+    return " ".join(f"U+{ord(c):04X}" for c in visible)
 
 
 def families(text: str) -> list[str]:
@@ -19,11 +35,16 @@ def families(text: str) -> list[str]:
     return ["DejaVu Sans", *dict.fromkeys(font[0] for font in found if font and font[0] != "DejaVu Sans")]
 
 
-def pillow_font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font of ``size`` pixels for ``text``: Pillow's own for Latin letters, else the one that has most of it."""
-    others = [font for c in text if ord(c) > 0x17F and (font := _font_with(c))]
-    if others:
-        return ImageFont.truetype(max(others, key=others.count)[1], size)
+def pillow_text(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """``text`` as Pillow can draw it, with one font of ``size`` pixels: the one that has most of its characters."""
+    if any(ord(c) > 0x17F for c in text):
+        _, file, known = max(_installed(), key=lambda font: sum(ord(c) in font[2] for c in text))
+        return drawable(text, lambda c: ord(c) in known), ImageFont.truetype(file, size)
+    return text, pillow_font(size)
+
+
+def pillow_font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, for Latin letters."""
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # part of Pillow's wheels; a bitmap font has no sizes
     return font

@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .colours import IGNORED, VOC_PALETTE
-from .fonts import drawable, pillow_font
+from .fonts import pillow_font, pillow_text
 
 BACKGROUND = 0
 OPACITY = 0.6
 LEAST_HEAT = 0.05
+LEAST_TEXT = 16  # of a text below a narrow image, in heights of its letters
 PHOTO_PNG = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
@@ -112,7 +113,7 @@ def _write_names(picture: Image.Image, labels: np.ndarray, names: Sequence[str])
             spots.append((depth, x - 1, y - 1, names[label]))
     taken: list[tuple[float, float, float, float]] = []
     for depth, x, y, name in sorted(spots, reverse=True):
-        text, font = drawable(name), pillow_font(name, size)
+        text, font = pillow_text(name, size)
         half = font.getlength(text) / 2 + 3
         if depth < 0.7 * size or 2 * half > picture.width or 2 * size > picture.height:
             continue
@@ -144,15 +145,16 @@ def heat_map(image: np.ndarray, strength: np.ndarray, title: str, top: float | N
 def legend_strip(
     entries: Sequence[LegendEntry], width: int, size: int | None = None, palette: np.ndarray = VOC_PALETTE
 ) -> Image.Image:
-    """A strip of colour swatches and texts, ``width`` pixels wide or as wide as its longest entry.
+    """A strip of colour swatches and texts, ``width`` pixels wide, or wider on images too narrow for a word.
 
-    ``size`` is the height of the text in pixels; by default it follows the width.
+    Long texts are cut. ``size`` is the height of the text in pixels; by default it follows the width.
     """
     size = _text_size(width) if size is None else size
     swatch, gap = size, round(0.45 * size)
     if not entries:
-        return _text_strip("background only", pillow_font("", size), width, gap)
-    texts = {entry.text: (drawable(entry.text), pillow_font(entry.text, size)) for entry in entries}
+        return _text_strip("background only", pillow_font(size), width, gap)
+    most = max(width, LEAST_TEXT * size) - swatch - 3 * gap
+    texts = {entry.text: _without_end(*pillow_text(entry.text, size), most) for entry in entries}
     widths = [swatch + gap + round(font.getlength(text)) for text, font in (texts[entry.text] for entry in entries)]
     width = max(width, max(widths) + 2 * gap)
     rows, x = [[]], gap
@@ -192,7 +194,7 @@ def grid(
     """
     gap, size = 8, 20
     line = 26 if captions else 0
-    font, head = pillow_font("", size), 34
+    font, head = pillow_font(size), 34
     width = gap + len(titles) * (cell[0] + gap)
     # a row is as high as its highest image: landscape pictures leave no stripes between them
     fitted = [[_fit(image, cell) for image in row] for row in rows]
@@ -206,8 +208,8 @@ def grid(
     y = head
     for number, (row, height) in enumerate(zip(fitted, heights, strict=True)):
         if captions:
-            text = _cut(captions[number], width - 2 * gap, size - 4)
-            draw.text((gap, y + line // 2), text, INK, pillow_font(text, size - 4), anchor="lm")
+            text, small = _without_beginning(captions[number], width - 2 * gap, size - 4)
+            draw.text((gap, y + line // 2), text, INK, small, anchor="lm")
             y += line
         for column, picture in enumerate(row):
             x = gap + column * (cell[0] + gap)
@@ -217,13 +219,22 @@ def grid(
     return canvas
 
 
-def _cut(text: str, width: int, size: int) -> str:
-    """``text`` without its beginning if it is longer than ``width`` pixels: the end of a path distinguishes files."""
-    text = drawable(text)
-    font = pillow_font(text, size)
+def _without_beginning(text: str, width: int, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """``text``, without its beginning if it is longer than ``width`` pixels, and its font.
+
+    The end of a path distinguishes files.
+    """
+    text, font = pillow_text(text, size)
     while font.getlength(text) > width and len(text) > 4:
         text = f"...{text[4:]}"
-    return text
+    return text, font
+
+
+def _without_end(text: str, font: ImageFont.FreeTypeFont, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """``text``, without its end if it is longer than ``width`` pixels, and its font."""
+    while font.getlength(text) > width and len(text) > 4:
+        text = f"{text[:-4]}..."
+    return text, font
 
 
 def _fit(image: np.ndarray, cell: tuple[int, int]) -> Image.Image:
@@ -257,8 +268,8 @@ def _colour_bar(title: str, top: float, width: int) -> Image.Image:
     """``title  0 [bar] top probability``."""
     size = _text_size(width)
     gap = round(0.45 * size)
-    font, plain = pillow_font(title, size), pillow_font("", size)
-    texts = [(f"{drawable(title)}   0", font), (f"{top:.2g} probability", plain)]
+    title, font = _without_end(*pillow_text(title, size), max(width // 2, LEAST_TEXT * size))
+    texts = [(f"{title}   0", font), (f"{top:.2g} probability", plain := pillow_font(size))]
     lengths = [round(font.getlength(text)) for text, font in texts]
     bar = max(6 * size, width - sum(lengths) - 4 * gap)
     strip = Image.new("RGB", (sum(lengths) + bar + 4 * gap, round(size * 1.5) + gap), PAPER)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 import training_free_blip
@@ -23,7 +24,7 @@ from src.files import REPOSITORY, write_bytes
 from src.output import charts, pictures
 from src.output.colours import SAFE_DISTANCE, VISIONS, VOC_PALETTE, as_seen, safe_palette
 from src.output.evaluation_pictures import evenly_spaced, prediction_files
-from src.output.fonts import drawable
+from src.output.fonts import drawable, pillow_text
 
 CONFIG = str(REPOSITORY / "tests/golden_training_free.yaml")
 
@@ -307,6 +308,29 @@ def test_charts_of_every_format_show_words_of_every_script(tmp_path: Path, endin
 def test_a_character_without_a_font_is_shown_as_its_code_point() -> None:
     assert drawable("cat \U000f0000") == "cat U+F0000"
     assert drawable("na\u00efve") == "na\u00efve"
+    black_cat = "\U000f0000\u200d\N{BLACK LARGE SQUARE}"  # an emoji of two characters: both or none
+    assert drawable(black_cat) == "U+F0000 U+2B1B"
+    assert drawable("\U000f0000\ufe0f") == "U+F0000"
+
+
+def test_pillow_draws_no_character_that_its_font_lacks() -> None:
+    with_hebrew, _ = pillow_text("\u05d7\u05ea\u05d5\u05dc \U000f0000", 14)
+    assert with_hebrew == "\u05d7\u05ea\u05d5\u05dc U+F0000"
+    for word in ("cat", "\u05d7\u05ea\u05d5\u05dc", "\u732b", "\N{CAT FACE}\u200d\N{BLACK LARGE SQUARE}"):
+        text, font = pillow_text(word, 14)
+        known = FT2Font(font.path).get_charmap() if isinstance(font.path, str) else range(0x180)
+        assert all(ord(c) in known for c in text)
+
+
+def test_a_long_word_makes_no_picture_wide(tmp_path: Path, figures: list[Figure]) -> None:
+    image, labels = np.full((90, 420, 3), 200, np.uint8), np.ones((90, 420), np.uint8)
+    names = ["background", "w" * 200]
+    legend = pictures.legend_of([labels], names)
+    assert pictures.overlay_with_legend(image, labels, legend, names).width == 420
+    assert pictures.heat_map(image, np.ones((90, 420), np.float32), names[1]).width <= 2 * 420
+    charts.iou_bars(tmp_path / "iou.png", names, [0.5, 0.5], title="title")
+    axes = figures[0].axes[0]
+    assert axes.get_window_extent().width > 0.3 * figures[0].bbox.width
 
 
 def test_absent_classes_have_a_dash(tmp_path: Path, figures: list[Figure]) -> None:
