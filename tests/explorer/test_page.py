@@ -390,6 +390,8 @@ def test_links_and_the_command_that_made_the_page(
     assert window.evaluate("navigator.clipboard.readText()") == command
     paper = window.get_by_role("link", name="Segmentation From Attention")
     assert paper.get_attribute("href") == "https://openreview.net/forum?id=a5lAwubXro"
+    code = window.get_by_role("link", name="published code")
+    assert code.get_attribute("href") == "https://github.com/rayat137/Segmentation-From-Attention"
     assert open_page(one.address).locator("#command").count() == 0
 
 
