@@ -15,6 +15,10 @@ give_user_a_name()
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+if os.environ.get("WORLD_SIZE"):
+    # where a process of a job ends, PyTorch would print its C++ stack, which hides the line of the error
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 
 def __getattr__(name: str) -> Any:
     """Import ``Segmenter`` at first use, so that commands start without torch."""

@@ -87,7 +87,10 @@ class Counter:
         if self._store is None:
             self._alone += count
             return self._alone
-        return self._store.add(self._name, count)
+        try:
+            return self._store.add(self._name, count)
+        except RuntimeError as error:  # the store has ended, with torchrun or process 0
+            raise _lost_contact() from error
 
 
 @functools.cache
@@ -172,5 +175,5 @@ def _meet(collective: Callable[[], None]) -> None:
 def _lost_contact() -> UserError:
     return UserError(
         f"process {rank()} (number {local_rank()} on its machine) lost contact with the other processes: one of them "
-        "has ended; its error is above or in the output of its machine"
+        "or torchrun has ended; the error is above or in the output of its machine"
     )

@@ -11,7 +11,10 @@ import textwrap
 import time
 
 import pytest
+import torch.distributed as dist
 
+from src.errors import UserError
+from src.evaluation import processes
 from src.files import REPOSITORY
 from src.runtime import JOB
 
@@ -141,3 +144,16 @@ def test_a_finished_process_that_waits_prints_a_note_and_obeys_signals() -> None
         assert finished.wait(timeout=60) == 143
         assert finished.stderr.read().splitlines() == ["terminated"]
         late.kill()
+
+
+def test_a_store_that_has_ended_is_one_line() -> None:
+    """As after torchrun was killed."""
+
+    class Ended:
+        def add(self, *_: object) -> int:
+            raise dist.DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed.")
+
+    counter = processes.Counter()
+    counter._store = Ended()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UserError, match="lost contact with the other processes: one of them or torchrun has ended"):
+        counter.add(1)
