@@ -36,7 +36,7 @@ from src.files import check_writable, user_path
 from src.result_files import write_result
 from src.screen import say, say_next
 
-RESAMPLES, SEED, MAX_RESAMPLES = 10_000, 0, 10**6
+RESAMPLES, SEED, MAX_RESAMPLES = 10_000, 0, 10**5
 TABLES, CHARTS = (".md", ".tex", ".csv"), tuple(f".{suffix}" for suffix in cli.CHART_FORMATS)
 
 

@@ -124,7 +124,10 @@ def passed_over(folder: Path, read: str | None = None) -> str:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}); give yourself read permission") from error
 
 
 @contextmanager

@@ -353,7 +353,11 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: one of them is not.
     """
-    for file in sorted(folder.iterdir()):
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"model folder {folder} cannot be read: {error.strerror}; give yourself permission") from error
+    for file in files:
         if file.suffix not in (".json", ".txt", ".safetensors", ".bin"):
             continue
         try:

@@ -29,7 +29,7 @@ COLUMNS = ("image", "mask", "prediction", "prediction CRC-32", "mIoU")
 INTERSECTION, UNION = " intersection", " union"
 KEY = "per_image"
 """Of a result's JSON: what it records of its table."""
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
 AGAIN = "run training_free_blip.py again with --per-image"
 
 

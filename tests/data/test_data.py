@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -21,11 +22,12 @@ from src.config.schema import Config
 from src.data import dataset as data_module
 from src.data import images
 from src.data.dataset import Batch, Sample, SegmentationDataset, batches
-from src.data.images import read_image, read_mask, read_photo
+from src.data.images import images_in, read_image, read_mask, read_photo
 from src.data.labels import Labelling
 from src.data.lists import _how_to_prepare, evaluation_entries, read_list
 from src.errors import UserError
 from src.files import REPOSITORY
+from src.method.blip import check_folder
 from tests import tiny
 from tests.oracles.method import plain_letterbox
 from tools.prepare import __main__ as prepare
@@ -496,3 +498,13 @@ def test_missing_lists_name_the_command_that_makes_them(tmp_path: Path) -> None:
         read_list(tmp_path / "list.txt", tmp_path)
     with pytest.raises(UserError, match=r"docs/data\.md describes the layout"):
         read_list(tmp_path / "other" / "list.txt", tmp_path)
+
+
+def test_folders_that_cannot_be_read_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for read, what in ((images_in, "folder"), (check_folder, "model folder")):
+        with pytest.raises(UserError, match=rf"^{what} {tmp_path} cannot be read.*Permission denied"):
+            read(tmp_path)
