@@ -139,6 +139,10 @@ def test_the_index_can_be_read_and_reached_by_keys(
         window = open_page((tmp_path / "iou_explorer.html").as_uri(), width, color_scheme=scheme)
         assert window.evaluate("document.documentElement.scrollWidth") <= width
     assert low_contrast(window) == []
+    assert window.locator("#status").inner_text() == ""
+    index = (tmp_path / "iou_explorer.html").as_uri()
+    other = open_page(f"{index}#order=constructor", allowed=index, color_scheme=scheme)
+    assert other.locator("#status").inner_text() == "Ignored in the address: order constructor."
     assert assert_reachable(window)[:4] == ["order", "image", "image", "image"]
     tree = window.locator("body").aria_snapshot()
     for line in ('heading "iou" [level=1]', 'combobox "Order"', 'link "prediction for 0 0 '):
