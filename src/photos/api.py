@@ -30,7 +30,7 @@ from ..files import CLASS_FILES, write_bytes
 from ..method.segmenter import ImageAnalysis, Segmenter
 from ..output import pictures
 from ..output.colours import safe_palette
-from ..output.exports import LabelledPhoto, open_exports, to_supervision
+from ..output.exports import FORMATS, LabelledPhoto, open_exports, to_supervision
 from ..output.pictures import legend_of
 from ..task import note_scope
 from .photo_segmenter import load_photo_segmenter, segmenter_of_words
@@ -213,8 +213,10 @@ class PhotoResult:
         """Write ``folder/export_<format>`` for annotation tools: see :data:`src.output.exports.FORMATS`.
 
         Raises:
-            UserError: an unknown format, an export that exists, or a name that a format does not allow.
+            UserError: no or an unknown format, an export that exists, or a name that a format does not allow.
         """
+        if not formats:
+            raise UserError(f"export: name at least one format: {', '.join(FORMATS)}")
         exports = open_exports(formats, Path(folder), self.class_names)
         for each in exports:
             each.add(LabelledPhoto(self.file, self.file.stem, self.labels, self.class_names))

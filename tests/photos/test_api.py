@@ -95,6 +95,8 @@ def test_exports(result: PhotoResult, tmp_path: Path) -> None:
     assert sum(annotation["area"] for annotation in content["annotations"]) == (result.labels > 0).sum()
     with pytest.raises(UserError, match="export format 'voc' is unknown; expected one of coco,"):
         result.export(tmp_path, "voc")
+    with pytest.raises(UserError, match="export: name at least one format: coco, labelme"):
+        result.export(tmp_path)
 
 
 def test_supervision_is_optional(result: PhotoResult) -> None:
