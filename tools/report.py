@@ -99,8 +99,8 @@ def _report(args: argparse.Namespace) -> None:
         written.append(difference)
     say(report_markdown(found))
     say(" ".join(map(str, ("wrote", *written))) if written else "no evaluation among the results: no chart")
-    if written:
-        say_next(f"open {written[-1]}")
+    evaluation = "python training_free_blip.py --config configs/miniature.yaml writes an evaluation, which has a chart"
+    say_next(f"open {written[-1]}" if written else evaluation)
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -135,6 +135,14 @@ def test_infoscore_has_a_table_of_its_own_and_no_chart(tmp_path: Path, capsys: p
     assert not output.with_suffix(".png").exists()
 
 
+def test_a_report_without_a_file_ends_with_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranking = write(tmp_path / "ranking.json", infoscore())
+    assert cli.run(report.main, [str(ranking), "--output", str(tmp_path / "chart.png")]) == 0
+    *_, why, last = capsys.readouterr().out.splitlines()
+    assert why == "no evaluation among the results: no chart"
+    assert last.startswith("next: python training_free_blip.py --config ")
+
+
 def names_of(found: Found) -> list[str]:
     return [result.path.name for result in found.results]
 
