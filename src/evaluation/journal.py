@@ -139,8 +139,8 @@ class Journal(AbstractContextManager["Journal"]):
             self._file.close()
         name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.records"
         self._file = RecordFile(self.folder / name, len(processes.share_of(missing)))
-        total = count_images(blocks, range(len(blocks)))
-        done = total - count_images(blocks, missing)
+        total = count_images(blocks)
+        done = total - count_images(blocks[number] for number in missing)
         if done:
             say(f"resuming: {done:,} of {counted(total, 'image')} done ({self.folder}); --fresh starts over")
 
@@ -191,8 +191,10 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _images_on_disk(self) -> tuple[int, int]:
         """Number of images that have a record in the folder now, and number of all images, over all passes."""
-        on_disk = [count_images(blocks, {number for number, _ in self.records(blocks)}) for blocks in self._passes]
-        return sum(on_disk), sum(count_images(blocks, range(len(blocks))) for blocks in self._passes)
+        kept = 0
+        for blocks in self._passes:
+            kept += count_images(blocks[number] for number in {number for number, _ in self.records(blocks)})
+        return kept, sum(map(count_images, self._passes))
 
     def _mention_others(self) -> None:
         """Print unfinished runs of the same results with other settings, and which settings differ."""
@@ -227,9 +229,9 @@ class _Nowhere(Journal):
         pass
 
 
-def count_images(blocks: Sequence[Block], numbers: Iterable[int]) -> int:
-    """Number of images in the blocks ``numbers``."""
-    return sum(len(blocks[number].images) for number in numbers)
+def count_images(blocks: Iterable[Block]) -> int:
+    """Number of images in ``blocks``."""
+    return sum(len(block.images) for block in blocks)
 
 
 def _unreadable_file(path: Path, reason: str) -> None:

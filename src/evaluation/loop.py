@@ -134,7 +134,8 @@ def run(
     missing, in_first = _missing(found, len(blocks))
     for_first = {number: payload for number, payload in found.items() if number not in in_first}
     journal.begin(blocks, missing, evaluator.check)
-    with _Bar(evaluator, blocks, missing) as bar:
+    to_compute = count_images(blocks[number] for number in missing)
+    with _Bar(evaluator, count_images(blocks), to_compute) as bar:
         mine = processes.share_of(missing)
         images = dataset.only([image for number in mine for image in blocks[number].images])
         read = batches(images, loader, evaluator.device, journal.skip_unreadable)
@@ -156,7 +157,7 @@ def run(
             journal.discard()
             many = counted(len(sums.skipped), "image")
             raise UserError(f"none of {many} can be read: {sums.skipped[min(sums.skipped)]}")
-        return evaluator.result(sums.outcome(dataset, count_images(blocks, missing), time.perf_counter() - start))
+        return evaluator.result(sums.outcome(dataset, to_compute, time.perf_counter() - start))
 
     return processes.share(result)
 
@@ -196,7 +197,7 @@ class _Sums:
     @property
     def images(self) -> int:
         """Number of readable images."""
-        return count_images(self.blocks, range(len(self.blocks))) - len(self.skipped)
+        return count_images(self.blocks) - len(self.skipped)
 
     def outcome(self, dataset: SegmentationDataset, computed: int, seconds: float) -> Pass:
         """The finished pass."""
@@ -208,10 +209,9 @@ class _Sums:
 class _Bar(AbstractContextManager["_Bar"]):
     """The progress bar: images of all processes, and the evaluator's status."""
 
-    def __init__(self, evaluator: Evaluator, blocks: Sequence[Block], missing: Sequence[int]) -> None:
+    def __init__(self, evaluator: Evaluator, total: int, to_compute: int) -> None:
         self._evaluator = evaluator
-        total = count_images(blocks, range(len(blocks)))
-        self._before = total - count_images(blocks, missing)
+        self._before = total - to_compute
         self._counter = processes.Counter()
         self._bar = progress(total, evaluator.description, initial=self._before)
 
