@@ -43,6 +43,32 @@ def plain_encode(model: nn.Module, pixels: Tensor) -> Tensor:
     return model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
 
 
+class QueriesAndKeys:
+    """Queries and keys of the last call of an attention with ``heads`` heads, kept by hooks."""
+
+    def __init__(self, attention: nn.Module, heads: int) -> None:
+        self._heads = heads
+        self._kept: dict[str, Tensor] = {}
+        modules = {name: getattr(attention, name) for name in ("query", "key")}
+        self._hooks = [module.register_forward_hook(self._keeper(name)) for name, module in modules.items()]
+
+    def _keeper(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            self._kept[name] = output
+
+        return keep
+
+    def logits(self) -> Tensor:
+        """The scaled products of queries and keys, before softmax: [P, H, T, 1 + N]."""
+        query, key = (self._kept[name].unflatten(-1, (self._heads, -1)).transpose(1, 2) for name in ("query", "key"))
+        return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+
+    def remove(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+
 def plain_match(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, embeds: Tensor, layers: Iterable[int]
 ) -> tuple[Tensor, dict[int, Tensor]]:
@@ -53,35 +79,18 @@ def plain_match(
 
     Returns the last hidden state [P, T, D] and the logits [P, H, T, 1 + N] of ``layers``.
     """
-    kept: dict[tuple[int, str], Tensor] = {}
-
-    def keeper(layer: int, name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            kept[layer, name] = output
-
-        return keep
-
-    hooks = [
-        getattr(model.text_encoder.encoder.layer[layer].crossattention.self, name).register_forward_hook(
-            keeper(layer, name)
-        )
-        for layer in layers
-        for name in ("query", "key")
-    ]
+    heads = model.config.text_config.num_attention_heads
+    attentions = {layer: model.text_encoder.encoder.layer[layer].crossattention.self for layer in layers}
+    kept = {layer: QueriesAndKeys(attention, heads) for layer, attention in attentions.items()}
     hidden = model.text_encoder(
         input_ids=input_ids,
         attention_mask=attention_mask,
         encoder_hidden_states=embeds,
         encoder_attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
     ).last_hidden_state
-    for hook in hooks:
-        hook.remove()
-    heads = model.config.text_config.num_attention_heads
-    logits = {}
-    for layer in layers:
-        query, key = (kept[layer, name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("query", "key"))
-        logits[layer] = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    return hidden, logits
+    for each in kept.values():
+        each.remove()
+    return hidden, {layer: each.logits() for layer, each in kept.items()}
 
 
 def plain_itm(model: nn.Module, hidden: Tensor) -> Tensor:

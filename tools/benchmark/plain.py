@@ -46,11 +46,8 @@ class Plain:
         for jpeg in jpegs:
             pixels = watch("read", self._read, jpeg)
             with self._autocast():
-                itm, logits = self._attend(watch, pixels)
-                unary = watch("maps", stages.unary, logits, itm, self.prompts.prompts_per_class, self.size)
-            scores = watch(
-                "CRF", lambda unary=unary, pixels=pixels: plain_crf(unary.float(), pixels, CrfConfig().iters)
-            )
+                unary = self._unary(watch, pixels)
+            scores = watch("CRF", self._refine, unary, pixels)
             watch("metric", lambda scores=scores: workload.count(scores.argmax(1), scores.shape[1]))
 
     @torch.no_grad()
@@ -59,8 +56,7 @@ class Plain:
         for jpeg in jpegs:
             pixels = watch("read", self._read, jpeg)
             with self._autocast():
-                itm, logits = self._attend(watch, pixels)
-                watch("maps", lambda itm=itm, logits=logits: [stages.shares(layer, itm, self.size) for layer in logits])
+                self._shares(watch, pixels)
 
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """One optimiser step on all images, differentiated through the vision tower."""
@@ -79,6 +75,17 @@ class Plain:
 
     def _read(self, jpeg: bytes) -> Tensor:
         return workload.decode_photo(jpeg, self.size)[None].to(self.device)
+
+    def _unary(self, watch: Stopwatch, pixels: Tensor) -> Tensor:
+        itm, logits = self._attend(watch, pixels)
+        return watch("maps", stages.unary, logits, itm, self.prompts.prompts_per_class, self.size)
+
+    def _refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
+        return plain_crf(unary.float(), pixels, CrfConfig().iters)
+
+    def _shares(self, watch: Stopwatch, pixels: Tensor) -> None:
+        itm, logits = self._attend(watch, pixels)
+        watch("maps", lambda: [stages.shares(layer, itm, self.size) for layer in logits])
 
     def _attend(self, watch: Stopwatch, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         embeds = watch("vision", plain_encode, self.model, pixels)

@@ -7,9 +7,8 @@ that it saves are computed from the queries and keys of the layer, one product m
 from __future__ import annotations
 
 import importlib
-import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextLayer
 
 from src.config.schema import CrfConfig, OneShotConfig
 from src.errors import UserError
+from tests.oracles.method import QueriesAndKeys
 from tools.benchmark import workload
 from tools.benchmark.options import Options
 from tools.benchmark.plain import Plain
@@ -71,27 +71,6 @@ class Published(Plain):
         self.crf: nn.Module = crf(settings, [self.size, self.size], nclasses=len(ends), use_gpu=on_cuda).to(device)
         expose_logits(self.model, self.layers)
 
-    @torch.no_grad()
-    def segment(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
-        """One image after the other from JPEG to counted labels."""
-        for jpeg in jpegs:
-            pixels = watch("read", self._read, jpeg)
-            with self._autocast():
-                itm = watch("model", self._match, pixels)
-                unary = watch("maps", partial(self.unary, itm_scores=itm, layers=self.layers, **self.shared))
-            scores = watch("CRF", partial(self.crf, unary=unary, img=pixels, num_iter=CrfConfig().iters))
-            watch("metric", lambda scores=scores: workload.count(scores.argmax(1), scores.shape[1]))
-
-    @torch.no_grad()
-    def infoscore(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
-        """All layers' shares, image by image."""
-        for jpeg in jpegs:
-            pixels = watch("read", self._read, jpeg)
-            with self._autocast():
-                itm = watch("model", self._match, pixels)
-                for layer in self.layers:
-                    watch("maps", partial(self.shares, itm_scores=itm, layer=layer, eps=CLAMP, **self.shared))
-
     def tuning(self, watch: Stopwatch, jpegs: list[bytes]) -> None:
         """One optimiser step on all images."""
         labels = torch.stack(workload.random_labels(self.size, len(jpegs))).long().to(self.device)
@@ -111,6 +90,18 @@ class Published(Plain):
         )
         with self._autocast():
             watch("step", step)
+
+    def _unary(self, watch: Stopwatch, pixels: Tensor) -> Tensor:
+        itm = watch("model", self._match, pixels)
+        return watch("maps", partial(self.unary, itm_scores=itm, layers=self.layers, **self.shared))
+
+    def _refine(self, unary: Tensor, pixels: Tensor) -> Tensor:
+        return self.crf(unary=unary, img=pixels, num_iter=CrfConfig().iters)
+
+    def _shares(self, watch: Stopwatch, pixels: Tensor) -> None:
+        itm = watch("model", self._match, pixels)
+        for layer in self.layers:
+            watch("maps", partial(self.shares, itm_scores=itm, layer=layer, eps=CLAMP, **self.shared))
 
     def _match(self, pixels: Tensor) -> Tensor:
         """Matching scores [P], as the scripts compute them around ``compute_unary_from_attention``."""
@@ -168,19 +159,4 @@ def expose_logits(model: BlipForImageTextRetrieval, layers: Iterable[int]) -> No
     heads = cast(Any, model.config.text_config).num_attention_heads
     for layer in layers:
         attention = cast(BlipTextLayer, model.text_encoder.encoder.layer[layer]).crossattention.self
-        kept: dict[str, Tensor] = {}
-        for name in ("query", "key"):
-            getattr(attention, name).register_forward_hook(_keeper(kept, name))
-        attention.get_attention_map = partial(_logits, kept, heads)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _keeper(kept: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        kept[name] = output
-
-    return keep
-
-
-def _logits(kept: dict[str, Tensor], heads: int) -> Tensor:
-    query, key = (kept[name].unflatten(-1, (heads, -1)).transpose(1, 2) for name in ("query", "key"))
-    return query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        attention.get_attention_map = QueriesAndKeys(attention, heads).logits  # pyright: ignore[reportAttributeAccessIssue]
