@@ -95,6 +95,11 @@ def resolve(path: str) -> Path:
     return ROOT / user_path(path)
 
 
+def real_path(path: str | Path) -> Path:
+    """``path`` without links; unlike Path.resolve, this accepts circular ones."""
+    return Path(os.path.realpath(path))
+
+
 def user_path(text: str) -> Path:
     """A path from the command line with ``~`` expanded: shells do not expand it in ``--output-dir=~/x``.
 
@@ -253,11 +258,11 @@ def check_writable(*paths: Path) -> None:
     Raises:
         UserError: one of ``paths`` cannot be written, or two are equal.
     """
-    taken: set[str] = set()
+    taken: set[Path] = set()
     for path in paths:
         refuse_special(path)
         try:
-            if (place := os.path.realpath(path)) in taken:
+            if (place := real_path(path)) in taken:
                 raise UserError(f"two results would be written to {path}; give them different names")
             taken.add(place)
             _try_to_write(path)
@@ -329,7 +334,7 @@ def _umask() -> int:
 
 def free_space(folder: Path) -> int:
     """Free bytes on the disk of ``folder``, which need not exist yet."""
-    folder = Path(os.path.realpath(folder))  # unlike Path.resolve, it accepts circular links
+    folder = real_path(folder)
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if os.path.exists(place))).free
 
 

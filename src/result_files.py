@@ -19,7 +19,7 @@ from typing import Any
 
 from .config.schema import Config
 from .errors import UserError
-from .files import create_bytes, resolve, utf8
+from .files import create_bytes, real_path, resolve, utf8
 from .runtime import rank
 from .screen import say
 
@@ -88,10 +88,10 @@ class Outputs:
         if config.oneshot is not None:
             named["output.classwise_csv"] = self.path(config.output.classwise_csv)
             named["output.summary_csv"] = self.path(config.output.summary_csv)
-        first: dict[str, str] = {}
+        first: dict[Path, str] = {}
         for key, path in named.items():
             for ending in ("", *BESIDE.get(key, ())):
-                other = first.setdefault(os.path.realpath(path.with_name(path.stem + ending)), key)
+                other = first.setdefault(real_path(path.with_name(path.stem + ending)), key)
                 if other != key:
                     where = "" if self.directory is None else f" in {self.directory}"
                     expected = f"a name that differs from the results of {other}{where} in more than its suffix"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config.schema import Config, ModelConfig
 from .data.lists import ListEntry, evaluation_entries
-from .files import read_regular, resolve
+from .files import read_regular, real_path, resolve
 from .method.prompts import ClassEntry, PromptSet, build_prompts, read_class_file
 from .result_files import Outputs
 from .runtime import choose_device, cores, local_world_size
@@ -32,11 +31,10 @@ def scope_warning(model: str, images: Sequence[Path | None]) -> str | None:
     """
     try:
         values = json.loads(read_regular(resolve(model) / "config.json", MAX_CONFIG))
-        scope, data = values["scope"], Path(os.path.realpath(resolve(values["scope_data"])))
+        scope, data = values["scope"], real_path(resolve(values["scope_data"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # a model without a scope; loading it names what is wrong with its config.json
-    # unlike Path.resolve, realpath accepts circular links
-    if all(image is not None and Path(os.path.realpath(image)).is_relative_to(data) for image in images):
+    if all(image is not None and real_path(image).is_relative_to(data) for image in images):
         return None
     return (
         f"{model} knows {scope} only; on other images its labels mean nothing. "

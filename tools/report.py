@@ -25,14 +25,13 @@ images of lowest IoU, with prediction and ground truth.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from src import cli
 from src.errors import UserError
-from src.files import check_writable, user_path
+from src.files import check_writable, real_path, user_path
 from src.result_files import write_result
 from src.screen import say, say_next
 
@@ -155,10 +154,9 @@ def _worst(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace, *files: Path | None) -> None:
     """Check before reading anything that ``files`` can be written and are none of the results."""
     wanted = [path for path in files if path is not None]
-    # unlike Path.resolve, realpath accepts circular links
-    taken = {os.path.realpath(path) for path in args.results}
+    taken = {real_path(path) for path in args.results}
     for path in wanted:
-        if os.path.realpath(path) in taken:
+        if real_path(path) in taken:
             raise UserError(f"--output {args.output or path}: {path} is one of the results; choose another name")
     check_writable(*wanted)
 

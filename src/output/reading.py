@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import read_regular
+from ..files import read_regular, real_path
 from ..result_files import earlier_result_of
 
 MAX_BYTES = 1 << 28  # of a result
@@ -97,19 +97,15 @@ def find_results(paths: Sequence[Path]) -> Found:
     for path in paths:
         if os.path.isdir(path):
             found = _read_folder(path)
-            left_out |= {_real(file): reason for file, reason in found.left_out}
+            left_out |= {real_path(file): reason for file, reason in found.left_out}
         elif os.path.lexists(path):
             found = Found([read_named(path)], [])
         else:
             raise UserError(f"result {path} does not exist; the experiments write JSON files into results/")
         for result in found.results:
-            results.setdefault(_real(result.path), result)
+            results.setdefault(real_path(result.path), result)
     # a named file is read even if its folder leaves it out
     return Found(list(results.values()), [(path, why) for path, why in left_out.items() if path not in results])
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # unlike Path.resolve, it accepts circular links
 
 
 def read_named(path: Path) -> Result:

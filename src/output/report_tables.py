@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import real_path
 from ..result_files import csv_text
 from .reading import Found, Result
 
@@ -26,7 +26,7 @@ TELLING = (
 
 def column_titles(paths: Sequence[Path]) -> list[str]:
     """File stems, with enough parent folders to distinguish them."""
-    whole = [Path(os.path.realpath(path)).with_suffix("").parts for path in paths]
+    whole = [real_path(path).with_suffix("").parts for path in paths]
     count = 1
     while len({parts[-count:] for parts in whole}) < len({*whole}):
         count += 1

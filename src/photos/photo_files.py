@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..data.images import check_file, format_names, images_in, passed_over
 from ..errors import UserError
-from ..files import check_writable, refuse_special
+from ..files import check_writable, real_path, refuse_special
 from ..screen import note
 
 PICTURE = re.compile(r"_(labels|overlay|heatmap_\d+_.*)(\.\d{8}-\d{6}(-\d+)?)?\.png$")
@@ -41,7 +41,7 @@ def find_photos(paths: Sequence[Path], output: Path) -> list[Path]:
     found = []
     for path in paths:
         if os.path.isdir(path):
-            written_here = os.path.realpath(path) == os.path.realpath(output)
+            written_here = real_path(path) == real_path(output)
             images = [image for image in images_in(path) if not (written_here and PICTURE.search(image.name))]
             others = passed_over(path)
             if not images:

@@ -16,11 +16,11 @@ from src.errors import reason_of
 from src.evaluation.identity import digest, file_digest
 from src.evaluation.journal import differences
 from src.files import read_regular, require_regular, write_text
+from src.output import reading
 from src.runtime import rank
 from src.screen import note
 
 MAX_BYTES = 1 << 26  # of the state file
-MAX_RESULT = 1 << 28  # bytes of a result
 NAME = "reproduction.json"
 SHOWN_DIFFERENCES = 3
 
@@ -61,7 +61,7 @@ class State:
         if not job.get("result"):
             return "started, resumes"
         try:
-            require_regular(result, MAX_RESULT)  # reading a named pipe would block
+            require_regular(result, reading.MAX_BYTES)  # reading a named pipe would block
             unchanged = file_digest(result) == job["result"]
         except OSError:
             return "to compute: its result is gone"
